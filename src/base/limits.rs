@@ -1,0 +1,24 @@
+//! Every bound of a queue, buffer or session, in one place. Bounds that Kafka lets a user set are settings instead
+//! (`flumen-settings`); these are ours. Relations between them are checked when this file compiles.
+
+/// Responses that one connection may owe before its socket is no longer read.
+pub const CONN_REQUESTS_IN_FLIGHT_MAX: usize = 64;
+/// Bytes of request frames that one shard holds before it stops reading its sockets.
+pub const SHARD_FRAME_BYTES_MAX: usize = 512 << 20;
+/// Bytes of one connection's frames in flight before it is no longer read (one frame always fits).
+pub const CONN_FRAME_BYTES_MAX: usize = 128 << 20;
+/// Messages from one shard to another before the sender parks its connections.
+pub const MESH_QUEUE_MESSAGES_MAX: usize = 4096;
+/// Connections of one shard.
+pub const SHARD_CONNECTIONS_MAX: usize = 16_384;
+/// Recently written batches kept in memory for tail fetches, per shard.
+pub const TAIL_CACHE_BYTES_MAX: usize = 32 << 20;
+/// Fetch sessions of one shard (`max.incremental.fetch.session.cache.slots` is per broker and divided among shards).
+pub const FETCH_SESSIONS_MAX: usize = 1000;
+/// Bytes that a compressed batch may unfold to in one validation.
+pub const DECOMPRESSED_BATCH_BYTES_MAX: usize = 256 << 20;
+/// Nested depth of nothing in Kafka's schemas exceeds this.
+pub const SCHEMA_DEPTH_MAX: usize = 16;
+
+const _: () = assert!(CONN_FRAME_BYTES_MAX < SHARD_FRAME_BYTES_MAX);
+const _: () = assert!(TAIL_CACHE_BYTES_MAX < SHARD_FRAME_BYTES_MAX);

@@ -1,0 +1,2 @@
+//! To be written: see io.rs for the boundary.
+// pub mod io;
