@@ -1,0 +1,40 @@
+//! Settings of the coordinator, by Kafka's names (dots for underscores), with Kafka 4.3.1's defaults.
+
+/// Plain values; the shard fills them from the settings. Times in milliseconds unless said otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // each field is the Kafka setting of that name
+pub struct CoordinatorConfig {
+    pub group_min_session_timeout_ms: i32,
+    pub group_max_session_timeout_ms: i32,
+    pub group_initial_rebalance_delay_ms: i32,
+    /// Members of one group.
+    pub group_max_size: usize,
+    /// Longest metadata string of one committed offset, in UTF-16 units (as Java counts).
+    pub offset_metadata_max_bytes: usize,
+    /// Already converted from `offsets.retention.minutes`.
+    pub offsets_retention_ms: i64,
+    pub offsets_retention_check_interval_ms: i64,
+    /// Partitions of `__consumer_offsets`, as the topic really has them.
+    pub offsets_topic_num_partitions: i32,
+    /// How long a member may take from JoinGroup's answer to SyncGroup is its rebalance timeout; a member that was told to
+    /// come back with its id (MEMBER_ID_REQUIRED) is forgotten after its session timeout. Neither has a setting of its own.
+    /// Milliseconds that an append of ours may take before the shard fails it (`offsets.commit.timeout.ms`): carried here
+    /// for the shard, the coordinator does not use it.
+    pub offsets_commit_timeout_ms: i32,
+}
+
+impl Default for CoordinatorConfig {
+    fn default() -> Self {
+        Self {
+            group_min_session_timeout_ms: 6_000,
+            group_max_session_timeout_ms: 1_800_000,
+            group_initial_rebalance_delay_ms: 3_000,
+            group_max_size: i32::MAX as usize,
+            offset_metadata_max_bytes: 4_096,
+            offsets_retention_ms: 10_080 * 60_000,
+            offsets_retention_check_interval_ms: 600_000,
+            offsets_topic_num_partitions: 50,
+            offsets_commit_timeout_ms: 5_000,
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What goes in beside a request and what comes out of the coordinator.
+
+use bytes::Bytes;
+use flumen_base::{PartitionIndex, Uuid};
+
+/// The shard's name for one waiting request; chosen by the shard, answered exactly once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReplyToken(pub u64);
+
+/// The coordinator's name for one [`Append`]; never reused by this coordinator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WriteToken(pub u64);
+
+/// Who sent a request.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestContext<'a> {
+    /// Version of the request: decides some rules (MEMBER_ID_REQUIRED from JoinGroup 4, batched leave from 3 ...).
+    pub api_version: i16,
+    /// The header's client id; "" when null. Member ids start with it.
+    pub client_id: &'a str,
+    /// The client's address as Kafka shows it: `/127.0.0.1`.
+    pub client_host: &'a str,
+}
+
+/// One record for `__consumer_offsets`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Key with its 2-byte type in front.
+    pub key: Bytes,
+    /// Value with its 2-byte version in front; `None` is a tombstone.
+    pub value: Option<Bytes>,
+}
+
+/// Records to append as one batch (split only where they exceed the topic's `max.message.bytes`), timestamped with the
+/// turn's wall clock. Answer with `commit` or `append_failed`, per partition in the order handed out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Append {
+    /// Partition of `__consumer_offsets`; owned by this shard.
+    pub partition: PartitionIndex,
+    /// At least one.
+    pub records: Vec<Record>,
+    /// To be handed back.
+    pub write_token: WriteToken,
+}
+
+/// The effects of a call; the shard drains both lists after each call (replies may leave before appends are done: a reply
+/// that depends on an append comes out of its `commit`).
+#[derive(Debug, Default)]
+pub struct Out {
+    /// In the order they must be appended.
+    pub appends: Vec<Append>,
+    /// In no particular order.
+    pub replies: Vec<(ReplyToken, ())>,
+}
+
+/// What the coordinator asks of the cluster's metadata image; implemented by the shard.
+pub trait Topics {
+    /// Id of the topic with this name.
+    fn id_of(&self, name: &str) -> Option<Uuid>;
+    /// Name of the topic with this id.
+    fn name_of(&self, id: Uuid) -> Option<&str>;
+    /// Whether the topic exists and has this partition.
+    fn has_partition(&self, name: &str, partition: PartitionIndex) -> bool;
+}
