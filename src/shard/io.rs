@@ -35,9 +35,9 @@ pub struct ConnInfo {
     pub peer: SocketAddr,
 }
 
-/// One input of a shard.
+/// One input of a shard. The runtime knows jobs and messages only as types to carry, hence the parameters.
 #[derive(Debug)]
-pub enum Input {
+pub enum Input<M = Message, O = JobOutput> {
     /// A connection was given to this shard.
     ConnOpened(ConnId, ConnInfo),
     /// One whole request, without its 4-byte size, at most `socket.request.max.bytes` long (the runtime checks).
@@ -49,9 +49,9 @@ pub enum Input {
     /// Completion of an [`Effect::Io`]. Completions of different operations come in any order.
     IoDone(Token, Result<IoOutput, IoFailure>),
     /// Completion of an [`Effect::Job`].
-    JobDone(Token, JobOutput),
+    JobDone(Token, O),
     /// From another shard (or this one, for uniform code), in the order it sent them.
-    Mesh(ShardId, Message),
+    Mesh(ShardId, M),
     /// Somebody wants the metrics: answer with [`Effect::Metrics`].
     MetricsWanted(Token),
     /// SIGTERM: no new work is admitted; when the shard has nothing in flight it emits [`Effect::Stopped`].
@@ -60,7 +60,7 @@ pub enum Input {
 
 /// One effect of a shard. Effects on one connection or one file are carried out in the order given.
 #[derive(Debug)]
-pub enum Effect {
+pub enum Effect<M = Message, J = Job> {
     /// The next response of this connection, in request order, its 4-byte size included.
     Send(ConnId, Response),
     /// Stop or go on reading this connection (backpressure). Frames already received may still come.
@@ -70,9 +70,9 @@ pub enum Effect {
     /// Disk work of the hot path.
     Io(Token, DiskOp),
     /// Disk work beside the hot path.
-    Job(Token, Job),
+    Job(Token, J),
     /// To another shard; batched per destination and turn.
-    Mesh(ShardId, Message),
+    Mesh(ShardId, M),
     /// Answer to [`Input::MetricsWanted`]: Prometheus text of this shard.
     Metrics(Token, String),
     /// The recovered and served state of this shard changed to ready.
@@ -214,4 +214,38 @@ pub enum CloseReason {
     /// The broker ends.
     #[error("shutting down")]
     Shutdown,
+}
+
+/// The effects of one turn, in order. The runtime owns it, drains it after [`crate::Shard::end_turn`] and hands the same one
+/// in again, so that its memory is reused.
+#[derive(Debug, Default)]
+pub struct Effects {
+    list: Vec<Effect>,
+}
+
+impl Effects {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds one at the end.
+    pub fn push(&mut self, effect: Effect) {
+        self.list.push(effect);
+    }
+
+    /// Takes all of them, oldest first; the memory stays.
+    pub fn drain(&mut self) -> std::vec::Drain<'_, Effect> {
+        self.list.drain(..)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
 }
