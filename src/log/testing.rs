@@ -1,0 +1,1 @@
+//! MemDisk: a disk in memory that tears and forgets.
