@@ -1,1 +1,31 @@
-//! To be written.
+//! What the integration tests stand on: a broker in its own process, Kafka's own tools, and a small
+//! raw client.
+//!
+//! Each scenario in `scenarios/` runs against the real `flumen` binary in two shapes (`start --dev`
+//! and four shards), or, with `FLUMEN_IT_BROKER=kafka`, against Apache Kafka 4.3.1: a scenario that
+//! fails there is wrong about Kafka.
+//!
+//! - `FLUMEN_BIN`: the binary; without it, the one beside the test program in cargo's target folder.
+//! - `FLUMEN_DEPS`: where `scripts/fetch-deps.sh` put Kafka's jars and the other clients.
+//! - `FLUMEN_TEST_ROUNDS`: multiplies the size of the long scenarios.
+//! - `FLUMEN_IT_KEEP`: keeps each broker's folder and prints where it is.
+
+pub mod broker;
+pub mod deps;
+pub mod process;
+pub mod raw;
+pub mod tools;
+pub mod wait;
+
+pub use broker::{Broker, Kind, Options, Shape};
+pub use raw::Raw;
+pub use tools::{Output, tool};
+
+/// How many times larger than usual the long scenarios run (`FLUMEN_TEST_ROUNDS`, at least 1).
+pub fn rounds() -> usize {
+    std::env::var("FLUMEN_TEST_ROUNDS")
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(1)
+        .max(1)
+}

@@ -1,0 +1,334 @@
+//! A small client of the wire protocol: one connection, one request at a time, frames in the open.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use bytes::{Bytes, BytesMut};
+use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::{
+    ApiKey, CreateTopicsRequest, FetchRequest, ListOffsetsRequest, MetadataRequest,
+    MetadataResponse, ProduceRequest, RequestHeader, ResponseHeader, TopicName,
+};
+use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
+use kafka_protocol::records::{
+    Compression, Record, RecordBatchDecoder, RecordBatchEncoder, RecordEncodeOptions, TimestampType,
+};
+
+/// How long an answer may take.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// One connection.
+#[derive(Debug)]
+pub struct Raw {
+    stream: TcpStream,
+    next_id: i32,
+}
+
+/// A record as read back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read {
+    /// Its offset.
+    pub offset: i64,
+    /// Its value.
+    pub value: Bytes,
+}
+
+/// A topic's name in the protocol crate's type.
+pub fn name(topic: &str) -> TopicName {
+    TopicName(StrBytes::from_string(topic.to_owned()))
+}
+
+/// A request's frame, length prefix included.
+///
+/// # Errors
+/// The crate cannot encode it in that version.
+pub fn frame<R: Request>(request: &R, version: i16, correlation_id: i32) -> Result<BytesMut> {
+    let key = ApiKey::try_from(R::KEY).ok().context("an API key")?;
+    let mut buffer = BytesMut::from(&[0u8; 4][..]);
+    RequestHeader::default()
+        .with_request_api_key(R::KEY)
+        .with_request_api_version(version)
+        .with_correlation_id(correlation_id)
+        .with_client_id(Some(StrBytes::from_static_str("flumen-it")))
+        .encode(&mut buffer, key.request_header_version(version))?;
+    request.encode(&mut buffer, version)?;
+    let len = i32::try_from(buffer.len() - 4)?;
+    if let Some(prefix) = buffer.get_mut(..4) {
+        prefix.copy_from_slice(&len.to_be_bytes());
+    }
+    Ok(buffer)
+}
+
+/// One batch of these values, uncompressed, without a producer id.
+///
+/// # Errors
+/// The crate cannot encode it.
+pub fn batch(values: &[Bytes]) -> Result<Bytes> {
+    let records: Vec<Record> = (0i64..)
+        .zip(values)
+        .map(|(n, value)| Record {
+            transactional: false,
+            control: false,
+            delete_horizon: false,
+            partition_leader_epoch: -1,
+            producer_id: -1,
+            producer_epoch: -1,
+            timestamp_type: TimestampType::Creation,
+            offset: n,
+            sequence: i32::try_from(n).unwrap_or(0),
+            timestamp: 1_700_000_000_000,
+            key: None,
+            value: Some(value.clone()),
+            headers: Default::default(),
+        })
+        .collect();
+    let mut buffer = BytesMut::new();
+    let options = RecordEncodeOptions {
+        version: 2,
+        compression: Compression::None,
+    };
+    RecordBatchEncoder::encode(&mut buffer, &records, &options)?;
+    Ok(buffer.freeze())
+}
+
+impl Raw {
+    /// Connects.
+    ///
+    /// # Errors
+    /// Refused.
+    pub fn connect(address: SocketAddr) -> Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+        stream.set_write_timeout(Some(ANSWER_LIMIT))?;
+        Ok(Self { stream, next_id: 1 })
+    }
+
+    /// The socket.
+    pub fn stream(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+
+    /// Sends one request and reads its answer.
+    ///
+    /// # Errors
+    /// The connection ended, or the answer is not this request's.
+    pub fn call<R: Request>(&mut self, request: &R, version: i16) -> Result<R::Response> {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.stream.write_all(&frame(request, version, id)?)?;
+        let mut answer = self.read_frame()?;
+        let key = ApiKey::try_from(R::KEY).ok().context("an API key")?;
+        let header = ResponseHeader::decode(&mut answer, key.response_header_version(version))?;
+        ensure!(
+            header.correlation_id == id,
+            "answer {} to {id}",
+            header.correlation_id
+        );
+        let response = R::Response::decode(&mut answer, version)?;
+        ensure!(
+            answer.is_empty(),
+            "{} bytes after the answer of {key:?}",
+            answer.len()
+        );
+        Ok(response)
+    }
+
+    /// Reads one frame without its length.
+    ///
+    /// # Errors
+    /// The connection ended.
+    pub fn read_frame(&mut self) -> Result<Bytes> {
+        let mut len = [0; 4];
+        self.stream.read_exact(&mut len)?;
+        let len = usize::try_from(i32::from_be_bytes(len))?;
+        let mut frame = vec![0; len];
+        self.stream.read_exact(&mut frame)?;
+        Ok(Bytes::from(frame))
+    }
+
+    /// Metadata of these topics (never created by it), or of the cluster only.
+    ///
+    /// # Errors
+    /// As [`Raw::call`].
+    pub fn metadata(&mut self, topics: &[&str]) -> Result<MetadataResponse> {
+        let asked = topics
+            .iter()
+            .map(|t| MetadataRequestTopic::default().with_name(Some(name(t))));
+        let request = MetadataRequest::default()
+            .with_topics(Some(asked.collect()))
+            .with_allow_auto_topic_creation(false);
+        self.call(&request, 12)
+    }
+
+    /// How many brokers the metadata lists.
+    ///
+    /// # Errors
+    /// As [`Raw::call`].
+    pub fn brokers(&mut self) -> Result<usize> {
+        Ok(self.metadata(&[])?.brokers.len())
+    }
+
+    /// Creates a topic and waits until its leaders are known.
+    ///
+    /// # Errors
+    /// The broker refused.
+    pub fn create_topic(&mut self, topic: &str, partitions: i32) -> Result<()> {
+        let wanted = CreatableTopic::default()
+            .with_name(name(topic))
+            .with_num_partitions(partitions)
+            .with_replication_factor(1);
+        let request = CreateTopicsRequest::default()
+            .with_topics(vec![wanted])
+            .with_timeout_ms(30_000);
+        for result in self.call(&request, 7)?.topics {
+            let (code, why) = (result.error_code, result.error_message);
+            ensure!(code == 0, "creating {topic}: error {code} {why:?}");
+        }
+        crate::wait::until("leaders of all partitions", ANSWER_LIMIT, || {
+            let answer = self.metadata(&[topic])?;
+            let found = answer.topics.first().context("no topic")?;
+            let ready = found
+                .partitions
+                .iter()
+                .filter(|p| p.leader_id.0 >= 0)
+                .count();
+            Ok((found.error_code == 0 && i32::try_from(ready)? == partitions).then_some(()))
+        })
+    }
+
+    /// Produces one batch with acks=all to each of these partitions; returns base offsets in order.
+    ///
+    /// # Errors
+    /// A partition refused.
+    pub fn produce(&mut self, topic: &str, batches: &[(i32, Bytes)]) -> Result<Vec<i64>> {
+        let parts = batches.iter().map(|(index, records)| {
+            PartitionProduceData::default()
+                .with_index(*index)
+                .with_records(Some(records.clone()))
+        });
+        let data = TopicProduceData::default()
+            .with_name(name(topic))
+            .with_partition_data(parts.collect());
+        let request = ProduceRequest::default()
+            .with_acks(-1)
+            .with_timeout_ms(30_000)
+            .with_topic_data(vec![data]);
+        let mut offsets = Vec::new();
+        for topic in self.call(&request, 9)?.responses {
+            for p in topic.partition_responses {
+                ensure!(
+                    p.error_code == 0,
+                    "partition {}: error {}",
+                    p.index,
+                    p.error_code
+                );
+                offsets.push(p.base_offset);
+            }
+        }
+        Ok(offsets)
+    }
+
+    /// The offset for a special timestamp (-1 latest, -2 earliest).
+    ///
+    /// # Errors
+    /// The partition refused.
+    pub fn offset(&mut self, topic: &str, partition: i32, timestamp: i64) -> Result<i64> {
+        let asked = ListOffsetsPartition::default()
+            .with_partition_index(partition)
+            .with_timestamp(timestamp);
+        let asked = ListOffsetsTopic::default()
+            .with_name(name(topic))
+            .with_partitions(vec![asked]);
+        let request = ListOffsetsRequest::default()
+            .with_replica_id((-1).into())
+            .with_topics(vec![asked]);
+        let answer = self.call(&request, 5)?;
+        let found = answer
+            .topics
+            .first()
+            .and_then(|t| t.partitions.first())
+            .context("nothing")?;
+        ensure!(
+            found.error_code == 0,
+            "{topic}-{partition}: error {}",
+            found.error_code
+        );
+        Ok(found.offset)
+    }
+
+    /// Records of one partition from `offset`, at most about 1 MiB.
+    ///
+    /// # Errors
+    /// The partition refused, or the batches do not decode.
+    pub fn fetch(&mut self, topic: &str, partition: i32, offset: i64) -> Result<Vec<Read>> {
+        let asked = FetchPartition::default()
+            .with_partition(partition)
+            .with_fetch_offset(offset)
+            .with_current_leader_epoch(-1)
+            .with_partition_max_bytes(1 << 20);
+        let asked = FetchTopic::default()
+            .with_topic(name(topic))
+            .with_partitions(vec![asked]);
+        let request = FetchRequest::default()
+            .with_max_wait_ms(100)
+            .with_min_bytes(1)
+            .with_max_bytes(1 << 20)
+            .with_topics(vec![asked]);
+        let answer = self.call(&request, 11)?;
+        ensure!(answer.error_code == 0, "fetch: error {}", answer.error_code);
+        let found = answer
+            .responses
+            .into_iter()
+            .flat_map(|t| t.partitions)
+            .next()
+            .context("nothing")?;
+        ensure!(
+            found.error_code == 0,
+            "{topic}-{partition}: error {}",
+            found.error_code
+        );
+        let mut bytes = found.records.unwrap_or_default();
+        let mut all = Vec::new();
+        for set in RecordBatchDecoder::decode_all(&mut bytes)? {
+            for record in set
+                .records
+                .into_iter()
+                .filter(|r| r.offset >= offset && !r.control)
+            {
+                all.push(Read {
+                    offset: record.offset,
+                    value: record.value.unwrap_or_default(),
+                });
+            }
+        }
+        Ok(all)
+    }
+
+    /// Everything in a partition, from its start to the end at the time of the call.
+    ///
+    /// # Errors
+    /// As [`Raw::fetch`], or no progress.
+    pub fn read_all(&mut self, topic: &str, partition: i32) -> Result<Vec<Read>> {
+        let mut next = self.offset(topic, partition, -2)?;
+        let end = self.offset(topic, partition, -1)?;
+        let mut all = Vec::new();
+        let deadline = std::time::Instant::now() + ANSWER_LIMIT;
+        while next < end {
+            ensure!(
+                std::time::Instant::now() < deadline,
+                "{topic}-{partition} stops at {next}"
+            );
+            let some = self.fetch(topic, partition, next)?;
+            next = some.last().map_or(next, |r| r.offset + 1);
+            all.extend(some);
+        }
+        Ok(all)
+    }
+}
