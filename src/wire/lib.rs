@@ -1,1 +1,30 @@
-//! To be written.
+//! Kafka's wire format.
+#![forbid(unsafe_code)]
+
+pub mod api;
+mod error;
+pub mod header;
+#[allow(clippy::all, unused_imports, unused_mut, unused_variables, unused_qualifications)]
+#[rustfmt::skip]
+pub mod messages;
+mod reader;
+#[allow(clippy::all, unused_mut, unused_variables, unused_qualifications)]
+pub mod records;
+mod value;
+mod writer;
+
+pub use api::{ApiInfo, ApiKey};
+pub use error::{DecodeError, EncodeError};
+pub use reader::{Reader, Tags};
+pub use value::{Message, Record, Request, Response, Value};
+pub use writer::Writer;
+
+/// What the generated modules use.
+mod prelude {
+    pub(crate) use crate::{
+        DecodeError, EncodeError, Message, Reader, Record, Request, Response, Value, Writer,
+    };
+    pub(crate) use flumen_base::Uuid;
+    pub(crate) use std::borrow::Cow;
+    pub(crate) use std::ops::RangeInclusive;
+}
