@@ -5,7 +5,9 @@ import java.net.URLClassLoader;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.util.HexFormat;
+import java.util.List;
 import java.util.Map;
+import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.atomic.AtomicReference;
 import org.apache.kafka.common.utils.Exit;
 
@@ -35,6 +37,10 @@ public final class Tools {
         @Override public void write(byte[] b, int off, int len) { to.get().write(b, off, len); }
     }
 
+    /** What the tool in progress wants done at the end of its process. */
+    static final List<Runnable> HOOKS = new CopyOnWriteArrayList<>();
+    static final AtomicReference<Integer> FIRST_EXIT = new AtomicReference<>();
+
     public static void main(String[] args) throws Exception {
         URL toolsJar = Path.of(args[0]).toUri().toURL();
         BufferedReader in = new BufferedReader(new InputStreamReader(System.in));
@@ -43,10 +49,15 @@ public final class Tools {
         Switch err = new Switch();
         System.setOut(new PrintStream(out, true));
         System.setErr(new PrintStream(err, true));
-        Exit.Procedure ended = (code, message) -> { throw new Ended(code); };
+        // Thrown and not parked, so that finally blocks close the tool's clients. Some tools catch it
+        // as a failure and exit again: the first code is the one.
+        Exit.Procedure ended = (code, message) -> {
+            FIRST_EXIT.compareAndSet(null, code);
+            throw new Ended(code);
+        };
         Exit.setExitProcedure(ended);
         Exit.setHaltProcedure(ended);
-        Exit.setShutdownHookAdder((name, hook) -> { });
+        Exit.setShutdownHookAdder((name, hook) -> HOOKS.add(hook));
         for (String line = in.readLine(); line != null; line = in.readLine()) {
             String[] f = line.split("\t", -1);
             out.to.set(new ByteArrayOutputStream());
@@ -76,8 +87,13 @@ public final class Tools {
     static int run(URL jar, String tool, String[] args, long timeoutMs, ByteArrayOutputStream err)
         throws Exception {
         int[] code = {0};
+        FIRST_EXIT.set(null);
+        HOOKS.clear();
         try (URLClassLoader loader = new URLClassLoader(new URL[] {jar}, Tools.class.getClassLoader())) {
-            Thread t = new Thread(() -> code[0] = call(loader, tool, args), tool);
+            Thread t = new Thread(() -> {
+                code[0] = call(loader, tool, args);
+                HOOKS.forEach(Runnable::run);
+            }, tool);
             t.setContextClassLoader(loader);
             t.setDaemon(true);
             t.start();
@@ -92,7 +108,7 @@ public final class Tools {
                 return 124;
             }
         }
-        return code[0];
+        return FIRST_EXIT.get() != null ? FIRST_EXIT.get() : code[0];
     }
 
     static int call(ClassLoader loader, String tool, String[] args) {
@@ -102,7 +118,6 @@ public final class Tools {
             return 0;
         } catch (InvocationTargetException e) {
             Throwable why = e.getCause();
-            if (why instanceof Ended x) return x.code;
             why.printStackTrace();
             return 1;
         } catch (Throwable e) {
