@@ -4,12 +4,21 @@
 pub mod api;
 mod error;
 pub mod header;
+pub mod hot;
 #[allow(clippy::all, unused_imports, unused_mut, unused_variables, unused_qualifications)]
 #[rustfmt::skip]
 pub mod messages;
 mod reader;
 #[allow(clippy::all, unused_mut, unused_variables, unused_qualifications)]
 pub mod records;
+#[cfg(feature = "testing")]
+#[allow(
+    clippy::all,
+    unused_variables,
+    elided_lifetimes_in_paths,
+    unused_qualifications
+)]
+pub mod testing;
 mod value;
 mod writer;
 

@@ -178,13 +178,16 @@ impl<'a> Reader<'a> {
         0
     }
 
-    /// Length of a string: int16, or compact where `flexible`. `None` is null.
+    /// Length of a string: int16, or compact (but no larger, as in Kafka) where `flexible`. `None` is null.
     fn string_len(&mut self, flexible: bool) -> Option<usize> {
         let len = if flexible {
             i64::from(self.uvarint()) - 1
         } else {
             self.i16().into()
         };
+        if len > i64::from(i16::MAX) {
+            self.fail(DecodeError::Length(len));
+        }
         self.known_len(len)
     }
 
