@@ -1,6 +1,6 @@
 //! The typed configuration of the broker.
 
-use crate::{ConfigError, ConfigMap, Properties, TopicConfig};
+use crate::{ConfigMap, TopicConfig, topic::CompressionLevels};
 use std::path::PathBuf;
 
 /// `process.roles`.
@@ -82,6 +82,8 @@ pub struct TopicSettings {
     pub max_request_partition_size_limit: i32,
     /// The defaults of all topics, from the `log.*` keys.
     pub log: TopicConfig,
+    /// The broker's levels, for topics that choose another codec.
+    pub compression_levels: CompressionLevels,
 }
 
 /// Broker-wide keys of logs.
@@ -122,6 +124,7 @@ pub struct GroupSettings {
     pub initial_rebalance_delay_ms: i32,
     pub max_size: i32,
     pub coordinator_threads: i32,
+    /// -1: as the load allows.
     pub coordinator_append_linger_ms: i32,
     pub coordinator_rebalance_protocols: Vec<String>,
     pub consumer_session_timeout_ms: i32,
@@ -307,6 +310,7 @@ impl Default for BrokerConfig {
                 delete_topic_enable: true,
                 max_request_partition_size_limit: 2000,
                 log: TopicConfig::default(),
+                compression_levels: CompressionLevels::default(),
             },
             log: LogSettings {
                 retention_check_interval_ms: 300_000,
@@ -334,7 +338,7 @@ impl Default for BrokerConfig {
                 initial_rebalance_delay_ms: 3000,
                 max_size: i32::MAX,
                 coordinator_threads: 4,
-                coordinator_append_linger_ms: 5,
+                coordinator_append_linger_ms: -1,
                 coordinator_rebalance_protocols: ["classic", "consumer", "streams"]
                     .map(str::to_owned)
                     .to_vec(),
@@ -387,29 +391,5 @@ impl Default for BrokerConfig {
             },
             originals: ConfigMap::new(),
         }
-    }
-}
-
-impl BrokerConfig {
-    /// From a properties file (overrides already applied).
-    pub fn load(properties: &Properties) -> Result<Loaded, ConfigError> {
-        Ok(Loaded {
-            config: Self {
-                originals: properties.entries().clone(),
-                ..Self::default()
-            },
-            without_effect: Vec::new(),
-            unknown: Vec::new(),
-        })
-    }
-
-    /// This configuration with the dynamic configs of the cluster (default resource) and of this broker laid over it.
-    pub fn with_dynamic(
-        &self,
-        cluster: &ConfigMap,
-        broker_dynamic: &ConfigMap,
-    ) -> Result<Self, ConfigError> {
-        let _ = (cluster, broker_dynamic);
-        Ok(self.clone())
     }
 }

@@ -16,24 +16,38 @@
 #![forbid(unsafe_code)]
 
 mod broker;
+mod definitions;
 mod describe;
+mod effect;
 mod error;
+mod listeners;
+mod load;
 mod properties;
 mod topic;
+mod validate;
+mod value;
+mod view;
+
+#[cfg(test)]
+mod properties_test;
+#[cfg(test)]
+mod tests;
 
 pub use broker::{
     BrokerConfig, FetchSettings, FlumenSettings, GroupSettings, Listener, Loaded, LogSettings,
     NetworkSettings, OffsetsSettings, QuorumSettings, Roles, TopicSettings, TransactionSettings,
     Voter, WriteStrategy,
 };
+pub use definitions::{DefaultValue, Definition, UpdateMode, definition, definitions};
 pub use describe::{
     ConfigEntry, ConfigResource, ConfigSource, ConfigSynonym, ValueType, definition_type,
-    describe_broker, describe_client_metrics, describe_group, describe_topic, validate_broker,
-    validate_client_metrics, validate_group, validate_topic,
+    describe_broker, describe_client_metrics, describe_group, describe_topic,
 };
+pub use effect::{Effect, effect};
 pub use error::ConfigError;
 pub use properties::Properties;
-pub use topic::{CleanupPolicy, Compression, TimestampType, TopicConfig};
+pub use topic::{CleanupPolicy, Compression, CompressionLevels, TimestampType, TopicConfig};
+pub use validate::{validate_broker, validate_client_metrics, validate_group, validate_topic};
 
 /// Names and values as they were set, ordered by name (names come from clients: no hashing).
 pub type ConfigMap = std::collections::BTreeMap<String, String>;
