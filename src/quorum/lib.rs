@@ -19,19 +19,25 @@
 
 mod codec;
 mod delta;
+mod effect;
 mod image;
 mod quorum;
+mod raft_log;
 mod record;
+mod snapshot;
+mod storage;
 
 pub mod controller;
 
 pub use codec::RecordError;
 pub use delta::{Delta, PartitionDelta};
-pub use image::{ConfigMap, Image, ImageError, Partition, ResourceType, Topic};
-pub use quorum::{
-    Append, Commit, Effect, Job, JobResult, LoadError, Loaded, ProposalId, ProposeError, Quorum,
-    QuorumConfig, QuorumStatus, SnapshotJob, VoterStatus,
+pub use effect::{
+    Append, Commit, Effect, Job, JobResult, ProposalId, ProposeError, QuorumStatus, VoterStatus,
 };
+pub use image::{ConfigMap, Image, ImageError, Partition, ResourceType, Topic};
+pub use quorum::{Loaded, Quorum, QuorumConfig};
+pub use raft_log::LoadError;
 pub use record::{
     Broker, ConfigRecord, Endpoint, MetadataRecord, PartitionChange, PartitionRecord,
 };
+pub use snapshot::SnapshotJob;

@@ -3,7 +3,8 @@
 //! One record on disk is `type: u16, version: u8, length: u32, body`, all big-endian. A body may grow at its end under a higher
 //! version; a reader refuses types and versions it does not know, because skipping one would fork the metadata.
 
-use crate::codec::{Decoder, Encoder, RecordError};
+pub(crate) use crate::codec::RecordError;
+use crate::codec::{Decoder, Encoder};
 use crate::image::ResourceType;
 use flumen_base::{BrokerId, LeaderEpoch, PartitionIndex, ProducerId, TopicId, Uuid};
 
