@@ -191,15 +191,19 @@ impl Raw {
             let (code, why) = (result.error_code, result.error_message);
             ensure!(code == 0, "creating {topic}: error {code} {why:?}");
         }
+        self.await_leaders(topic, partitions)
+    }
+
+    /// Waits until all partitions of a topic, `count` of them, have a leader that serves.
+    ///
+    /// # Errors
+    /// Not in time.
+    pub fn await_leaders(&mut self, topic: &str, count: i32) -> Result<()> {
         crate::wait::until("leaders of all partitions", ANSWER_LIMIT, || {
-            let answer = self.metadata(&[topic])?;
-            let found = answer.topics.first().context("no topic")?;
-            let ready = found
-                .partitions
-                .iter()
-                .filter(|p| p.leader_id.0 >= 0)
-                .count();
-            Ok((found.error_code == 0 && i32::try_from(ready)? == partitions).then_some(()))
+            for partition in 0..count {
+                self.offset(topic, partition, -1)?;
+            }
+            Ok(Some(()))
         })
     }
 

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -59,6 +60,19 @@ impl Output {
     /// It is not there.
     pub fn has(self, text: &str) -> Result<Self> {
         ensure!(self.out.contains(text), "no {text:?} in {self}");
+        Ok(self)
+    }
+
+    /// Requires `text` in either stream, whatever the exit code: some tools report a failure and
+    /// end with 0.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn says(self, text: &str) -> Result<Self> {
+        ensure!(
+            self.out.contains(text) || self.err.contains(text),
+            "no {text:?} in {self}"
+        );
         Ok(self)
     }
 
@@ -234,6 +248,27 @@ pub fn tool_with(script: &str, stdin: &[u8], args: &[&str]) -> Result<Output> {
     let output = result?;
     ensure!(output.code != TIMED_OUT, "did not end in time: {output}");
     Ok(output)
+}
+
+/// Runs one of Kafka's tools in a JVM of its own: for those that end the process themselves or do
+/// their work in its shutdown hooks.
+///
+/// # Errors
+/// It did not end in a minute.
+pub fn tool_alone(script: &str, args: &[&str]) -> Result<Output> {
+    let kafka = deps::dir()?.join("kafka");
+    let mut command = Command::new("java");
+    command.args([
+        "-Xmx300m",
+        "-XX:+UseSerialGC",
+        "-XX:TieredStopAtLevel=1",
+        "-Xshare:auto",
+    ]);
+    command
+        .arg("-cp")
+        .arg(format!("{0}/driver:{0}/libs/*", kafka.display()));
+    command.arg(class_of(script)).args(args);
+    crate::process::run(&mut command, b"", Duration::from_secs(60))
 }
 
 /// [`tool_with`] without input.

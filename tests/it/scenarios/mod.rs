@@ -21,6 +21,8 @@ macro_rules! scenarios {
 
 mod admin;
 mod clients;
+mod crash;
+mod limits;
 mod tools_data;
 
 /// Runs a scenario in one shape. Kafka has one shape only: there the second is the same test.

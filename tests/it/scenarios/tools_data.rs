@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
-use flumen_it::tools::tool_with;
+use flumen_it::tools::{tool_alone, tool_with};
 use flumen_it::{Broker, Options, Shape, tool};
 
 scenarios!(
@@ -136,36 +136,27 @@ fn verifiable_pair(shape: Shape) -> Result<()> {
         "kafka-topics",
         &["--create", "--topic", "verify", "--partitions", "2"],
     )?;
-    let sent = broker.tool(
-        "kafka-verifiable-producer",
-        &[
-            "--topic",
-            "verify",
-            "--max-messages",
-            "5000",
-            "--throughput",
-            "-1",
-            "--acks",
-            "-1",
-        ],
-    )?;
+    let common = [
+        "--bootstrap-server",
+        &broker.address(),
+        "--topic",
+        "verify",
+        "--max-messages",
+    ];
+    let args = [&common[..], &["5000", "--throughput", "-1", "--acks", "-1"]].concat();
+    let sent = tool_alone("kafka-verifiable-producer", &args)?.ok()?;
     let acked = sent.out.matches("producer_send_success").count();
-    ensure!(acked == 5000, "{acked} acked");
+    ensure!(acked == 5000, "{acked} acked: {}", sent.err);
     ensure!(!sent.out.contains("producer_send_error"), "{sent}");
-    let read = broker.tool(
-        "kafka-verifiable-consumer",
-        &[
-            "--topic",
-            "verify",
-            "--group-id",
-            "verify-group",
-            "--max-messages",
-            "5000",
-            "--reset-policy",
-            "earliest",
-            "--verbose",
-        ],
-    )?;
+    let group = [
+        "5000",
+        "--group-id",
+        "verify-group",
+        "--reset-policy",
+        "earliest",
+        "--verbose",
+    ];
+    let read = tool_alone("kafka-verifiable-consumer", &[&common[..], &group].concat())?.ok()?;
     let records = read.out.matches("\"record_data\"").count();
     ensure!(records == 5000, "{records} read: {}", read.err);
     let commits = read
