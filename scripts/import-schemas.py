@@ -93,7 +93,8 @@ def default_of(field):
         return None
     value = field["default"]
     if value is None:
-        return "null"
+        # Not the same as "null": Kafka's generator reads JSON's null as no default, that is, as empty.
+        return None
     if isinstance(value, bool):
         return str(value).lower()
     value = str(value)

@@ -252,7 +252,7 @@ fn malformed_frames(shape: Shape) -> Result<()> {
     let frames = good_frames("target")?;
     let mut dice = Dice(seed);
     let mut warm = 0;
-    let mut answers = 0u32;
+    let (mut answers, mut silent) = (0u32, 0usize);
     let mut buffer = vec![0; 1 << 16];
     for n in 0..frames_wanted {
         let mut frame = frames[dice.below(frames.len())].clone();
@@ -264,11 +264,13 @@ fn malformed_frames(shape: Shape) -> Result<()> {
         if dice.below(2) == 0 {
             // Fails where the broker has closed already.
             let _ = stream.shutdown(std::net::Shutdown::Write);
-            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+            stream.set_read_timeout(Some(Duration::from_millis(300)))?;
             match stream.read(&mut buffer) {
                 Ok(0) => {}
                 Ok(_) => answers += 1,
                 Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => {}
+                // Legitimate: acks=0, or a long poll whose mutated wait is long.
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => silent += 1,
                 Err(e) => anyhow::bail!("seed {seed}, frame {n} {frame:02x?}: {e}"),
             }
         }
@@ -285,11 +287,8 @@ fn malformed_frames(shape: Shape) -> Result<()> {
         }
     }
     let resident = broker.process()?.resident_bytes()?;
-    println!(
-        "{frames_wanted} frames, {answers} answered, {} -> {} KiB",
-        warm >> 10,
-        resident >> 10
-    );
+    println!("{frames_wanted} frames: {answers} answered, {silent} neither answered nor closed");
+    ensure!(silent < frames_wanted / 20, "seed {seed}: {silent} connections hang");
     let flat = resident < warm + (16 << 20);
     promised(
         &broker,
