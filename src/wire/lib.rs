@@ -30,6 +30,7 @@ pub use writer::Writer;
 
 /// What the generated modules use.
 mod prelude {
+    pub(crate) use crate::value::{read_tagged_struct, write_tagged_struct};
     pub(crate) use crate::{
         DecodeError, EncodeError, Message, Reader, Record, Request, Response, Value, Writer,
     };

@@ -135,6 +135,28 @@ impl<'a, T: Value<'a>> Value<'a> for Option<T> {
     }
 }
 
+/// Reads a structure or null in a tagged field: a variable-length integer stands before it, 0 for null.
+pub(crate) fn read_tagged_struct<'a, T: Value<'a>>(
+    r: &mut Reader<'a>,
+    version: i16,
+    flexible: bool,
+) -> Option<T> {
+    (r.uvarint() > 0).then(|| T::read(r, version, flexible))
+}
+
+/// Writes a structure or null into a tagged field.
+pub(crate) fn write_tagged_struct<'a, T: Value<'a>>(
+    value: Option<&T>,
+    w: &mut Writer,
+    version: i16,
+    flexible: bool,
+) {
+    w.u8(value.is_some().into());
+    if let Some(value) = value {
+        value.write(w, version, flexible);
+    }
+}
+
 /// A whole request, response or record.
 pub trait Message<'a>: Value<'a> {
     /// Kafka's name of it.

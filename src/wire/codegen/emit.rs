@@ -261,6 +261,9 @@ impl<'m> Emitter<'m> {
     }
 
     fn read_in_version(&self, f: &Field, reader: &str) -> String {
+        if is_tagged_nullable_struct(f) {
+            return format!("read_tagged_struct({reader}, v, f)");
+        }
         let value = format!("Value::read({reader}, v, f)");
         let Some(nullable) = f.nullable else {
             return value;
@@ -353,6 +356,9 @@ impl<'m> Emitter<'m> {
 
     fn write_in_version(&self, f: &Field) -> String {
         let name = ident(f);
+        if is_tagged_nullable_struct(f) {
+            return format!("write_tagged_struct(self.{name}.as_ref(), w, v, f);");
+        }
         let value = format!("self.{name}.write(w, v, f);");
         let Some(nullable) = f.nullable else {
             return value;
@@ -369,6 +375,11 @@ impl<'m> Emitter<'m> {
             _ => value,
         }
     }
+}
+
+/// These say whether they are null in their own way.
+fn is_tagged_nullable_struct(f: &Field) -> bool {
+    f.tag.is_some() && f.nullable.is_some() && matches!(f.kind, Kind::Struct(_))
 }
 
 fn fail(f: &Field) -> String {
