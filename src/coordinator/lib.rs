@@ -15,20 +15,33 @@
 //! Every token is answered exactly once. Appends of one partition must be answered in the order they were handed out.
 #![forbid(unsafe_code)]
 
+mod classic;
 mod config;
+mod coordinator;
+mod group;
+mod limits;
+mod offsets;
 mod out;
+mod records;
+mod requests;
+mod settle;
+mod timers;
+mod writes;
 
 pub use config::CoordinatorConfig;
-pub use out::{Append, Out, Record, ReplyToken, RequestContext, Topics, WriteToken};
+pub use coordinator::GroupCoordinator;
+pub use offsets::{offset_fetch_group_of, offset_fetch_response_of};
+pub use out::{Append, Out, Record, Reply, ReplyToken, RequestContext, Topics, WriteToken};
+pub use records::ReplayError;
 
 use flumen_base::PartitionIndex;
 
 /// The `__consumer_offsets` partition of a group: Java's `String.hashCode` over UTF-16 units, sign bit dropped, modulo the
 /// number of partitions (`offsets.topic.num.partitions`; counts below one are taken for one).
 pub fn partition_for(group: &str, partitions: i32) -> PartitionIndex {
-    let hash = group
-        .encode_utf16()
-        .fold(0i32, |h, unit| h.wrapping_mul(31).wrapping_add(i32::from(unit)));
+    let hash = group.encode_utf16().fold(0i32, |h, unit| {
+        h.wrapping_mul(31).wrapping_add(i32::from(unit))
+    });
     // Kafka's Utils.abs maps i32::MIN to 0: dropping the sign bit would differ from a true abs, so spell it out.
     let positive = if hash == i32::MIN { 0 } else { hash.abs() };
     positive % partitions.max(1)

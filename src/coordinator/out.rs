@@ -2,6 +2,12 @@
 
 use bytes::Bytes;
 use flumen_base::{PartitionIndex, Uuid};
+use flumen_wire::messages::delete_groups_response::DeletableGroupResult;
+use flumen_wire::messages::offset_fetch_response::OffsetFetchResponseGroup;
+use flumen_wire::messages::{
+    JoinGroupResponse, LeaveGroupResponse, OffsetCommitResponse, OffsetDeleteResponse,
+    SyncGroupResponse,
+};
 
 /// The shard's name for one waiting request; chosen by the shard, answered exactly once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,7 +56,22 @@ pub struct Out {
     /// In the order they must be appended.
     pub appends: Vec<Append>,
     /// In no particular order.
-    pub replies: Vec<(ReplyToken, ())>,
+    pub replies: Vec<(ReplyToken, Reply)>,
+}
+
+/// An answer that may have had to wait. It already fits the version of its request.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)] // each is the response of that name
+pub enum Reply {
+    JoinGroup(JoinGroupResponse<'static>),
+    SyncGroup(SyncGroupResponse<'static>),
+    LeaveGroup(LeaveGroupResponse<'static>),
+    OffsetCommit(OffsetCommitResponse<'static>),
+    /// One group; the shard joins those of one request.
+    OffsetFetch(OffsetFetchResponseGroup<'static>),
+    OffsetDelete(OffsetDeleteResponse<'static>),
+    /// One result per group asked for, in that order; the shard joins those of several shards.
+    DeleteGroups(Vec<DeletableGroupResult<'static>>),
 }
 
 /// What the coordinator asks of the cluster's metadata image; implemented by the shard.

@@ -1,0 +1,117 @@
+//! A group: its members' protocol and its committed offsets, under one name.
+
+use crate::classic::ClassicGroup;
+use crate::config::CoordinatorConfig;
+use crate::offsets::Offsets;
+use crate::out::{Append, Out, Record, Reply, ReplyToken, WriteToken};
+use crate::timers::{GroupSerial, Timers};
+use crate::writes::{Done, Part, Write, Writes};
+use flumen_base::{Now, PartitionIndex, Prng};
+use std::sync::Arc;
+
+/// One group of this shard.
+#[derive(Debug)]
+pub(crate) struct Group {
+    /// Its number.
+    pub(crate) serial: GroupSerial,
+    /// Its id on the wire.
+    pub(crate) name: Arc<str>,
+    /// Partition of `__consumer_offsets` that holds it.
+    pub(crate) partition: PartitionIndex,
+    /// Whether a record of it was written: an unwritten group is invisible to admin requests, and gone if the write fails.
+    pub(crate) persisted: bool,
+    /// Appends in flight that concern it.
+    pub(crate) writes_pending: u32,
+    /// The latest of them.
+    pub(crate) write_last: Option<u64>,
+    /// Membership. Other protocols will stand beside it.
+    pub(crate) classic: ClassicGroup,
+    /// Committed offsets and those being committed.
+    pub(crate) offsets: Offsets,
+}
+
+impl Group {
+    /// An empty group that nobody wrote yet.
+    pub(crate) fn new(
+        serial: GroupSerial,
+        name: Arc<str>,
+        partition: PartitionIndex,
+        wall_ms: i64,
+    ) -> Self {
+        Self {
+            serial,
+            name,
+            partition,
+            persisted: false,
+            writes_pending: 0,
+            write_last: None,
+            classic: ClassicGroup::new(wall_ms),
+            offsets: Offsets::default(),
+        }
+    }
+
+    /// Whether nothing would be lost without it: never written, nothing in flight, nobody in it.
+    pub(crate) fn is_ghost(&self) -> bool {
+        !self.persisted
+            && self.writes_pending == 0
+            && self.offsets.is_empty()
+            && self.classic.is_vacant()
+    }
+
+    /// This group's share of a write, counted.
+    pub(crate) fn part(&mut self, token: u64, part: Part) -> Part {
+        debug_assert_eq!(part.group, self.serial);
+        self.writes_pending += 1;
+        self.write_last = Some(token);
+        part
+    }
+}
+
+/// What a handler may touch besides its group.
+pub(crate) struct Env<'a> {
+    pub(crate) now: Now,
+    pub(crate) config: &'a CoordinatorConfig,
+    pub(crate) timers: &'a mut Timers,
+    pub(crate) writes: &'a mut Writes,
+    pub(crate) prng: &'a mut Prng,
+    pub(crate) out: &'a mut Out,
+}
+
+impl Env<'_> {
+    /// Answers a request.
+    pub(crate) fn reply(&mut self, token: ReplyToken, reply: Reply) {
+        self.out.replies.push((token, reply));
+    }
+
+    /// The token of the append that [`Env::append`] will hand out next.
+    pub(crate) fn next_write(&self) -> u64 {
+        self.writes.last + 1
+    }
+
+    /// Hands out an append. `parts` were counted with [`Group::part`] under [`Env::next_write`].
+    pub(crate) fn append(
+        &mut self,
+        partition: PartitionIndex,
+        records: Vec<Record>,
+        parts: Vec<Part>,
+        done: Done,
+    ) {
+        debug_assert!(!records.is_empty());
+        self.writes.last += 1;
+        let token = self.writes.last;
+        self.writes.pending.insert(
+            token,
+            Write {
+                partition,
+                parts,
+                done,
+                waiters: Vec::new(),
+            },
+        );
+        self.out.appends.push(Append {
+            partition,
+            records,
+            write_token: WriteToken(token),
+        });
+    }
+}
