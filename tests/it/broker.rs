@@ -341,7 +341,7 @@ impl Broker {
         let kind = self.kind;
         let mut process = self.process.take().context("the broker is not started")?;
         let begin = Instant::now();
-        process.signal(libc::SIGTERM);
+        process.terminate()?;
         let status = process.wait(limit)?;
         let clean = status.code() == Some(if kind == Kind::Kafka { 143 } else { 0 });
         ensure!(clean, "SIGTERM ended with {status}\n{}", self.log_tail());

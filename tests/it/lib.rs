@@ -10,6 +10,8 @@
 //! - `FLUMEN_TEST_ROUNDS`: multiplies the size of the long scenarios.
 //! - `FLUMEN_IT_KEEP`: keeps each broker's folder and prints where it is.
 
+#![forbid(unsafe_code)]
+
 pub mod broker;
 pub mod deps;
 pub mod process;

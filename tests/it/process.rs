@@ -3,7 +3,7 @@
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::tools::Output;
 
@@ -42,11 +42,17 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Sends `signal` (a number of `libc`).
-    #[allow(unsafe_code)] // kill(2) has no safe wrapper in std
-    pub fn signal(&self, signal: i32) {
-        // SAFETY: plain integers; the child is not reaped before `wait`, so the id is ours.
-        unsafe { libc::kill(self.child.id().cast_signed(), signal) };
+    /// Asks it to end (SIGTERM).
+    ///
+    /// # Errors
+    /// It is gone already.
+    pub fn terminate(&self) -> Result<()> {
+        let status = Command::new("kill")
+            .arg("-TERM")
+            .arg(self.id().to_string())
+            .status()?;
+        ensure!(status.success(), "{} is gone", self.name);
+        Ok(())
     }
 
     /// Kills it at once and reaps it.

@@ -288,7 +288,10 @@ fn malformed_frames(shape: Shape) -> Result<()> {
     }
     let resident = broker.process()?.resident_bytes()?;
     println!("{frames_wanted} frames: {answers} answered, {silent} neither answered nor closed");
-    ensure!(silent < frames_wanted / 20, "seed {seed}: {silent} connections hang");
+    ensure!(
+        silent < frames_wanted / 20,
+        "seed {seed}: {silent} connections hang"
+    );
     let flat = resident < warm + (16 << 20);
     promised(
         &broker,
