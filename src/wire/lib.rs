@@ -8,6 +8,8 @@ pub mod hot;
 #[allow(clippy::all, unused_imports, unused_mut, unused_variables, unused_qualifications)]
 #[rustfmt::skip]
 pub mod messages;
+#[cfg(feature = "testing")]
+pub mod fuzz;
 mod reader;
 #[allow(clippy::all, unused_mut, unused_variables, unused_qualifications)]
 pub mod records;

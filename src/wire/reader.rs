@@ -5,7 +5,8 @@ use crate::value::Value;
 use flumen_base::Uuid;
 use std::borrow::Cow;
 
-/// Memory that an array's declared length reserves at once; beyond it the array grows as its elements arrive.
+/// Memory that an array's declared length reserves at once; then it is at most four times what its elements read so far
+/// take.
 const RESERVE_BYTES_MAX: usize = 16 << 10;
 
 /// A cursor over a frame that remembers the first error: after one, every read yields zero or nothing, no array has
@@ -270,7 +271,10 @@ impl<'a> Reader<'a> {
         let len = self.nullable_array_len(flexible, T::SIZE_MIN)?;
         let reserve_max = (RESERVE_BYTES_MAX / size_of::<T>().max(1)).max(1);
         let mut elements = Vec::with_capacity(len.min(reserve_max));
-        for _ in 0..len {
+        for n in 0..len {
+            if n == elements.capacity() {
+                elements.reserve_exact((len - n).min(3 * n));
+            }
             elements.push(T::read(self, version, flexible));
             if self.failed() {
                 break;

@@ -12,6 +12,10 @@ pub struct Gen {
     pub rng: Prng,
     /// Elements of an array are fewer than this.
     pub array_len_end: u64,
+    /// Elements that arrays may still have.
+    pub elements_left: u64,
+    /// Whether every field takes as few bytes as it can: what an attacker would send to have much memory taken.
+    pub tiny: bool,
 }
 
 impl Gen {
@@ -20,15 +24,30 @@ impl Gen {
         Self {
             rng: Prng::new(seed),
             array_len_end: 4,
+            elements_left: 1000,
+            tiny: false,
+        }
+    }
+
+    /// Small values in large arrays.
+    pub fn tiny(seed: u64) -> Self {
+        Self {
+            array_len_end: 3000,
+            elements_left: 4000,
+            tiny: true,
+            ..Self::new(seed)
         }
     }
 
     /// Whether to set a tagged field.
     fn tagged(&mut self) -> bool {
-        !self.rng.one_in(3)
+        !self.tiny && !self.rng.one_in(3)
     }
 
     fn len(&mut self) -> usize {
+        if self.tiny {
+            return 0;
+        }
         // A few are too long for a one-byte length.
         if self.rng.one_in(12) {
             120 + self.rng.below(200) as usize
@@ -117,14 +136,15 @@ impl Random for Cow<'_, [u8]> {
 
 impl<T: Random> Random for Vec<T> {
     fn random(g: &mut Gen, version: i16) -> Self {
-        let len = g.rng.below(g.array_len_end);
+        let len = g.rng.below(g.array_len_end.min(g.elements_left + 1));
+        g.elements_left -= len;
         (0..len).map(|_| T::random(g, version)).collect()
     }
 }
 
 impl<T: Random> Random for Option<T> {
     fn random(g: &mut Gen, version: i16) -> Self {
-        if g.rng.one_in(4) {
+        if g.tiny || g.rng.one_in(4) {
             None
         } else {
             Some(T::random(g, version))
@@ -147,6 +167,8 @@ pub struct Codec {
     pub random: fn(&mut Gen, i16) -> Result<Vec<u8>, EncodeError>,
     /// Makes a random value, encodes it, decodes that, and compares.
     pub round_trip: fn(&mut Gen, i16) -> Result<(), String>,
+    /// Decodes, and forgets.
+    pub decode: fn(&[u8], i16) -> Result<(), crate::DecodeError>,
     /// Decodes and encodes again; the error says which of the two failed.
     pub reencode: fn(&[u8], i16) -> Result<Vec<u8>, CodecError>,
 }
@@ -191,6 +213,10 @@ macro_rules! codec {
                 }
             }
 
+            fn decode(bytes: &[u8], version: i16) -> Result<(), crate::DecodeError> {
+                <$kind>::decode_exact(bytes, version).map(drop)
+            }
+
             fn reencode(bytes: &[u8], version: i16) -> Result<Vec<u8>, CodecError> {
                 let value = <$kind>::decode_exact(bytes, version).map_err(CodecError::Decode)?;
                 encode(&value, version).map_err(CodecError::Encode)
@@ -206,6 +232,7 @@ macro_rules! codec {
                 ),
                 random,
                 round_trip,
+                decode,
                 reencode,
             };
         }
