@@ -223,7 +223,8 @@ pub struct BrokerConfig {
     pub rack: Option<String>,
     /// In the order of the file, controller listeners included. The index is `ConnInfo::listener`.
     pub listeners: Vec<Listener>,
-    /// One per listener (same order, same names), with the address that clients are told. A port 0 here means: the port
+    /// One per listener (same order, same names), with the address that clients are told. A port 0
+    /// here means: the port
     /// that the listener got.
     pub advertised_listeners: Vec<Listener>,
     /// `inter.broker.listener.name`
@@ -241,7 +242,8 @@ pub struct BrokerConfig {
     pub transactions: TransactionSettings,
     pub fetch: FetchSettings,
     pub flumen: FlumenSettings,
-    /// The keys of the file and the overrides, as written (synonyms and sources are computed from them).
+    /// The keys of the file and the overrides, as written (synonyms and sources are computed from
+    /// them).
     pub originals: ConfigMap,
 }
 

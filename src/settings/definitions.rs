@@ -1,4 +1,5 @@
-//! The table of every configuration: Kafka 4.3.1's (`definitions.tsv`, taken mechanically from its ConfigDefs) and Flumen's
+//! The table of every configuration: Kafka 4.3.1's (`definitions.tsv`, taken mechanically from its
+//! ConfigDefs) and Flumen's
 //! own (`flumen.tsv`).
 
 use crate::ConfigError;
@@ -52,7 +53,8 @@ pub struct Definition {
     pub dynamic_only: bool,
     /// How it can be changed.
     pub mode: UpdateMode,
-    /// Keys of the broker's configuration that give its default, in order, each with the factor of its unit.
+    /// Keys of the broker's configuration that give its default, in order, each with the factor of
+    /// its unit.
     pub synonyms: Vec<(&'static str, i64)>,
     /// One sentence of our own, empty for most of Kafka's.
     pub doc: &'static str,
@@ -130,7 +132,8 @@ impl Definition {
 
 type Table = BTreeMap<&'static str, Definition>;
 
-/// One map per resource kind. A line that does not parse is left out; a test proves that there is none.
+/// One map per resource kind. A line that does not parse is left out; a test proves that there is
+/// none.
 static TABLES: LazyLock<[Table; 4]> = LazyLock::new(|| {
     let mut tables: [Table; 4] = Default::default();
     for line in KAFKA.lines().chain(FLUMEN.lines()) {
@@ -150,7 +153,8 @@ fn index(resource: ConfigResource) -> usize {
     }
 }
 
-/// Every configuration of a kind of resource, by key. Broker loggers have none of their own and show the broker's.
+/// Every configuration of a kind of resource, by key. Broker loggers have none of their own and
+/// show the broker's.
 pub fn definitions(resource: ConfigResource) -> &'static BTreeMap<&'static str, Definition> {
     &TABLES[index(resource)]
 }

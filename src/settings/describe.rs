@@ -1,11 +1,13 @@
-//! Configuration as DescribeConfigs, AlterConfigs and CreateTopics see it: names, values, sources, synonyms.
+//! Configuration as DescribeConfigs, AlterConfigs and CreateTopics see it: names, values, sources,
+//! synonyms.
 
 use crate::definitions::{Definition, UpdateMode, definition, definitions};
 use crate::view::View;
 use crate::{BrokerConfig, ConfigMap};
 use std::collections::BTreeSet;
 
-/// The kinds of resources that have configuration, with their numbers on the wire (`ConfigResource.Type`).
+/// The kinds of resources that have configuration, with their numbers on the wire
+/// (`ConfigResource.Type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i8)]
 pub enum ConfigResource {
@@ -117,7 +119,8 @@ impl ValueType {
     }
 }
 
-/// The type of a key (AlterConfigs' append and subtract work on lists only); `None`: not a key of this resource.
+/// The type of a key (AlterConfigs' append and subtract work on lists only); `None`: not a key of
+/// this resource.
 pub fn definition_type(resource: ConfigResource, name: &str) -> Option<ValueType> {
     let base = match (resource, name.strip_prefix("listener.name.")) {
         (ConfigResource::Broker, Some(rest)) => rest.split_once('.').map_or(name, |(_, b)| b),
@@ -138,7 +141,8 @@ impl<'a> Layers<'a> {
         ])
     }
 
-    /// Every place where `name` or one of its unit variants is set, layer by layer, then the defaults; starting with the
+    /// Every place where `name` or one of its unit variants is set, layer by layer, then the
+    /// defaults; starting with the
     /// first that is called `name`, as Kafka does.
     fn synonyms(&self, name: &str) -> Vec<ConfigSynonym> {
         let definition = definition(ConfigResource::Broker, name);
@@ -235,7 +239,8 @@ fn canonical(definition: &Definition, text: &str) -> String {
         .map_or_else(|_| text.to_owned(), |value| value.render())
 }
 
-/// Every config of a topic. `cluster` and `broker_dynamic` are the dynamic configs of the default broker resource and of
+/// Every config of a topic. `cluster` and `broker_dynamic` are the dynamic configs of the default
+/// broker resource and of
 /// this broker.
 pub fn describe_topic(
     broker: &BrokerConfig,

@@ -1,4 +1,5 @@
-//! Which configurations do something in Flumen: for the log line at the start, and for docs/protocol-support.md.
+//! Which configurations do something in Flumen: for the log line at the start, and for
+//! docs/protocol-support.md.
 
 use crate::definitions::{Definition, definition};
 use crate::describe::ConfigResource;
@@ -161,7 +162,8 @@ fn protection(name: &str) -> Option<&'static str> {
     }
 }
 
-/// Refuses keys whose protection is not built. A key that is set to nothing or to its own default asks for nothing.
+/// Refuses keys whose protection is not built. A key that is set to nothing or to its own default
+/// asks for nothing.
 pub(crate) fn refuse_unprotected(originals: &ConfigMap) -> Result<(), ConfigError> {
     for (name, value) in originals {
         let Some(what) = protection(name) else {

@@ -24,7 +24,8 @@ pub enum ConfigError {
         /// The key.
         name: String,
     },
-    /// A key that can't be changed while the broker runs, keys that contradict each other, and other refusals.
+    /// A key that can't be changed while the broker runs, keys that contradict each other, and
+    /// other refusals.
     #[error("{0}")]
     Refused(String),
     /// A security key whose protection is not built: never silently open.

@@ -1,10 +1,13 @@
-//! Everything a user can set: Kafka 4.3.1's broker, topic, group and client-metrics configuration plus Flumen's own
-//! `flumen.*` keys; where they come from (a properties file, overrides, dynamic configs), what they are allowed to be, and
+//! Everything a user can set: Kafka 4.3.1's broker, topic, group and client-metrics configuration
+//! plus Flumen's own
+//! `flumen.*` keys; where they come from (a properties file, overrides, dynamic configs), what they
+//! are allowed to be, and
 //! the typed values that the other crates work with.
 //!
 //! ```
 //! use flumen_settings::{BrokerConfig, ConfigMap, Properties, TopicConfig};
-//! let text = "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@localhost:9093\n\
+//! let text =
+//! "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@localhost:9093\n\
 //!             listeners=PLAINTEXT://:9092,CONTROLLER://:9093\ncontroller.listener.names=CONTROLLER\n";
 //! let loaded = BrokerConfig::load(&Properties::parse(text).unwrap()).unwrap();
 //! let overrides = ConfigMap::from([("retention.ms".to_owned(), "-1".to_owned())]);

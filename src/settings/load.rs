@@ -9,7 +9,8 @@ use crate::{ConfigError, ConfigMap, Properties, TopicConfig, effect};
 use std::path::PathBuf;
 
 impl BrokerConfig {
-    /// From a properties file (overrides already applied). Every value is validated, keys against each other too.
+    /// From a properties file (overrides already applied). Every value is validated, keys against
+    /// each other too.
     pub fn load(properties: &Properties) -> Result<Loaded, ConfigError> {
         let mut originals = properties.entries().clone();
         for (from, to) in [("broker.id", "node.id"), ("node.id", "broker.id")] {
@@ -42,7 +43,8 @@ impl BrokerConfig {
         })
     }
 
-    /// This configuration with the dynamic configs of the cluster (default resource) and of this broker laid over it.
+    /// This configuration with the dynamic configs of the cluster (default resource) and of this
+    /// broker laid over it.
     /// Keys that are read-only or that need the broker to restart keep their static values.
     pub fn with_dynamic(
         &self,

@@ -17,7 +17,8 @@ pub struct Properties {
 }
 
 impl Properties {
-    /// Parses the text of a properties file. The only malformed thing in this format is an incomplete `\uXXXX`.
+    /// Parses the text of a properties file. The only malformed thing in this format is an
+    /// incomplete `\uXXXX`.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let mut entries = ConfigMap::new();
         for (number, line) in logical_lines(text) {
@@ -40,7 +41,8 @@ impl Properties {
         self.entries.insert(name.to_owned(), value.to_owned());
     }
 
-    /// Applies `key=value` as given on a command line (the value may be empty and may hold further `=`).
+    /// Applies `key=value` as given on a command line (the value may be empty and may hold further
+    /// `=`).
     pub fn set_override(&mut self, assignment: &str) -> Result<(), ConfigError> {
         match assignment.split_once('=') {
             Some((key, value)) if !key.trim().is_empty() => {
@@ -71,8 +73,10 @@ fn is_blank(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\x0c')
 }
 
-/// Natural lines joined at an odd number of trailing backslashes, without comments and blank lines, each with the number
-/// (from 1) of its first line. A comment line never continues; leading blanks of every natural line are dropped.
+/// Natural lines joined at an odd number of trailing backslashes, without comments and blank lines,
+/// each with the number
+/// (from 1) of its first line. A comment line never continues; leading blanks of every natural line
+/// are dropped.
 fn logical_lines(text: &str) -> Vec<(usize, String)> {
     let mut lines = Vec::new();
     let mut open: Option<(usize, String)> = None;
@@ -96,7 +100,8 @@ fn logical_lines(text: &str) -> Vec<(usize, String)> {
     lines
 }
 
-/// Key and value of one logical line: the key ends at the first unescaped blank, `=` or `:`; blanks around one separator
+/// Key and value of one logical line: the key ends at the first unescaped blank, `=` or `:`; blanks
+/// around one separator
 /// are dropped.
 fn split(line: &str) -> Result<(String, String), String> {
     let mut chars = line.chars().peekable();
@@ -153,7 +158,8 @@ fn hex4(chars: &mut Peekable<Chars<'_>>) -> Result<u32, String> {
     Ok(unit)
 }
 
-/// The character of a UTF-16 unit and, for a high surrogate, of the escape after it. A lone surrogate becomes U+FFFD.
+/// The character of a UTF-16 unit and, for a high surrogate, of the escape after it. A lone
+/// surrogate becomes U+FFFD.
 fn code_point(unit: u32, chars: &mut Peekable<Chars<'_>>) -> Result<char, String> {
     if (0xd800..0xdc00).contains(&unit) {
         let mut ahead = chars.clone();

@@ -40,7 +40,8 @@ pub enum TimestampType {
     LogAppendTime,
 }
 
-/// One topic's configuration with every default resolved. Names are Kafka's keys in snake case; `_ms` milliseconds,
+/// One topic's configuration with every default resolved. Names are Kafka's keys in snake case;
+/// `_ms` milliseconds,
 /// `_bytes` bytes; -1 means unlimited where Kafka says so; i64::MAX means never for the flush keys.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)] // each field is the key of the same name: docs/protocol-support.md describes them
@@ -121,7 +122,8 @@ impl Default for TopicConfig {
 }
 
 impl TopicConfig {
-    /// The broker's defaults (dynamic ones included, if `broker` came from [`BrokerConfig::with_dynamic`]) overlaid with
+    /// The broker's defaults (dynamic ones included, if `broker` came from
+    /// [`BrokerConfig::with_dynamic`]) overlaid with
     /// the topic's own settings. Fails on a value that [`crate::validate_topic`] would refuse.
     pub fn resolve(broker: &BrokerConfig, overrides: &ConfigMap) -> Result<Self, ConfigError> {
         let mut config = broker.topics.log.clone();
@@ -183,7 +185,8 @@ impl TopicConfig {
         Ok((config, levels))
     }
 
-    /// Sets one field from its validated value; a key without a field (a codec's level) is none of its business.
+    /// Sets one field from its validated value; a key without a field (a codec's level) is none of
+    /// its business.
     fn set(&mut self, name: &str, value: Value) {
         match value {
             Value::Long(n) => self.set_long(name, n),

@@ -16,7 +16,8 @@ fn require(holds: bool, message: impl FnOnce() -> String) -> Result<(), ConfigEr
     }
 }
 
-/// Checks a topic's whole set of overrides (names, values, and values against each other and the broker's).
+/// Checks a topic's whole set of overrides (names, values, and values against each other and the
+/// broker's).
 pub fn validate_topic(broker: &BrokerConfig, overrides: &ConfigMap) -> Result<(), ConfigError> {
     let config = TopicConfig::resolve(broker, overrides)?;
     require(!config.remote_storage_enable, || {
@@ -147,7 +148,8 @@ fn group_int(view: &View<'_>, overrides: &ConfigMap, name: &str) -> Result<i64, 
     }
 }
 
-/// `group.{kind}.min.{rest}` and `group.{kind}.max.{rest}` bound `{kind}.{rest}`, where the broker has such keys.
+/// `group.{kind}.min.{rest}` and `group.{kind}.max.{rest}` bound `{kind}.{rest}`, where the broker
+/// has such keys.
 fn group_bounds(
     view: &View<'_>,
     overrides: &ConfigMap,

@@ -1,4 +1,5 @@
-//! Values of the nine types of Kafka's `ConfigDef`: parsing, rendering and validation, with Kafka's messages.
+//! Values of the nine types of Kafka's `ConfigDef`: parsing, rendering and validation, with Kafka's
+//! messages.
 
 use crate::ConfigError;
 use crate::describe::ValueType;
@@ -74,7 +75,8 @@ impl Value {
     }
 }
 
-/// `Double.toString`: decimal between 10^-3 and 10^7, otherwise with an exponent, always with a fraction.
+/// `Double.toString`: decimal between 10^-3 and 10^7, otherwise with an exponent, always with a
+/// fraction.
 fn java_double(x: f64) -> String {
     if x == 0.0 || (1e-3..1e7).contains(&x.abs()) {
         return format!("{x:?}");
@@ -90,7 +92,8 @@ fn java_double(x: f64) -> String {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Validator {
     Any,
-    /// Bounds included. Every bound of Kafka's table is exact in an f64 except i64::MAX, which no table uses.
+    /// Bounds included. Every bound of Kafka's table is exact in an f64 except i64::MAX, which no
+    /// table uses.
     Range {
         min: f64,
         max: Option<f64>,

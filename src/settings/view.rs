@@ -5,7 +5,8 @@ use crate::describe::ConfigResource;
 use crate::value::Value;
 use crate::{ConfigError, ConfigMap};
 
-/// The broker's configuration as layers, the strongest first: dynamic of this broker, dynamic default, static.
+/// The broker's configuration as layers, the strongest first: dynamic of this broker, dynamic
+/// default, static.
 pub(crate) struct View<'a> {
     pub(crate) layers: &'a [&'a ConfigMap],
 }
@@ -58,7 +59,8 @@ impl View<'_> {
     getter!(text, opt_text, Text, String);
     getter!(list, opt_list, List, Vec<String>);
 
-    /// The first of several keys that is set, each with the factor of its unit, else the default of the last.
+    /// The first of several keys that is set, each with the factor of its unit, else the default of
+    /// the last.
     pub(crate) fn first_long(&self, names: &[(&str, i64)]) -> Result<i64, ConfigError> {
         for (name, factor) in names {
             let n = match self.value(name)? {
