@@ -1,22 +1,315 @@
-//! Record batches of magic 2.
+//! Record batches of magic 2 (protocol guide, "Record Batch"): a view of the header, checked iteration over records, and
+//! a builder. Nothing here trusts a length before it is compared with the bytes that are there.
+//!
+//! ```text
+//! 0 baseOffset i64 | 8 length i32 (of all that follows) | 12 leaderEpoch i32 | 16 magic i8 | 17 crc u32
+//! 21 attributes i16 | 23 lastOffsetDelta i32 | 27 baseTimestamp i64 | 35 maxTimestamp i64
+//! 43 producerId i64 | 51 producerEpoch i16 | 53 baseSequence i32 | 57 count i32 | 61 records
+//! ```
+//! The CRC32C covers everything from the attributes on: base offset and leader epoch may be patched without redoing it.
 
-use bytes::Bytes;
+use crate::codec::{self, CodecError, Compression};
+use crate::config::TimestampType;
+use bytes::{BufMut, Bytes, BytesMut};
 
 /// Length of the header in bytes.
 pub const HEADER_LEN: usize = 61;
+/// Length of what stands before the bytes that the length field counts.
+pub const LOG_OVERHEAD: usize = 12;
+/// Where the bytes begin that the CRC covers.
+pub const CRC_START: usize = 21;
+/// The only magic that 4.x brokers store.
+pub const MAGIC: i8 = 2;
 
-/// Why bytes are no record batch.
+const ATTR_COMPRESSION: i16 = 0x07;
+const ATTR_LOG_APPEND_TIME: i16 = 0x08;
+const ATTR_TRANSACTIONAL: i16 = 0x10;
+const ATTR_CONTROL: i16 = 0x20;
+const ATTR_DELETE_HORIZON: i16 = 0x40;
+
+/// Why bytes are no record batch, or no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("malformed batch")]
-pub struct BatchError;
+pub enum BatchError {
+    /// Fewer bytes than the batch claims.
+    #[error("the batch is longer than the bytes that are there")]
+    Truncated,
+    /// The length field is smaller than a header.
+    #[error("the batch's length {0} is smaller than its header")]
+    TooShort(i32),
+    /// Not magic 2.
+    #[error("magic {0} instead of 2")]
+    Magic(i8),
+    /// The CRC does not match.
+    #[error("the CRC is {stored:#010x} but should be {computed:#010x}")]
+    Crc {
+        /// In the header.
+        stored: u32,
+        /// Of the bytes.
+        computed: u32,
+    },
+    /// Attributes name no codec.
+    #[error("unknown compression codec {0}")]
+    Codec(u8),
+    /// A record breaks the format.
+    #[error("malformed record: {0}")]
+    Record(&'static str),
+    /// The records section could not be unfolded.
+    #[error("compressed records: {0}")]
+    Compressed(#[from] CodecError),
+}
 
-/// A view of a batch's header.
+/// A view of a batch's header; every bit pattern is a value, nothing is checked but the length.
 #[derive(Clone, Copy, Debug)]
-pub struct BatchHeader<'a>(pub(crate) &'a [u8; HEADER_LEN]);
+pub struct BatchHeader<'a>(&'a [u8; HEADER_LEN]);
+
+impl<'a> BatchHeader<'a> {
+    /// The header at the start of `bytes`, or `None` if there are fewer than 61.
+    pub fn new(bytes: &'a [u8]) -> Option<Self> {
+        bytes.first_chunk().map(Self)
+    }
+
+    /// The header in these 61 bytes.
+    pub fn from_array(bytes: &'a [u8; HEADER_LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its 61 bytes.
+    pub fn bytes(&self) -> &'a [u8; HEADER_LEN] {
+        self.0
+    }
+
+    fn be<const N: usize>(&self, at: usize) -> [u8; N] {
+        let mut out = [0; N];
+        out.copy_from_slice(&self.0[at..at + N]); // `at` is one of the constants below
+        out
+    }
+
+    /// Offset of the first record.
+    pub fn base_offset(&self) -> i64 {
+        i64::from_be_bytes(self.be(0))
+    }
+
+    /// The length field: bytes after it.
+    pub fn length(&self) -> i32 {
+        i32::from_be_bytes(self.be(8))
+    }
+
+    /// Length of the whole batch in bytes, if the length field is possible for magic 2.
+    pub fn size(&self) -> Result<usize, BatchError> {
+        let length = self.length();
+        match usize::try_from(length) {
+            Ok(n) if n + LOG_OVERHEAD >= HEADER_LEN => Ok(n + LOG_OVERHEAD),
+            _ => Err(BatchError::TooShort(length)),
+        }
+    }
+
+    /// Leader epoch that appended it.
+    pub fn leader_epoch(&self) -> i32 {
+        i32::from_be_bytes(self.be(12))
+    }
+
+    /// Format version.
+    pub fn magic(&self) -> i8 {
+        i8::from_be_bytes(self.be(16))
+    }
+
+    /// CRC32C of the bytes from the attributes on.
+    pub fn crc(&self) -> u32 {
+        u32::from_be_bytes(self.be(17))
+    }
+
+    /// All attribute bits.
+    pub fn attributes(&self) -> i16 {
+        i16::from_be_bytes(self.be(21))
+    }
+
+    /// Codec of the records.
+    pub fn compression(&self) -> Result<Compression, BatchError> {
+        let id = (self.attributes() & ATTR_COMPRESSION) as u8;
+        Compression::from_id(id).ok_or(BatchError::Codec(id))
+    }
+
+    /// Whose the timestamps are.
+    pub fn timestamp_type(&self) -> TimestampType {
+        if self.attributes() & ATTR_LOG_APPEND_TIME == 0 {
+            TimestampType::CreateTime
+        } else {
+            TimestampType::LogAppendTime
+        }
+    }
+
+    /// Part of a transaction.
+    pub fn is_transactional(&self) -> bool {
+        self.attributes() & ATTR_TRANSACTIONAL != 0
+    }
+
+    /// Holds a transaction marker (or another control record) instead of data.
+    pub fn is_control(&self) -> bool {
+        self.attributes() & ATTR_CONTROL != 0
+    }
+
+    /// Base timestamp is the delete horizon (set by compaction).
+    pub fn has_delete_horizon(&self) -> bool {
+        self.attributes() & ATTR_DELETE_HORIZON != 0
+    }
+
+    /// Offset of the last record relative to the first.
+    pub fn last_offset_delta(&self) -> i32 {
+        i32::from_be_bytes(self.be(23))
+    }
+
+    /// Timestamp that the records' deltas add to.
+    pub fn base_timestamp(&self) -> i64 {
+        i64::from_be_bytes(self.be(27))
+    }
+
+    /// Largest timestamp in the batch, or the append time.
+    pub fn max_timestamp(&self) -> i64 {
+        i64::from_be_bytes(self.be(35))
+    }
+
+    /// Producer id, -1 without idempotence.
+    pub fn producer_id(&self) -> i64 {
+        i64::from_be_bytes(self.be(43))
+    }
+
+    /// Producer epoch.
+    pub fn producer_epoch(&self) -> i16 {
+        i16::from_be_bytes(self.be(51))
+    }
+
+    /// Sequence of the first record.
+    pub fn base_sequence(&self) -> i32 {
+        i32::from_be_bytes(self.be(53))
+    }
+
+    /// Records in the batch.
+    pub fn count(&self) -> i32 {
+        i32::from_be_bytes(self.be(57))
+    }
+
+    /// Offset of the last record.
+    pub fn last_offset(&self) -> i64 {
+        self.base_offset()
+            .wrapping_add(i64::from(self.last_offset_delta()))
+    }
+
+    /// Sequence of the last record (it wraps from `i32::MAX` to 0), -1 without idempotence.
+    pub fn last_sequence(&self) -> i32 {
+        match self.base_sequence() {
+            base if base < 0 => -1,
+            base => sequence_add(base, self.last_offset_delta()),
+        }
+    }
+}
+
+/// `sequence + n`, wrapping from `i32::MAX` to 0 as Kafka's sequences do.
+pub fn sequence_add(sequence: i32, n: i32) -> i32 {
+    let sum = i64::from(sequence) + i64::from(n);
+    if sum > i64::from(i32::MAX) {
+        (sum - i64::from(i32::MAX) - 1) as i32
+    } else {
+        sum as i32
+    }
+}
+
+/// `sequence - n`, wrapping from 0 to `i32::MAX`.
+pub fn sequence_sub(sequence: i32, n: i32) -> i32 {
+    let diff = i64::from(sequence) - i64::from(n);
+    if diff < 0 {
+        (diff + i64::from(i32::MAX) + 1) as i32
+    } else {
+        diff as i32
+    }
+}
+
+/// A whole batch: its header is plausible and its bytes are all there. The CRC is checked by [`Batch::check_crc`].
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// The header.
+    pub header: BatchHeader<'a>,
+    bytes: &'a [u8],
+}
+
+impl<'a> Batch<'a> {
+    /// The batch at the start of `bytes`; more may follow it.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, BatchError> {
+        let header = BatchHeader::new(bytes).ok_or(BatchError::Truncated)?;
+        if header.magic() != MAGIC {
+            return Err(BatchError::Magic(header.magic()));
+        }
+        let bytes = bytes.get(..header.size()?).ok_or(BatchError::Truncated)?;
+        Ok(Self { header, bytes })
+    }
+
+    /// All its bytes.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Bytes after the header, compressed as the header says.
+    pub fn records_section(&self) -> &'a [u8] {
+        self.bytes.get(HEADER_LEN..).unwrap_or_default()
+    }
+
+    /// Compares the CRC.
+    pub fn check_crc(&self) -> Result<(), BatchError> {
+        let stored = self.header.crc();
+        let computed = crc32c::crc32c(self.bytes.get(CRC_START..).unwrap_or_default());
+        if stored == computed {
+            Ok(())
+        } else {
+            Err(BatchError::Crc { stored, computed })
+        }
+    }
+
+    /// The records section uncompressed, at most `max` bytes of it; borrowed when it was not compressed.
+    pub fn unfold(&self, max: usize) -> Result<std::borrow::Cow<'a, [u8]>, BatchError> {
+        let section = self.records_section();
+        match self.header.compression()? {
+            Compression::None => Ok(section.into()),
+            codec => Ok(codec::decompress(codec, section, max)?.into()),
+        }
+    }
+}
+
+/// Batches one after the other; ends at the first that is not whole (`Err` once if it is malformed).
+#[derive(Clone, Debug)]
+pub struct Batches<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Batches<'a> {
+    /// Batches in these bytes.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+}
+
+impl<'a> Iterator for Batches<'a> {
+    type Item = Result<Batch<'a>, BatchError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let batch = Batch::parse(self.rest);
+        self.rest = match &batch {
+            Ok(batch) => self.rest.get(batch.bytes.len()..).unwrap_or_default(),
+            Err(_) => &[],
+        };
+        match batch {
+            Err(BatchError::Truncated) => None,
+            batch => Some(batch),
+        }
+    }
+}
 
 /// One record of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
+    /// Attribute bits; Kafka defines none.
+    pub attributes: i8,
     /// Offset relative to the batch's base offset.
     pub offset_delta: i32,
     /// Milliseconds relative to the batch's base timestamp.
@@ -25,28 +318,409 @@ pub struct Record<'a> {
     pub key: Option<&'a [u8]>,
     /// The value.
     pub value: Option<&'a [u8]>,
-    /// Header count and their bytes.
+    /// Count of headers and the headers, as encoded (checked).
     pub headers: &'a [u8],
 }
 
-/// Builds one batch (internal topics, conversions).
-#[derive(Debug, Default)]
-pub struct BatchBuilder {}
-
-impl BatchBuilder {
-    /// An empty batch.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds a record.
-    pub fn push(&mut self, timestamp: i64, key: Option<&[u8]>, value: Option<&[u8]>) {
-        let _ = (timestamp, key, value);
-        todo!()
-    }
-
-    /// The batch with base offset 0, uncompressed. `None` when it has no records.
-    pub fn build(self) -> Option<Bytes> {
-        todo!()
+impl<'a> Record<'a> {
+    /// The headers, in order: key and value.
+    pub fn headers(&self) -> Headers<'a> {
+        let mut cursor = Cursor(self.headers);
+        let left = cursor.varint().unwrap_or(0);
+        Headers { cursor, left }
     }
 }
+
+/// Iterator over a record's headers.
+#[derive(Clone, Debug)]
+pub struct Headers<'a> {
+    cursor: Cursor<'a>,
+    left: i32,
+}
+
+impl<'a> Iterator for Headers<'a> {
+    type Item = (&'a [u8], Option<&'a [u8]>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left <= 0 {
+            return None;
+        }
+        self.left -= 1;
+        let key = self.cursor.nullable_bytes().ok()??;
+        Some((key, self.cursor.nullable_bytes().ok()?))
+    }
+}
+
+/// Records of an uncompressed section, each checked as it comes. After an error it ends. Bytes left behind the last
+/// record are an error too, as in Kafka.
+#[derive(Clone, Debug)]
+pub struct Records<'a> {
+    cursor: Cursor<'a>,
+    left: i32,
+}
+
+impl<'a> Records<'a> {
+    /// `count` records in `section`.
+    pub fn new(section: &'a [u8], count: i32) -> Self {
+        Self {
+            cursor: Cursor(section),
+            left: count,
+        }
+    }
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<Record<'a>, BatchError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left <= 0 {
+            if std::mem::take(&mut self.cursor.0).is_empty() {
+                return None;
+            }
+            return Some(Err(BatchError::Record("bytes left behind the last record")));
+        }
+        let record = read_record(&mut self.cursor);
+        self.left -= 1;
+        if record.is_err() {
+            self.left = 0;
+            self.cursor = Cursor(&[]);
+        }
+        Some(record)
+    }
+}
+
+fn read_record<'a>(cursor: &mut Cursor<'a>) -> Result<Record<'a>, BatchError> {
+    let size = cursor.varint()?;
+    let size = usize::try_from(size).map_err(|_| BatchError::Record("negative size"))?;
+    let mut body = Cursor(cursor.take(size)?);
+    let attributes = body.take(1)?[0] as i8; // one byte was taken
+    let timestamp_delta = body.varlong()?;
+    let offset_delta = body.varint()?;
+    let key = body.nullable_bytes()?;
+    let value = body.nullable_bytes()?;
+    let headers = body.0;
+    let count = body.varint()?;
+    if count < 0 || count as usize > body.0.len() {
+        return Err(BatchError::Record("impossible number of headers"));
+    }
+    for _ in 0..count {
+        if body.nullable_bytes()?.is_none() {
+            return Err(BatchError::Record("null header key"));
+        }
+        body.nullable_bytes()?;
+    }
+    if !body.0.is_empty() {
+        return Err(BatchError::Record("size does not match the content"));
+    }
+    Ok(Record {
+        attributes,
+        offset_delta,
+        timestamp_delta,
+        key,
+        value,
+        headers,
+    })
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Cursor<'a>(&'a [u8]);
+
+impl<'a> Cursor<'a> {
+    fn take(&mut self, n: usize) -> Result<&'a [u8], BatchError> {
+        if n > self.0.len() {
+            return Err(BatchError::Record("ends early"));
+        }
+        let (head, tail) = self.0.split_at(n);
+        self.0 = tail;
+        Ok(head)
+    }
+
+    /// Zigzag varint of at most 10 bytes.
+    fn varlong(&mut self) -> Result<i64, BatchError> {
+        let mut value = 0u64;
+        for (i, &byte) in self.0.iter().enumerate().take(10) {
+            value |= u64::from(byte & 0x7f) << (7 * i);
+            if byte & 0x80 == 0 {
+                self.0 = self.0.get(i + 1..).unwrap_or_default();
+                return Ok((value >> 1) as i64 ^ -((value & 1) as i64));
+            }
+        }
+        Err(BatchError::Record("varint without end"))
+    }
+
+    /// Zigzag varint of at most 5 bytes.
+    fn varint(&mut self) -> Result<i32, BatchError> {
+        let mut value = 0u32;
+        for (i, &byte) in self.0.iter().enumerate().take(5) {
+            value |= u32::from(byte & 0x7f).wrapping_shl(7 * i as u32);
+            if byte & 0x80 == 0 {
+                self.0 = self.0.get(i + 1..).unwrap_or_default();
+                return Ok((value >> 1) as i32 ^ -((value & 1) as i32));
+            }
+        }
+        Err(BatchError::Record("varint without end"))
+    }
+
+    fn nullable_bytes(&mut self) -> Result<Option<&'a [u8]>, BatchError> {
+        match self.varint()? {
+            len if len < 0 => Ok(None),
+            len => self.take(len as usize).map(Some),
+        }
+    }
+}
+
+fn put_varlong(out: &mut Vec<u8>, value: i64) {
+    let mut v = ((value << 1) ^ (value >> 63)) as u64;
+    while v >= 0x80 {
+        out.push(v as u8 | 0x80);
+        v >>= 7;
+    }
+    out.push(v as u8);
+}
+
+fn put_nullable(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
+    match bytes {
+        None => put_varlong(out, -1),
+        Some(bytes) => {
+            put_varlong(out, bytes.len() as i64);
+            out.extend_from_slice(bytes);
+        }
+    }
+}
+
+/// Builds one batch: for internal topics, and for batches that must be rewritten.
+#[derive(Clone, Debug)]
+pub struct BatchBuilder {
+    records: Vec<u8>,
+    scratch: Vec<u8>,
+    count: i32,
+    base_timestamp: i64,
+    max_timestamp: i64,
+    base_offset: i64,
+    leader_epoch: i32,
+    producer_id: i64,
+    producer_epoch: i16,
+    base_sequence: i32,
+    attributes: i16,
+    append_time_ms: Option<i64>,
+}
+
+impl Default for BatchBuilder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl BatchBuilder {
+    /// An empty batch with base offset 0 and no producer.
+    pub fn new() -> Self {
+        Self {
+            records: Vec::new(),
+            scratch: Vec::new(),
+            count: 0,
+            base_timestamp: -1,
+            max_timestamp: -1,
+            base_offset: 0,
+            leader_epoch: -1,
+            producer_id: -1,
+            producer_epoch: -1,
+            base_sequence: -1,
+            attributes: 0,
+            append_time_ms: None,
+        }
+    }
+
+    /// Sets the offset of the first record.
+    pub fn base_offset(mut self, offset: i64) -> Self {
+        self.base_offset = offset;
+        self
+    }
+
+    /// Sets the leader epoch.
+    pub fn leader_epoch(mut self, epoch: i32) -> Self {
+        self.leader_epoch = epoch;
+        self
+    }
+
+    /// Sets the producer's id, epoch and the sequence of the first record.
+    pub fn producer(mut self, id: i64, epoch: i16, base_sequence: i32) -> Self {
+        (self.producer_id, self.producer_epoch) = (id, epoch);
+        self.base_sequence = base_sequence;
+        self
+    }
+
+    /// Marks the batch as part of a transaction.
+    pub fn transactional(mut self, yes: bool) -> Self {
+        self.attributes = with_bit(self.attributes, ATTR_TRANSACTIONAL, yes);
+        self
+    }
+
+    /// Marks the batch as a control batch.
+    pub fn control(mut self, yes: bool) -> Self {
+        self.attributes = with_bit(self.attributes, ATTR_CONTROL, yes);
+        self
+    }
+
+    /// Makes the batch LogAppendTime, stamped with this.
+    pub fn append_time_ms(mut self, now_ms: i64) -> Self {
+        self.append_time_ms = Some(now_ms);
+        self
+    }
+
+    /// Adds a record without headers.
+    pub fn push(&mut self, timestamp: i64, key: Option<&[u8]>, value: Option<&[u8]>) {
+        self.push_encoded(timestamp, key, value, &[0]);
+    }
+
+    /// Adds a record with headers.
+    pub fn push_with_headers(
+        &mut self,
+        timestamp: i64,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&str, Option<&[u8]>)],
+    ) {
+        let mut encoded = Vec::new();
+        put_varlong(&mut encoded, headers.len() as i64);
+        for (name, value) in headers {
+            put_nullable(&mut encoded, Some(name.as_bytes()));
+            put_nullable(&mut encoded, *value);
+        }
+        self.push_encoded(timestamp, key, value, &encoded);
+    }
+
+    /// Adds a record whose headers are encoded already ([`Record::headers`]).
+    pub fn push_encoded(
+        &mut self,
+        timestamp: i64,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[u8],
+    ) {
+        if self.count == 0 {
+            self.base_timestamp = timestamp;
+        }
+        self.max_timestamp = self.max_timestamp.max(timestamp);
+        let body = &mut self.scratch;
+        body.clear();
+        body.push(0);
+        put_varlong(body, timestamp.wrapping_sub(self.base_timestamp));
+        put_varlong(body, i64::from(self.count));
+        put_nullable(body, key);
+        put_nullable(body, value);
+        body.extend_from_slice(headers);
+        put_varlong(&mut self.records, body.len() as i64);
+        self.records.extend_from_slice(body);
+        self.count += 1;
+    }
+
+    /// Records so far.
+    pub fn count(&self) -> i32 {
+        self.count
+    }
+
+    /// Bytes of the batch so far, uncompressed.
+    pub fn size(&self) -> usize {
+        HEADER_LEN + self.records.len()
+    }
+
+    /// The batch, uncompressed. `None` when it has no records.
+    pub fn build(self) -> Option<Bytes> {
+        if self.count == 0 {
+            return None;
+        }
+        Some(self.finish(Compression::None, None))
+    }
+
+    /// The batch, compressed at this level.
+    pub fn build_compressed(self, codec: Compression, level: i32) -> Result<Bytes, CodecError> {
+        let section = codec::compress(codec, &self.records, level)?;
+        Ok(self.finish(codec, Some(section)))
+    }
+
+    fn finish(self, codec: Compression, compressed: Option<Vec<u8>>) -> Bytes {
+        let section = compressed.as_deref().unwrap_or(&self.records);
+        let mut attributes = self.attributes | codec as i16;
+        let mut max_timestamp = self.max_timestamp;
+        if let Some(now_ms) = self.append_time_ms {
+            attributes |= ATTR_LOG_APPEND_TIME;
+            max_timestamp = now_ms;
+        }
+        let mut out = BytesMut::with_capacity(HEADER_LEN + section.len());
+        out.put_i64(self.base_offset);
+        out.put_i32((HEADER_LEN - LOG_OVERHEAD + section.len()) as i32);
+        out.put_i32(self.leader_epoch);
+        out.put_i8(MAGIC);
+        out.put_u32(0);
+        out.put_i16(attributes);
+        out.put_i32(self.count - 1);
+        out.put_i64(self.base_timestamp);
+        out.put_i64(max_timestamp);
+        out.put_i64(self.producer_id);
+        out.put_i16(self.producer_epoch);
+        out.put_i32(self.base_sequence);
+        out.put_i32(self.count);
+        out.put_slice(section);
+        let crc = crc32c::crc32c(&out[CRC_START..]);
+        out[17..21].copy_from_slice(&crc.to_be_bytes());
+        out.freeze()
+    }
+}
+
+fn with_bit(attributes: i16, bit: i16, on: bool) -> i16 {
+    if on {
+        attributes | bit
+    } else {
+        attributes & !bit
+    }
+}
+
+/// Sets timestamp type and max timestamp in a copied header and redoes the CRC over it and the records.
+pub(crate) fn restamp(
+    header: &mut [u8; HEADER_LEN],
+    records: &[u8],
+    kind: TimestampType,
+    max_timestamp: i64,
+) {
+    let attributes = BatchHeader(header).attributes();
+    let on = kind == TimestampType::LogAppendTime;
+    let attributes = with_bit(attributes, ATTR_LOG_APPEND_TIME, on);
+    header[21..23].copy_from_slice(&attributes.to_be_bytes());
+    header[35..43].copy_from_slice(&max_timestamp.to_be_bytes());
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&header[CRC_START..]), records);
+    header[17..21].copy_from_slice(&crc.to_be_bytes());
+}
+
+/// Sets base offset and leader epoch, which the CRC does not cover.
+pub(crate) fn set_position(header: &mut [u8; HEADER_LEN], base_offset: i64, leader_epoch: i32) {
+    header[0..8].copy_from_slice(&base_offset.to_be_bytes());
+    header[12..16].copy_from_slice(&leader_epoch.to_be_bytes());
+}
+
+/// Fuzz entry: whatever the bytes are, decoding ends without panic and within its memory bound.
+pub fn fuzz_batch(bytes: &[u8]) {
+    const UNFOLDED_MAX: usize = 1 << 20;
+    for batch in Batches::new(bytes) {
+        let Ok(batch) = batch else { break };
+        let _ = batch.check_crc();
+        if let Ok(section) = batch.unfold(UNFOLDED_MAX) {
+            assert!(section.len() <= UNFOLDED_MAX.max(bytes.len()));
+            for record in Records::new(&section, batch.header.count()) {
+                let Ok(record) = record else { break };
+                let _ = record.headers().count();
+            }
+        }
+    }
+    let config = crate::LogConfig::default();
+    let _ = crate::validate(
+        Bytes::copy_from_slice(bytes),
+        &config,
+        crate::Origin::Client,
+        0,
+        UNFOLDED_MAX,
+    );
+}
+
+#[cfg(test)]
+#[path = "batch_test.rs"]
+mod tests;

@@ -1,42 +1,102 @@
-//! Work beside the hot path: plain data, made by [`crate::Log`] and run off the core with a [`Disk`].
+//! Work beside the hot path: plain data, made by [`Log`] and run off the core with a [`Disk`].
 
-use flumen_base::{Disk, Offset};
+use crate::checkpoint::ensure_file;
+use crate::epoch;
+use crate::index;
+use crate::log::Log;
+use crate::segment::{
+    DELETED_SUFFIX, INDEX_SUFFIX, LOG_SUFFIX, SNAPSHOT_SUFFIX, Segment, SegmentState,
+    TIME_INDEX_SUFFIX, TXN_INDEX_SUFFIX, segment_path,
+};
+use flumen_base::{Disk, Now, Offset, OpenMode};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Finishes a rolled segment: syncs it, writes its indexes and the producer snapshot of its end.
 #[derive(Debug)]
-pub struct SealJob {}
+pub struct SealJob {
+    dir: PathBuf,
+    base_offset: i64,
+    files: SegmentFiles,
+    /// Offset and content of the producer snapshot.
+    snapshot: Option<(i64, Vec<u8>)>,
+    /// Base of the segment that follows: its file is made, so that the log's end survives without records in it.
+    next_base: i64,
+}
+
+/// The indexes of one segment, ready to be written.
+#[derive(Debug)]
+struct SegmentFiles {
+    /// `None` if the file on disk is complete.
+    index: Option<Vec<u8>>,
+    times: Vec<u8>,
+}
+
+impl SegmentFiles {
+    fn of(segment: &Segment) -> Self {
+        Self {
+            index: segment.index.encode(),
+            times: index::encode_times(&segment.times),
+        }
+    }
+
+    /// Syncs the records first: an index never points at what is not there.
+    fn write(&self, disk: &dyn Disk, dir: &Path, base_offset: i64) -> io::Result<()> {
+        let log = segment_path(dir, base_offset, LOG_SUFFIX);
+        disk.open(&log, OpenMode::Create)?.sync()?;
+        if let Some(index) = &self.index {
+            replace(disk, &segment_path(dir, base_offset, INDEX_SUFFIX), index)?;
+            let times = segment_path(dir, base_offset, TIME_INDEX_SUFFIX);
+            replace(disk, &times, &self.times)?;
+        }
+        Ok(())
+    }
+}
 
 /// A sealed segment.
 #[derive(Debug)]
 pub struct Sealed {
-    pub(crate) base_offset: Offset,
+    base_offset: i64,
 }
 
 impl SealJob {
     /// Does it.
     pub fn run(self, disk: &dyn Disk) -> io::Result<Sealed> {
-        let _ = disk;
-        todo!()
+        self.files.write(disk, &self.dir, self.base_offset)?;
+        if let Some((offset, bytes)) = &self.snapshot {
+            let path = segment_path(&self.dir, *offset, SNAPSHOT_SUFFIX);
+            replace(disk, &path, bytes)?;
+        }
+        ensure_file(disk, &segment_path(&self.dir, self.next_base, LOG_SUFFIX))?;
+        disk.sync_dir(&self.dir)?;
+        Ok(Sealed {
+            base_offset: self.base_offset,
+        })
     }
 }
 
 /// Writes `leader-epoch-checkpoint`.
 #[derive(Debug)]
-pub struct EpochJob {}
+pub struct EpochJob {
+    path: PathBuf,
+    text: String,
+}
 
 impl EpochJob {
     /// Does it.
     pub fn run(self, disk: &dyn Disk) -> io::Result<()> {
-        let _ = disk;
-        todo!()
+        disk.write_atomic(&self.path, self.text.as_bytes())
     }
 }
 
 /// Renames the files of dropped segments to `.deleted`.
 #[derive(Debug)]
-pub struct DeleteJob {}
+pub struct DeleteJob {
+    dir: PathBuf,
+    bases: Vec<i64>,
+    active_base: i64,
+    delay_ms: i64,
+}
 
 /// Segments whose files wait to be unlinked.
 #[derive(Debug)]
@@ -48,30 +108,67 @@ pub struct Deleted {
 }
 
 impl DeleteJob {
+    /// Base offsets of the segments that go.
+    pub fn segments(&self) -> &[i64] {
+        &self.bases
+    }
+
     /// Does it.
     pub fn run(self, disk: &dyn Disk) -> io::Result<Deleted> {
-        let _ = disk;
-        todo!()
+        ensure_file(disk, &segment_path(&self.dir, self.active_base, LOG_SUFFIX))?;
+        let mut paths = Vec::new();
+        for base in &self.bases {
+            for suffix in [
+                LOG_SUFFIX,
+                INDEX_SUFFIX,
+                TIME_INDEX_SUFFIX,
+                TXN_INDEX_SUFFIX,
+                SNAPSHOT_SUFFIX,
+            ] {
+                let from = segment_path(&self.dir, *base, suffix);
+                let to = segment_path(&self.dir, *base, &format!("{suffix}{DELETED_SUFFIX}"));
+                match disk.rename(&from, &to) {
+                    Ok(()) => paths.push(to),
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        disk.sync_dir(&self.dir)?;
+        Ok(Deleted {
+            unlink: UnlinkJob { paths },
+            delay_ms: self.delay_ms,
+        })
     }
 }
 
 /// Unlinks files.
 #[derive(Debug)]
 pub struct UnlinkJob {
-    pub(crate) paths: Vec<PathBuf>,
+    paths: Vec<PathBuf>,
 }
 
 impl UnlinkJob {
     /// Does it. A file that is gone already is fine.
     pub fn run(self, disk: &dyn Disk) -> io::Result<()> {
-        let _ = disk;
-        todo!()
+        for path in &self.paths {
+            match disk.remove_file(path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
 
-/// Clean shutdown of one log.
+/// Clean shutdown of one log: everything synced, all indexes and a snapshot of the end written.
 #[derive(Debug)]
-pub struct CloseJob {}
+pub struct CloseJob {
+    dir: PathBuf,
+    files: Vec<(i64, SegmentFiles)>,
+    snapshot: (i64, Vec<u8>),
+    epochs: String,
+}
 
 /// A closed log.
 #[derive(Clone, Copy, Debug)]
@@ -83,7 +180,196 @@ pub struct Closed {
 impl CloseJob {
     /// Does it.
     pub fn run(self, disk: &dyn Disk) -> io::Result<Closed> {
-        let _ = disk;
-        todo!()
+        for (base_offset, files) in &self.files {
+            files.write(disk, &self.dir, *base_offset)?;
+        }
+        let (end, snapshot) = &self.snapshot;
+        let path = segment_path(&self.dir, *end, SNAPSHOT_SUFFIX);
+        replace(disk, &path, snapshot)?;
+        let path = self.dir.join(epoch::FILE_NAME);
+        disk.write_atomic(&path, self.epochs.as_bytes())?;
+        Ok(Closed {
+            recovery_point: Offset(*end),
+        })
     }
 }
+
+/// Writes a file as a whole and syncs it. A crash in between leaves it torn: recovery does not trust these files beyond
+/// what their segment needs.
+pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let file = disk.open(path, OpenMode::Create)?;
+    file.write_all_at(bytes, 0)?;
+    file.set_len(bytes.len() as u64)?;
+    file.sync()
+}
+
+impl Log {
+    /// The job that finishes the oldest rolled segment (sync, indexes, producer snapshot), if there is one, all of it is
+    /// written, and no such job runs.
+    pub fn take_seal_job(&mut self) -> Option<SealJob> {
+        let index = self
+            .segments
+            .iter()
+            .position(|s| s.state != SegmentState::Sealed)?;
+        let next_base = self.segments.get(index + 1)?.base_offset;
+        let segment = self.segments.get_mut(index)?;
+        if segment.state != SegmentState::Rolled || segment.written < segment.mark.size {
+            return None;
+        }
+        segment.state = SegmentState::Sealing;
+        let snapshot = segment.roll_snapshot.take();
+        Some(SealJob {
+            dir: self.dir.clone(),
+            base_offset: segment.base_offset,
+            files: SegmentFiles::of(segment),
+            snapshot: snapshot.map(|bytes| (next_base, bytes)),
+            next_base,
+        })
+    }
+
+    /// The seal job has ended. A failure fails the log.
+    pub fn seal_done(&mut self, result: io::Result<Sealed>) {
+        let Ok(sealed) = result else {
+            self.failed = true;
+            return;
+        };
+        if let Some(index) = self.segment_index(sealed.base_offset)
+            && let Some(segment) = self.segments.get_mut(index)
+        {
+            segment.state = SegmentState::Sealed;
+            segment.index.thin();
+            segment.times = Vec::new();
+        }
+        self.advance_recovery_point();
+    }
+
+    /// The job that writes `leader-epoch-checkpoint`, if the epochs changed.
+    pub fn take_epoch_job(&mut self) -> Option<EpochJob> {
+        if !std::mem::take(&mut self.epochs_dirty) {
+            return None;
+        }
+        Some(EpochJob {
+            path: self.dir.join(epoch::FILE_NAME),
+            text: self.epochs.encode(),
+        })
+    }
+
+    /// DeleteRecords: nothing below `offset` may be read any more. At most the high watermark, which the caller checks.
+    /// True when it moved. [`Log::retention`] then lets the segments below it go.
+    pub fn advance_log_start(&mut self, offset: Offset) -> bool {
+        if offset.0 <= self.log_start || offset.0 > self.written_end {
+            return false;
+        }
+        self.log_start = offset.0;
+        self.epochs_dirty |= self.epochs.truncate_start(offset.0);
+        true
+    }
+
+    /// Takes the segments that retention (log start offset, size, time) lets go out of the log, and returns the job that
+    /// removes their files. Only what is below `high_watermark` goes. When all may go, the active segment is rolled first.
+    pub fn retention(&mut self, now: Now, high_watermark: Offset) -> Option<DeleteJob> {
+        let count = self.count_to_delete(now, high_watermark.0);
+        if count == 0 {
+            return None;
+        }
+        if count == self.segments.len() {
+            self.roll(now);
+        }
+        let gone: Vec<i64> = self
+            .segments
+            .drain(..count)
+            .map(|s| s.base_offset)
+            .collect();
+        let first = self.segments.front()?.base_offset;
+        if first > self.log_start {
+            self.log_start = first;
+            self.epochs_dirty |= self.epochs.truncate_start(first);
+        }
+        self.advance_recovery_point();
+        Some(DeleteJob {
+            dir: self.dir.clone(),
+            bases: gone,
+            active_base: self.segments.back()?.base_offset,
+            delay_ms: self.config.file_delete_delay_ms,
+        })
+    }
+
+    /// How many of the oldest segments may go.
+    fn count_to_delete(&self, now: Now, high_watermark: i64) -> usize {
+        let policy = self.config.cleanup_policy;
+        let by_start = |s: &Segment, next: Option<i64>| {
+            let _ = s;
+            next.is_some_and(|next| next <= self.log_start)
+        };
+        let mut count = self.count_while(0, high_watermark, by_start);
+        if !policy.delete {
+            return count;
+        }
+        if self.config.retention_bytes >= 0 {
+            let kept: u64 = self.segments.range(count..).map(|s| s.mark.size).sum();
+            let mut excess = kept as i64 - self.config.retention_bytes;
+            count = self.count_while(count, high_watermark, |s, _| {
+                excess -= s.mark.size as i64;
+                excess >= 0
+            });
+        }
+        if self.config.retention_ms >= 0 {
+            count = self.count_while(count, high_watermark, |s, _| {
+                now.wall_ms.saturating_sub(s.largest_timestamp()) > self.config.retention_ms
+            });
+        }
+        count
+    }
+
+    fn count_while(
+        &self,
+        from: usize,
+        high_watermark: i64,
+        mut may_go: impl FnMut(&Segment, Option<i64>) -> bool,
+    ) -> usize {
+        let mut count = from;
+        for segment in self.segments.range(from..) {
+            let next = self.segments.get(count + 1).map(|s| s.base_offset);
+            let empty_active = next.is_none() && segment.mark.size == 0;
+            let busy =
+                segment.state == SegmentState::Sealing || segment.written < segment.mark.size;
+            let below = high_watermark >= next.unwrap_or(self.log_end);
+            if empty_active || busy || !below || !may_go(segment, next) {
+                break;
+            }
+            count += 1;
+        }
+        count
+    }
+
+    /// For a clean shutdown, with nothing staged and no job running: the job that syncs the log and writes all indexes
+    /// and the producer snapshot. Appends after this would not be covered.
+    pub fn close_job(&mut self) -> CloseJob {
+        for segment in &mut self.segments {
+            if segment.state == SegmentState::Active {
+                segment.push_max_time();
+            }
+        }
+        let files = self
+            .segments
+            .iter()
+            .filter(|s| s.state != SegmentState::Sealed)
+            .map(|s| (s.base_offset, SegmentFiles::of(s)))
+            .collect();
+        CloseJob {
+            dir: self.dir.clone(),
+            files,
+            snapshot: (self.written_end, self.producers.encode()),
+            epochs: self.epochs.encode(),
+        }
+    }
+
+    /// The close job has ended well.
+    pub fn close_done(&mut self, closed: Closed) {
+        self.recovery_point = self.recovery_point.max(closed.recovery_point.0);
+    }
+}
+
+#[cfg(test)]
+#[path = "jobs_test.rs"]
+mod tests;

@@ -15,8 +15,8 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
-pub mod codec;
 pub mod checkpoint;
+pub mod codec;
 pub mod config;
 pub mod epoch;
 pub mod index;
@@ -26,6 +26,7 @@ pub mod lookup;
 pub mod producer_state;
 mod read;
 pub mod recovery;
+mod scan;
 pub mod segment;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -37,4 +38,6 @@ pub use config::{CleanupPolicy, LogConfig, TargetCompression, TimestampType};
 pub use jobs::{CloseJob, Closed, DeleteJob, Deleted, EpochJob, SealJob, Sealed, UnlinkJob};
 pub use log::{AppendError, AppendInfo, FileIds, Log, SyncOp, WriteDone, WriteOp};
 pub use read::{FileRange, ReadPlan, ReadRequest, Scan};
-pub use validate::{Origin, RecordError, ValidBatch, ValidateError, cost_estimate, validate};
+pub use validate::{
+    Origin, RecordError, ValidBatch, ValidateError, check_produce_version, cost_estimate, validate,
+};

@@ -1,16 +1,29 @@
-//! The log of one partition: the state that its shard owns.
+//! The log of one partition: the state that its shard owns, and its write path.
+//!
+//! ```text
+//! log_start <= recovery_point <= written_end <= log_end
+//!                                 |            `- staged: has offsets, no write has completed
+//!                                 `- readable and ackable
+//! ```
+//! Appends are staged and coalesced; one write is in flight at a time. Everything that an append changes (end offset,
+//! segment, indexes, producers, epochs, memory tail) changes when it is staged, and an undo record per batch takes it back
+//! if the write fails.
 
+use crate::batch::{self, BatchHeader, Records};
 use crate::config::LogConfig;
-use crate::epoch::EpochEnd;
-use crate::jobs::{CloseJob, Closed, DeleteJob, EpochJob, SealJob, Sealed};
-use crate::lookup::TimestampLookup;
-use crate::producer_state::ProducerState;
-use crate::read::{ReadPlan, ReadRequest, Scan};
+use crate::epoch::{EpochCache, EpochEnd};
+use crate::producer_state::{self, Check, ProducerState};
+use crate::read::{PositionCache, Tail, TailBatch};
 use crate::recovery::LoadedLog;
+use crate::segment::{
+    BatchAt, INDEX_SUFFIX, LOG_SUFFIX, Segment, SegmentMark, SegmentState, segment_path,
+};
 use crate::validate::ValidBatch;
-use bytes::Bytes;
-use flumen_base::{ErrorCode, FileId, LeaderEpoch, LogFile, Now, Offset};
-use std::path::Path;
+use bytes::{Bytes, BytesMut};
+use flumen_base::{ErrorCode, FileId, LeaderEpoch, LogFile, Mono, Now, Offset};
+use smallvec::{SmallVec, smallvec};
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -55,6 +68,12 @@ pub struct AppendError {
     pub message: String,
 }
 
+impl AppendError {
+    fn new(code: ErrorCode, message: String) -> Self {
+        Self { code, message }
+    }
+}
+
 /// One coalesced write. Carry it out as `DiskOp::Write`, then call [`Log::write_done`].
 #[derive(Debug)]
 pub struct WriteOp {
@@ -89,21 +108,118 @@ pub enum WriteDone {
     Failed(Offset),
 }
 
-/// The log of one partition.
+/// Batches up to this length are copied into one buffer with their header: cheaper than two buffers in a write.
+const COPY_LEN_MAX: usize = 4096;
+/// Buffers of one write (IOV_MAX is 1024).
+const WRITE_BUFS_MAX: usize = 1000;
+
+/// The log of one partition. See the module for its offsets.
+#[derive(Debug)]
 pub struct Log {
-    config: Arc<LogConfig>,
+    pub(crate) dir: PathBuf,
+    pub(crate) config: Arc<LogConfig>,
+    ids: FileIds,
+    /// Ascending; never empty; only the last is active.
+    pub(crate) segments: VecDeque<Segment>,
+    pub(crate) log_start: i64,
+    pub(crate) log_end: i64,
+    pub(crate) written_end: i64,
+    pub(crate) recovery_point: i64,
+    /// Everything written to the active segment below this offset was synced.
+    synced_end: i64,
+    unflushed_records: i64,
+    last_flush: Option<Mono>,
+    sync_in_flight: bool,
+    staged: VecDeque<Staged>,
+    in_flight: Option<InFlight>,
+    undo: VecDeque<AppendUndo>,
+    /// A write or a seal failed: no more appends.
+    pub(crate) failed: bool,
+    pub(crate) producers: ProducerState,
+    pub(crate) epochs: EpochCache,
+    pub(crate) epochs_dirty: bool,
+    pub(crate) tail: Tail,
+    pub(crate) positions: PositionCache,
+}
+
+/// Batches staged for one segment, one behind the other.
+#[derive(Debug)]
+struct Staged {
+    segment: i64,
+    pos: u64,
+    bufs: Vec<Bytes>,
+    len: u64,
+    records: i64,
+    end_offset: i64,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    segment: i64,
+    end_pos: u64,
+    records: i64,
+    end_offset: i64,
+    sync: bool,
+}
+
+/// Takes one staged append back.
+#[derive(Debug)]
+struct AppendUndo {
+    base_offset: i64,
+    segment: i64,
+    mark: SegmentMark,
+    producer: Option<Box<producer_state::Undo>>,
 }
 
 impl Log {
     /// The log as [`crate::recovery::load`] found it.
-    pub fn from_loaded(loaded: LoadedLog, config: Arc<LogConfig>, ids: FileIds) -> Self {
-        let _ = (loaded, ids);
-        Self { config }
+    pub fn from_loaded(loaded: LoadedLog, ids: FileIds) -> Self {
+        let dir = loaded.dir;
+        let config = loaded.config;
+        let mut segments = VecDeque::with_capacity(loaded.segments.len());
+        for found in loaded.segments {
+            let file = new_file(&ids, &dir, found.base_offset, LOG_SUFFIX);
+            let index_file = new_file(&ids, &dir, found.base_offset, INDEX_SUFFIX);
+            let mut segment =
+                Segment::empty(found.base_offset, file, index_file, &config, loaded.now_ms);
+            segment.state = SegmentState::Sealed;
+            segment.mark = found.mark;
+            segment.written = found.mark.size;
+            segment.index = found.index;
+            segment.times = found.times;
+            segments.push_back(segment);
+        }
+        if let Some(active) = segments.back_mut() {
+            active.state = SegmentState::Active;
+        }
+        Self {
+            dir,
+            config,
+            ids,
+            segments,
+            log_start: loaded.log_start,
+            log_end: loaded.log_end,
+            written_end: loaded.log_end,
+            recovery_point: loaded.recovery_point,
+            synced_end: loaded.recovery_point,
+            unflushed_records: 0,
+            last_flush: None,
+            sync_in_flight: false,
+            staged: VecDeque::new(),
+            in_flight: None,
+            undo: VecDeque::new(),
+            failed: false,
+            producers: loaded.producers,
+            epochs: loaded.epochs,
+            epochs_dirty: false,
+            tail: Tail::default(),
+            positions: PositionCache::default(),
+        }
     }
 
     /// Its directory.
     pub fn dir(&self) -> &Path {
-        todo!()
+        &self.dir
     }
 
     /// Its settings.
@@ -125,170 +241,380 @@ impl Log {
         batch: ValidBatch,
         leader_epoch: LeaderEpoch,
     ) -> Result<AppendInfo, AppendError> {
-        let _ = (now, batch, leader_epoch);
-        todo!()
+        if self.failed {
+            let message = "the log failed and waits to be loaded again".to_owned();
+            return Err(AppendError::new(ErrorCode::KafkaStorageError, message));
+        }
+        let len = batch.len() as u64;
+        if len > u64::from(self.config.segment_bytes) {
+            let message = format!(
+                "Message batch size is {len} bytes which exceeds the maximum configured segment size of {}",
+                self.config.segment_bytes
+            );
+            return Err(AppendError::new(ErrorCode::RecordListTooLarge, message));
+        }
+        if let Check::Duplicate(known) = self.producers.check(&batch.header(), batch.origin)? {
+            return Ok(AppendInfo {
+                base_offset: Offset(known.first_offset()),
+                last_offset: Offset(known.last_offset),
+                log_append_time_ms: known.timestamp,
+                log_start_offset: Offset(self.log_start),
+                duplicate: true,
+            });
+        }
+        let mut header = batch.header;
+        batch::set_position(&mut header, self.log_end, leader_epoch);
+        let view = BatchHeader::from_array(&header);
+        let info = AppendInfo {
+            base_offset: Offset(self.log_end),
+            last_offset: Offset(view.last_offset()),
+            log_append_time_ms: batch.log_append_time_ms,
+            log_start_offset: Offset(self.log_start),
+            duplicate: false,
+        };
+        self.stage(now, &view, &batch, len);
+        Ok(info)
+    }
+
+    fn stage(&mut self, now: Now, header: &BatchHeader<'_>, batch: &ValidBatch, len: u64) {
+        self.maybe_roll(now, header, len);
+        let marker = match header.is_control() {
+            true => Records::new(&batch.records, header.count()).next(),
+            false => None,
+        };
+        let marker = marker.as_ref().and_then(|m| m.as_ref().ok());
+        let producer = self.producers.apply(header, marker).map(Box::new);
+        if self
+            .epochs
+            .assign(header.leader_epoch(), header.base_offset())
+        {
+            self.epochs_dirty = true;
+        }
+        let interval = self.config.index_interval_bytes;
+        let Some(active) = self.segments.back_mut() else {
+            return; // there always is an active segment
+        };
+        self.undo.push_back(AppendUndo {
+            base_offset: header.base_offset(),
+            segment: active.base_offset,
+            mark: active.mark,
+            producer,
+        });
+        let (segment, pos) = (active.base_offset, active.mark.size);
+        active.account(header, len, interval);
+        active.modified_ms = now.wall_ms;
+        self.log_end = header.last_offset() + 1;
+        let bufs = buffers(header, batch);
+        self.tail.push(TailBatch {
+            base_offset: header.base_offset(),
+            last_offset: header.last_offset(),
+            segment,
+            pos,
+            len,
+            bufs: bufs.clone(),
+        });
+        let records = i64::from(header.count());
+        match self.staged.back_mut() {
+            Some(staged) if staged.segment == segment && staged.bufs.len() < WRITE_BUFS_MAX => {
+                staged.bufs.extend(bufs);
+                staged.len += len;
+                staged.records += records;
+                staged.end_offset = self.log_end;
+            }
+            _ => self.staged.push_back(Staged {
+                segment,
+                pos,
+                bufs: bufs.into_vec(),
+                len,
+                records,
+                end_offset: self.log_end,
+            }),
+        }
+    }
+
+    fn maybe_roll(&mut self, now: Now, header: &BatchHeader<'_>, len: u64) {
+        let at = BatchAt {
+            len,
+            last_offset: header.last_offset(),
+            max_timestamp: header.max_timestamp(),
+        };
+        let active = self.segments.back();
+        if active.is_some_and(|active| active.should_roll(&self.config, &at, now.wall_ms)) {
+            self.roll(now);
+        }
+    }
+
+    /// Ends the active segment at the log end and begins the next. An empty one has nothing to end.
+    pub(crate) fn roll(&mut self, now: Now) {
+        let base = self.log_end;
+        if let Some(active) = self.segments.back_mut() {
+            if active.base_offset == base {
+                return;
+            }
+            active.state = SegmentState::Rolled;
+            active.push_max_time();
+            active.roll_snapshot = Some(self.producers.encode());
+        }
+        let file = new_file(&self.ids, &self.dir, base, LOG_SUFFIX);
+        let index_file = new_file(&self.ids, &self.dir, base, INDEX_SUFFIX);
+        let segment = Segment::empty(base, file, index_file, &self.config, now.wall_ms);
+        self.segments.push_back(segment);
     }
 
     /// The next write, unless one is in flight or nothing is staged.
     pub fn take_write(&mut self) -> Option<WriteOp> {
-        todo!()
+        if self.in_flight.is_some() {
+            return None;
+        }
+        let staged = self.staged.pop_front()?;
+        let index = self.segment_index(staged.segment)?;
+        let file = Arc::clone(&self.segments.get(index)?.file);
+        let unflushed = self.unflushed_records.saturating_add(staged.records);
+        let sync = unflushed >= self.config.flush_messages;
+        self.in_flight = Some(InFlight {
+            segment: staged.segment,
+            end_pos: staged.pos + staged.len,
+            records: staged.records,
+            end_offset: staged.end_offset,
+            sync,
+        });
+        Some(WriteOp {
+            file,
+            pos: staged.pos,
+            bufs: staged.bufs,
+            end_offset: Offset(staged.end_offset),
+            sync,
+        })
     }
 
     /// The write in flight has ended. More may be staged: call [`Log::take_write`] again.
     pub fn write_done(&mut self, ok: bool) -> WriteDone {
-        let _ = ok;
-        todo!()
+        let Some(write) = self.in_flight.take() else {
+            return WriteDone::Advanced(Offset(self.written_end));
+        };
+        if !ok {
+            self.revert();
+            return WriteDone::Failed(Offset(self.written_end));
+        }
+        self.written_end = write.end_offset;
+        if let Some(index) = self.segment_index(write.segment)
+            && let Some(segment) = self.segments.get_mut(index)
+        {
+            segment.written = write.end_pos;
+        }
+        while self
+            .undo
+            .front()
+            .is_some_and(|u| u.base_offset < write.end_offset)
+        {
+            self.undo.pop_front();
+        }
+        if write.sync {
+            self.unflushed_records = 0;
+            self.note_synced(write.end_offset);
+        } else {
+            self.unflushed_records = self.unflushed_records.saturating_add(write.records);
+        }
+        WriteDone::Advanced(Offset(self.written_end))
+    }
+
+    /// Takes everything back that is staged, the latest first.
+    fn revert(&mut self) {
+        self.failed = true;
+        self.staged.clear();
+        while let Some(undo) = self.undo.pop_back() {
+            if let Some(producer) = undo.producer {
+                self.producers.undo(*producer);
+            }
+            if let Some(index) = self.segment_index(undo.segment)
+                && let Some(segment) = self.segments.get_mut(index)
+            {
+                segment.restore(undo.mark);
+            }
+        }
+        self.log_end = self.written_end;
+        self.epochs_dirty |= self.epochs.truncate_end(self.log_end);
+        self.tail.truncate(self.log_end);
+        self.positions.truncate(self.log_end);
+        while self.segments.len() > 1
+            && self
+                .segments
+                .back()
+                .is_some_and(|s| s.base_offset > self.log_end)
+        {
+            self.segments.pop_back();
+            if let Some(last) = self.segments.back_mut() {
+                last.state = SegmentState::Active;
+                last.roll_snapshot = None;
+            }
+        }
     }
 
     /// The sync that `flush.ms` asks for by now.
     pub fn take_sync(&mut self, now: Now) -> Option<SyncOp> {
-        let _ = now;
-        todo!()
+        if self.config.flush_ms == i64::MAX || self.unflushed_records == 0 || self.sync_in_flight {
+            return None;
+        }
+        let due = self
+            .last_flush
+            .get_or_insert(now.mono)
+            .plus_ms(self.config.flush_ms);
+        if now.mono < due {
+            return None;
+        }
+        self.last_flush = Some(now.mono);
+        self.sync_in_flight = true;
+        let file = Arc::clone(&self.segments.back()?.file);
+        let end_offset = Offset(self.written_end);
+        Some(SyncOp { file, end_offset })
     }
 
     /// The sync has ended.
     pub fn sync_done(&mut self, end_offset: Offset, ok: bool) {
-        let _ = (end_offset, ok);
-        todo!()
+        self.sync_in_flight = false;
+        if ok {
+            self.unflushed_records = 0;
+            self.note_synced(end_offset.0);
+        } else {
+            self.failed = true;
+        }
+    }
+
+    fn note_synced(&mut self, end_offset: i64) {
+        self.synced_end = self.synced_end.max(end_offset);
+        self.advance_recovery_point();
+    }
+
+    /// Everything before the first segment that is not sealed is on disk, and of the active one what was synced.
+    pub(crate) fn advance_recovery_point(&mut self) {
+        let first = self
+            .segments
+            .iter()
+            .find(|s| s.state != SegmentState::Sealed);
+        let Some(first) = first else { return };
+        let mut point = first.base_offset;
+        if first.state == SegmentState::Active {
+            point = point.max(self.synced_end);
+        }
+        self.recovery_point = self.recovery_point.max(point.min(self.written_end));
     }
 
     /// Whether a write is staged or in flight.
     pub fn has_pending_writes(&self) -> bool {
-        todo!()
+        self.in_flight.is_some() || !self.staged.is_empty()
+    }
+
+    /// Whether a write failed: the log takes no more appends until it is loaded again.
+    pub fn has_failed(&self) -> bool {
+        self.failed
     }
 
     // ---- offsets ----
 
     /// One above the last staged record.
     pub fn log_end_offset(&self) -> Offset {
-        todo!()
+        Offset(self.log_end)
     }
 
     /// One above the last written record: the most that may be read or acked.
     pub fn written_end_offset(&self) -> Offset {
-        todo!()
+        Offset(self.written_end)
     }
 
     /// Everything below is on disk (Kafka's recovery point).
     pub fn recovery_point(&self) -> Offset {
-        todo!()
+        Offset(self.recovery_point)
     }
 
     /// The first offset that may be read.
     pub fn log_start_offset(&self) -> Offset {
-        todo!()
+        Offset(self.log_start)
     }
 
     /// First offset of the earliest open transaction (the last stable offset is the lesser of this and the high
     /// watermark).
     pub fn first_unstable_offset(&self) -> Option<Offset> {
-        todo!()
+        self.producers.first_open_txn().map(Offset)
     }
 
     /// Bytes of all segments (written).
     pub fn size_bytes(&self) -> u64 {
-        todo!()
+        self.segments.iter().map(|s| s.written).sum()
     }
 
-    /// Idempotent producers known here.
+    /// Segments, the active one included.
+    pub fn segment_count(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Producers known here.
     pub fn producers(&self) -> &ProducerState {
-        todo!()
-    }
-
-    /// The last epoch that appended here, -1 when none did.
-    pub fn latest_epoch(&self) -> LeaderEpoch {
-        todo!()
-    }
-
-    /// OffsetForLeaderEpoch: the largest epoch at or below `epoch`, and its end offset.
-    pub fn end_offset_for_epoch(&self, epoch: LeaderEpoch) -> EpochEnd {
-        let _ = epoch;
-        todo!()
-    }
-
-    /// The epoch whose records stand at `offset` (ListOffsets answers it beside -1 and -2).
-    pub fn epoch_at(&self, offset: Offset) -> LeaderEpoch {
-        let _ = offset;
-        todo!()
-    }
-
-    // ---- read ----
-
-    /// How to serve a fetch.
-    pub fn plan_read(&mut self, request: &ReadRequest) -> ReadPlan {
-        let _ = request;
-        todo!()
-    }
-
-    /// Goes on with a read whose scan has come back.
-    pub fn resume_read(&mut self, scan: Scan, bytes: &[u8]) -> ReadPlan {
-        let _ = (scan, bytes);
-        todo!()
-    }
-
-    /// A job that finds an offset by time: run it, it reads the disk.
-    pub fn lookup(&self, target: crate::lookup::Target, upper_bound: Offset) -> TimestampLookup {
-        let _ = (target, upper_bound);
-        todo!()
-    }
-
-    /// Bytes in the memory tail.
-    pub fn tail_bytes(&self) -> usize {
-        todo!()
-    }
-
-    /// The most bytes that the memory tail may hold from now on (0 keeps none); evicts at once.
-    pub fn set_tail_budget(&mut self, bytes: usize) {
-        let _ = bytes;
-        todo!()
-    }
-
-    // ---- beside the hot path ----
-
-    /// The job that finishes the oldest rolled segment (sync, indexes, producer snapshot), if there is one and none runs.
-    pub fn take_seal_job(&mut self) -> Option<SealJob> {
-        todo!()
-    }
-
-    /// The seal job has ended.
-    pub fn seal_done(&mut self, result: std::io::Result<Sealed>) {
-        let _ = result;
-        todo!()
-    }
-
-    /// The job that writes `leader-epoch-checkpoint`, if the epochs changed.
-    pub fn take_epoch_job(&mut self) -> Option<EpochJob> {
-        todo!()
-    }
-
-    /// DeleteRecords: nothing below `offset` may be read any more. At most the high watermark, which the caller checks.
-    /// True when it moved.
-    pub fn advance_log_start(&mut self, offset: Offset) -> bool {
-        let _ = offset;
-        todo!()
-    }
-
-    /// Takes the segments that retention (time, size, log start offset) lets go out of the log, and returns the job that
-    /// removes their files. Only what is below `high_watermark` goes. May roll the active segment.
-    pub fn retention(&mut self, now: Now, high_watermark: Offset) -> Option<DeleteJob> {
-        let _ = (now, high_watermark);
-        todo!()
+        &self.producers
     }
 
     /// Forgets producers that were silent for `producer.id.expiration.ms`.
     pub fn expire_producers(&mut self, now: Now) {
-        let _ = now;
-        todo!()
+        if !self.has_pending_writes() {
+            let after = self.config.producer_id_expiration_ms;
+            self.producers.expire(now.wall_ms, after);
+        }
     }
 
-    /// For a clean shutdown, with nothing staged: the job that syncs the log and writes all indexes and the snapshot.
-    pub fn close_job(&mut self) -> CloseJob {
-        todo!()
+    /// The last epoch that appended here, -1 when none did.
+    pub fn latest_epoch(&self) -> LeaderEpoch {
+        self.epochs.latest().unwrap_or(-1)
     }
 
-    /// The close job has ended well.
-    pub fn close_done(&mut self, closed: Closed) {
-        let _ = closed;
-        todo!()
+    /// OffsetForLeaderEpoch: the largest epoch at or below `epoch`, and its end offset.
+    pub fn end_offset_for_epoch(&self, epoch: LeaderEpoch) -> EpochEnd {
+        self.epochs.end_offset(epoch, self.written_end)
+    }
+
+    /// The epoch whose records stand at `offset` (ListOffsets answers it beside -1 and -2).
+    pub fn epoch_at(&self, offset: Offset) -> LeaderEpoch {
+        self.epochs.at(offset.0)
+    }
+
+    /// Bytes in the memory tail.
+    pub fn tail_bytes(&self) -> usize {
+        self.tail.bytes()
+    }
+
+    /// The most bytes that the memory tail may hold from now on (0, the first value, keeps none); evicts at once.
+    pub fn set_tail_budget(&mut self, bytes: usize) {
+        self.tail.set_budget(bytes);
+    }
+
+    /// Index of the segment with exactly this base offset.
+    pub(crate) fn segment_index(&self, base_offset: i64) -> Option<usize> {
+        let index = self
+            .segments
+            .partition_point(|s| s.base_offset < base_offset);
+        let found = self.segments.get(index)?;
+        (found.base_offset == base_offset).then_some(index)
     }
 }
+
+fn new_file(ids: &FileIds, dir: &Path, base_offset: i64, suffix: &str) -> Arc<LogFile> {
+    LogFile::new(ids.next_id(), segment_path(dir, base_offset, suffix))
+}
+
+/// The positioned batch as it is written: header and records apart, so that the records are not copied; or in one copy
+/// where the batch is small, or so small a part of its frame that the memory tail should not pin that.
+fn buffers(header: &BatchHeader<'_>, batch: &ValidBatch) -> SmallVec<[Bytes; 2]> {
+    let len = batch.len();
+    if len <= COPY_LEN_MAX || len < batch.frame_len / 2 {
+        let mut copy = BytesMut::with_capacity(len);
+        copy.extend_from_slice(header.bytes());
+        copy.extend_from_slice(&batch.records);
+        return smallvec![copy.freeze()];
+    }
+    smallvec![
+        Bytes::copy_from_slice(header.bytes()),
+        batch.records.clone()
+    ]
+}
+
+#[cfg(test)]
+#[path = "log_test.rs"]
+mod tests;

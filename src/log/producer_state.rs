@@ -1,5 +1,341 @@
-//! Idempotent producers of one partition.
+//! Idempotent and transactional producers of one partition: what Kafka's ProducerStateManager keeps, and its `.snapshot`
+//! files. State changes when a batch is staged; [`Undo`] takes it back when the write fails.
+
+use crate::batch::{BatchHeader, Record, sequence_sub};
+use crate::log::AppendError;
+use crate::validate::Origin;
+use flumen_base::{ErrorCode, IdMap, ProducerId};
+use smallvec::SmallVec;
+use std::collections::BTreeMap;
+
+/// Batches remembered per producer, for answering duplicates.
+pub const BATCHES_RETAINED: usize = 5;
+
+/// One remembered batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchMeta {
+    /// Sequence of its last record.
+    pub last_sequence: i32,
+    /// Offset of its last record.
+    pub last_offset: i64,
+    /// Last offset less first offset.
+    pub offset_delta: i32,
+    /// Its max timestamp.
+    pub timestamp: i64,
+}
+
+impl BatchMeta {
+    /// Sequence of its first record.
+    pub fn first_sequence(&self) -> i32 {
+        sequence_sub(self.last_sequence, self.offset_delta)
+    }
+
+    /// Offset of its first record.
+    pub fn first_offset(&self) -> i64 {
+        self.last_offset - i64::from(self.offset_delta)
+    }
+}
+
+/// What is known of one producer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProducerEntry {
+    /// Its epoch, -1 before its first batch.
+    pub epoch: i16,
+    /// Epoch of the transaction coordinator that wrote its last marker, -1 if none did.
+    pub coordinator_epoch: i32,
+    /// Max timestamp of its last batch.
+    pub last_timestamp: i64,
+    /// First offset of its open transaction.
+    pub txn_first_offset: Option<i64>,
+    /// Its last batches of this epoch, oldest first.
+    pub batches: SmallVec<[BatchMeta; BATCHES_RETAINED]>,
+}
+
+impl ProducerEntry {
+    fn empty() -> Self {
+        Self {
+            epoch: -1,
+            coordinator_epoch: -1,
+            last_timestamp: -1,
+            txn_first_offset: None,
+            batches: SmallVec::new(),
+        }
+    }
+
+    /// Sequence of its last record, -1 if none is remembered.
+    pub fn last_sequence(&self) -> i32 {
+        self.batches.last().map_or(-1, |b| b.last_sequence)
+    }
+
+    fn set_epoch(&mut self, epoch: i16) {
+        if self.epoch != epoch {
+            self.batches.clear();
+            self.epoch = epoch;
+        }
+    }
+
+    fn add(&mut self, epoch: i16, batch: BatchMeta) {
+        self.set_epoch(epoch);
+        if self.batches.len() == BATCHES_RETAINED {
+            self.batches.remove(0);
+        }
+        self.batches.push(batch);
+        self.last_timestamp = batch.timestamp;
+    }
+}
+
+/// What a batch is to its producer's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// It may be appended.
+    New,
+    /// It is already in the log, there.
+    Duplicate(BatchMeta),
+}
+
+/// Takes one change back.
+#[derive(Debug)]
+pub struct Undo {
+    producer_id: ProducerId,
+    previous: Option<ProducerEntry>,
+}
 
 /// The producers known to one partition.
 #[derive(Clone, Debug, Default)]
-pub struct ProducerState {}
+pub struct ProducerState {
+    producers: IdMap<ProducerId, ProducerEntry>,
+    /// First offset of each open transaction.
+    open_txns: BTreeMap<i64, ProducerId>,
+}
+
+impl ProducerState {
+    /// Producers, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (ProducerId, &ProducerEntry)> {
+        self.producers.iter().map(|(id, entry)| (*id, entry))
+    }
+
+    /// One producer.
+    pub fn get(&self, id: ProducerId) -> Option<&ProducerEntry> {
+        self.producers.get(&id)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.producers.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.producers.is_empty()
+    }
+
+    /// First offset of the earliest open transaction.
+    pub fn first_open_txn(&self) -> Option<i64> {
+        self.open_txns.keys().next().copied()
+    }
+
+    /// Whether this batch follows what its producer sent before.
+    pub fn check(&self, batch: &BatchHeader<'_>, origin: Origin) -> Result<Check, AppendError> {
+        let Some(entry) = self.producers.get(&batch.producer_id()) else {
+            return Ok(Check::New); // unknown producers may start at any sequence
+        };
+        let (epoch, first) = (batch.producer_epoch(), batch.base_sequence());
+        if origin == Origin::Client && epoch == entry.epoch {
+            let last = batch.last_sequence();
+            let same = |b: &&BatchMeta| b.first_sequence() == first && b.last_sequence == last;
+            if let Some(duplicate) = entry.batches.iter().find(same) {
+                return Ok(Check::Duplicate(*duplicate));
+            }
+        }
+        if batch.is_control() {
+            return Ok(Check::New);
+        }
+        let refuse = |code, what: &str| {
+            let id = batch.producer_id();
+            let message = format!("{what} of producer {id}: epoch {epoch}, sequence {first}");
+            Err(AppendError { code, message })
+        };
+        if epoch < entry.epoch {
+            return refuse(ErrorCode::InvalidProducerEpoch, "Old epoch");
+        }
+        if origin == Origin::Client {
+            let last = entry.last_sequence();
+            let in_order = if epoch != entry.epoch {
+                first == 0 || entry.epoch < 0
+            } else {
+                // After a restart or expiry nothing may be remembered of this epoch: then -1 precedes 0 only.
+                i64::from(first) == i64::from(last) + 1 || (first == 0 && last == i32::MAX)
+            };
+            if !in_order {
+                return refuse(ErrorCode::OutOfOrderSequenceNumber, "Out of order sequence");
+            }
+        }
+        if entry.txn_first_offset.is_some() && !batch.is_transactional() {
+            return refuse(ErrorCode::InvalidTxnState, "Expected transactional write");
+        }
+        Ok(Check::New)
+    }
+
+    /// Takes a checked batch in (also in recovery, where everything is taken). `batch` has its final offsets; `marker` is
+    /// the first record of a control batch.
+    pub fn apply(&mut self, batch: &BatchHeader<'_>, marker: Option<&Record<'_>>) -> Option<Undo> {
+        let id = batch.producer_id();
+        if id < 0 {
+            return None;
+        }
+        let previous = self.producers.get(&id).cloned();
+        let entry = self
+            .producers
+            .entry(id)
+            .or_insert_with(ProducerEntry::empty);
+        if batch.is_control() {
+            if let Some(coordinator_epoch) = marker.and_then(marker_coordinator_epoch) {
+                entry.set_epoch(batch.producer_epoch());
+                entry.coordinator_epoch = coordinator_epoch;
+                entry.last_timestamp = batch.max_timestamp();
+                if let Some(first) = entry.txn_first_offset.take() {
+                    self.open_txns.remove(&first);
+                }
+            }
+        } else {
+            let meta = BatchMeta {
+                last_sequence: batch.last_sequence(),
+                last_offset: batch.last_offset(),
+                offset_delta: batch.last_offset_delta(),
+                timestamp: batch.max_timestamp(),
+            };
+            entry.add(batch.producer_epoch(), meta);
+            if batch.is_transactional() && entry.txn_first_offset.is_none() {
+                entry.txn_first_offset = Some(batch.base_offset());
+                self.open_txns.insert(batch.base_offset(), id);
+            }
+        }
+        Some(Undo {
+            producer_id: id,
+            previous,
+        })
+    }
+
+    /// Takes an [`ProducerState::apply`] back; the latest first.
+    pub fn undo(&mut self, undo: Undo) {
+        let id = undo.producer_id;
+        let current = self.producers.remove(&id);
+        if let Some(first) = current.and_then(|entry| entry.txn_first_offset) {
+            self.open_txns.remove(&first);
+        }
+        if let Some(previous) = undo.previous {
+            self.insert(id, previous);
+        }
+    }
+
+    fn insert(&mut self, id: ProducerId, entry: ProducerEntry) {
+        if let Some(first) = entry.txn_first_offset {
+            self.open_txns.insert(first, id);
+        }
+        self.producers.insert(id, entry);
+    }
+
+    /// Forgets producers that wrote nothing for `expiration_ms` and have no transaction open.
+    pub fn expire(&mut self, now_ms: i64, expiration_ms: i64) {
+        self.producers.retain(|_, entry| {
+            entry.txn_first_offset.is_some()
+                || now_ms.saturating_sub(entry.last_timestamp) < expiration_ms
+        });
+    }
+
+    /// A `.snapshot` file (version 1).
+    pub fn encode(&self) -> Vec<u8> {
+        let mut ids: Vec<_> = self.producers.keys().copied().collect();
+        ids.sort_unstable();
+        let mut entries = Vec::with_capacity(4 + ids.len() * SNAPSHOT_ENTRY_LEN);
+        entries.extend_from_slice(&(ids.len() as i32).to_be_bytes());
+        for id in ids {
+            let Some(entry) = self.producers.get(&id) else {
+                continue;
+            };
+            let last = entry.batches.last();
+            entries.extend_from_slice(&id.to_be_bytes());
+            entries.extend_from_slice(&entry.epoch.to_be_bytes());
+            entries.extend_from_slice(&entry.last_sequence().to_be_bytes());
+            entries.extend_from_slice(&last.map_or(-1, |b| b.last_offset).to_be_bytes());
+            entries.extend_from_slice(&last.map_or(0, |b| b.offset_delta).to_be_bytes());
+            entries.extend_from_slice(&entry.last_timestamp.to_be_bytes());
+            entries.extend_from_slice(&entry.coordinator_epoch.to_be_bytes());
+            entries.extend_from_slice(&entry.txn_first_offset.unwrap_or(-1).to_be_bytes());
+        }
+        let mut out = Vec::with_capacity(SNAPSHOT_PREFIX_LEN + entries.len());
+        out.extend_from_slice(&SNAPSHOT_VERSION.to_be_bytes());
+        out.extend_from_slice(&crc32c::crc32c(&entries).to_be_bytes());
+        out.extend_from_slice(&entries);
+        out
+    }
+
+    /// Reads a `.snapshot` file; `None` if it is corrupt (Kafka then takes an older one).
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (version, rest) = bytes.split_first_chunk::<2>()?;
+        let (crc, entries) = rest.split_first_chunk::<4>()?;
+        if i16::from_be_bytes(*version) != SNAPSHOT_VERSION
+            || u32::from_be_bytes(*crc) != crc32c::crc32c(entries)
+        {
+            return None;
+        }
+        let (count, mut rest) = entries.split_first_chunk::<4>()?;
+        let count = usize::try_from(i32::from_be_bytes(*count)).ok()?;
+        if count.checked_mul(SNAPSHOT_ENTRY_LEN)? != rest.len() {
+            return None;
+        }
+        let mut state = Self::default();
+        while !rest.is_empty() {
+            let id = i64::from_be_bytes(take(&mut rest)?);
+            let epoch = i16::from_be_bytes(take(&mut rest)?);
+            let last_sequence = i32::from_be_bytes(take(&mut rest)?);
+            let last_offset = i64::from_be_bytes(take(&mut rest)?);
+            let offset_delta = i32::from_be_bytes(take(&mut rest)?);
+            let last_timestamp = i64::from_be_bytes(take(&mut rest)?);
+            let coordinator_epoch = i32::from_be_bytes(take(&mut rest)?);
+            let txn_first_offset = i64::from_be_bytes(take(&mut rest)?);
+            let mut entry = ProducerEntry {
+                epoch,
+                coordinator_epoch,
+                last_timestamp,
+                txn_first_offset: (txn_first_offset >= 0).then_some(txn_first_offset),
+                batches: SmallVec::new(),
+            };
+            if last_offset >= 0 {
+                entry.batches.push(BatchMeta {
+                    last_sequence,
+                    last_offset,
+                    offset_delta,
+                    timestamp: last_timestamp,
+                });
+            }
+            state.insert(id, entry);
+        }
+        Some(state)
+    }
+}
+
+const SNAPSHOT_VERSION: i16 = 1;
+const SNAPSHOT_PREFIX_LEN: usize = 6;
+const SNAPSHOT_ENTRY_LEN: usize = 8 + 2 + 4 + 8 + 4 + 8 + 4 + 8;
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, tail) = rest.split_first_chunk::<N>()?;
+    *rest = tail;
+    Some(*head)
+}
+
+/// Coordinator epoch in a transaction marker (key: version i16, type i16; value: version i16, epoch i32); `None` for other
+/// control records.
+fn marker_coordinator_epoch(record: &Record<'_>) -> Option<i32> {
+    let kind = record.key?.get(2..4)?;
+    if !matches!(kind, [0, 0 | 1]) {
+        return None;
+    }
+    let epoch = record.value?.get(2..)?.first_chunk::<4>()?;
+    Some(i32::from_be_bytes(*epoch))
+}
+
+#[cfg(test)]
+#[path = "producer_state_test.rs"]
+mod tests;

@@ -1,10 +1,38 @@
 //! Loading a partition's directory at start: what Kafka's LogLoader does, as a job over the disk.
+//!
+//! After a clean shutdown no log data is read but what stands behind the active segment's last index entry. After an
+//! unclean one the segments from the recovery point on are read as a whole: the first batch that is not whole and valid
+//! ends the log, its bytes and all later segments go, and indexes are rebuilt. Producer state comes from the latest
+//! snapshot below the end and the batches behind it.
 
+use crate::batch::{Batch, BatchHeader, HEADER_LEN, Records};
+use crate::checkpoint;
 use crate::config::LogConfig;
-use flumen_base::{Disk, Offset, TopicId};
+use crate::epoch::{self, EpochCache};
+use crate::index::{self, IndexEntry, OFFSET_ENTRY_LEN, OffsetIndex, TimeEntry};
+use crate::jobs::replace;
+use crate::producer_state::ProducerState;
+use crate::scan::{self, Scanner};
+use crate::segment::{
+    DELETED_SUFFIX, INDEX_SUFFIX, LOG_SUFFIX, SNAPSHOT_SUFFIX, SegmentMark, TIME_INDEX_SUFFIX,
+    TXN_INDEX_SUFFIX, offset_of_name, push_index, segment_path,
+};
+use flumen_base::{Disk, DiskFile, Offset, OpenMode, TopicId};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// No index file is longer (Kafka's `segment.index.bytes` is an i32).
+const INDEX_FILE_MAX: u64 = i32::MAX as u64;
+const SNAPSHOT_FILE_MAX: u64 = 1 << 30;
+const EPOCH_FILE_MAX: u64 = 16 << 20;
+const SEGMENT_SUFFIXES: [&str; 4] = [
+    LOG_SUFFIX,
+    INDEX_SUFFIX,
+    TIME_INDEX_SUFFIX,
+    TXN_INDEX_SUFFIX,
+];
 
 /// What to load and what is known about it.
 #[derive(Clone, Debug)]
@@ -21,7 +49,7 @@ pub struct LoadParams {
     pub clean: bool,
     /// Wall clock in milliseconds, for producer expiry.
     pub now_ms: i64,
-    /// Written to `partition.metadata` when that is missing; a file with another id is an error.
+    /// Written to `partition.metadata` when that is missing; a file with another id is an error (`InvalidData`).
     pub topic_id: TopicId,
 }
 
@@ -32,8 +60,6 @@ pub struct LoadReport {
     pub segments: usize,
     /// Segments whose batches were read and whose indexes were rebuilt.
     pub segments_recovered: usize,
-    /// Bytes of log data read.
-    pub bytes_scanned: u64,
     /// Bytes cut off a torn tail.
     pub bytes_truncated: u64,
     /// Files removed: leftovers and segments behind a cut.
@@ -46,19 +72,586 @@ pub struct LoadReport {
 #[derive(Debug)]
 pub struct LoadedLog {
     pub(crate) dir: PathBuf,
+    pub(crate) config: Arc<LogConfig>,
+    pub(crate) now_ms: i64,
+    /// Ascending, not empty; the last is the active one.
+    pub(crate) segments: Vec<LoadedSegment>,
+    pub(crate) log_start: i64,
+    pub(crate) log_end: i64,
+    pub(crate) recovery_point: i64,
+    pub(crate) producers: ProducerState,
+    pub(crate) epochs: EpochCache,
     /// What was done.
     pub report: LoadReport,
 }
 
-/// Loads a partition's directory. Blocking: for a job.
-pub fn load(disk: &dyn Disk, params: LoadParams) -> io::Result<LoadedLog> {
-    let _ = (disk, params);
-    todo!()
+impl LoadedLog {
+    /// One above its last record.
+    pub fn log_end_offset(&self) -> Offset {
+        Offset(self.log_end)
+    }
 }
 
-/// Removes what a crash left in a log directory: `-delete` directories and, of `strays`, nothing (they are the caller's).
-/// Returns the names removed.
-pub fn remove_deleted_dirs(disk: &dyn Disk, log_dir: &Path) -> io::Result<Vec<String>> {
-    let _ = (disk, log_dir);
-    todo!()
+#[derive(Debug)]
+pub(crate) struct LoadedSegment {
+    pub(crate) base_offset: i64,
+    pub(crate) mark: SegmentMark,
+    pub(crate) index: OffsetIndex,
+    pub(crate) times: Vec<TimeEntry>,
+    /// One above its last record.
+    end: i64,
 }
+
+/// Loads a partition's directory. Blocking: for a job.
+pub fn load(disk: &dyn Disk, params: LoadParams) -> io::Result<LoadedLog> {
+    let mut loader = Loader {
+        disk,
+        params,
+        epochs: EpochCache::default(),
+        epochs_changed: false,
+        report: LoadReport::default(),
+    };
+    loader.prepare_dir()?;
+    loader.load_epochs()?;
+    let bases = loader.list_segments()?;
+    loader.report.segments = bases.len();
+    let segments = loader.load_segments(bases)?;
+    loader.finish(segments)
+}
+
+/// Removes `-delete` directories that a crash left in a log directory; returns their names.
+pub fn remove_deleted_dirs(disk: &dyn Disk, log_dir: &Path) -> io::Result<Vec<String>> {
+    let mut removed = Vec::new();
+    for (name, is_dir) in disk.list(log_dir)? {
+        if is_dir && name.ends_with("-delete") {
+            disk.remove_dir_all(&log_dir.join(&name))?;
+            removed.push(name);
+        }
+    }
+    removed.sort();
+    Ok(removed)
+}
+
+struct Loader<'a> {
+    disk: &'a dyn Disk,
+    params: LoadParams,
+    epochs: EpochCache,
+    epochs_changed: bool,
+    report: LoadReport,
+}
+
+impl Loader<'_> {
+    fn path(&self, base_offset: i64, suffix: &str) -> PathBuf {
+        segment_path(&self.params.dir, base_offset, suffix)
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        match self.disk.remove_file(&self.params.dir.join(name)) {
+            Ok(()) => {
+                self.report.files_removed.push(name.to_owned());
+                Ok(())
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn prepare_dir(&mut self) -> io::Result<()> {
+        let dir = &self.params.dir;
+        let fresh = self.disk.list(dir).is_err();
+        self.disk.create_dir_all(dir)?;
+        if fresh && let Some(parent) = dir.parent() {
+            self.disk.sync_dir(parent)?;
+        }
+        let id = self.params.topic_id;
+        match checkpoint::read_partition_metadata(self.disk, dir)? {
+            None => checkpoint::write_partition_metadata(self.disk, dir, id),
+            Some(found) if found == id => Ok(()),
+            Some(found) => {
+                let message = format!("{} is of topic id {found}, not {id}", dir.display());
+                Err(io::Error::new(io::ErrorKind::InvalidData, message))
+            }
+        }
+    }
+
+    /// Removes leftovers, completes an interrupted swap of compacted segments, and returns the segments' bases.
+    fn list_segments(&mut self) -> io::Result<BTreeSet<i64>> {
+        let mut names: Vec<String> = self
+            .disk
+            .list(&self.params.dir)?
+            .into_iter()
+            .map(|n| n.0)
+            .collect();
+        names.sort();
+        let cleaned = names.iter().filter_map(|n| leftover(n, ".cleaned")).min();
+        for name in &names {
+            let swap = leftover(name, ".swap");
+            let half_split = swap.is_some_and(|offset| cleaned.is_some_and(|c| offset >= c));
+            if [DELETED_SUFFIX, ".cleaned", ".tmp"]
+                .iter()
+                .any(|s| name.ends_with(s))
+                || half_split
+            {
+                self.remove(name)?;
+            }
+        }
+        names.retain(|n| !self.report.files_removed.contains(n));
+        let swaps: Vec<i64> = names
+            .iter()
+            .filter_map(|n| offset_of_name(n.strip_suffix(".swap")?, LOG_SUFFIX))
+            .collect();
+        self.complete_swaps(&names, &swaps)?;
+        let names: Vec<String> = self
+            .disk
+            .list(&self.params.dir)?
+            .into_iter()
+            .map(|n| n.0)
+            .collect();
+        let bases: BTreeSet<i64> = names
+            .iter()
+            .filter_map(|n| offset_of_name(n, LOG_SUFFIX))
+            .collect();
+        for name in &names {
+            let suffixes = &SEGMENT_SUFFIXES[1..];
+            let base = suffixes
+                .iter()
+                .find_map(|suffix| offset_of_name(name, suffix));
+            if base.is_some_and(|base| !bases.contains(&base)) {
+                self.remove(name)?; // an index without its records
+            }
+        }
+        Ok(bases)
+    }
+
+    /// The segments that the swapped ones replace go, then the swapped ones get their names.
+    fn complete_swaps(&mut self, names: &[String], swaps: &[i64]) -> io::Result<()> {
+        let (Some(&first), Some(&last)) = (swaps.iter().min(), swaps.iter().max()) else {
+            return Ok(());
+        };
+        let path = self.path(last, &format!("{LOG_SUFFIX}.swap"));
+        let file = self.disk.open(&path, OpenMode::Read)?;
+        let mut end = last;
+        let mut scanner = Scanner::new(&*file, 0, file.len()?, false);
+        while let Ok(Some(batch)) = scanner.next_header()? {
+            end = batch.header().last_offset() + 1;
+        }
+        for name in names {
+            let replaced = SEGMENT_SUFFIXES
+                .iter()
+                .find_map(|suffix| offset_of_name(name, suffix));
+            if replaced.is_some_and(|base| base >= first && base < end) {
+                self.remove(name)?;
+            }
+        }
+        for name in names {
+            if let Some(target) = name.strip_suffix(".swap") {
+                let dir = &self.params.dir;
+                self.disk.rename(&dir.join(name), &dir.join(target))?;
+            }
+        }
+        self.disk.sync_dir(&self.params.dir)
+    }
+
+    fn load_epochs(&mut self) -> io::Result<()> {
+        let path = self.params.dir.join(epoch::FILE_NAME);
+        match checkpoint::read_text(self.disk, &path, EPOCH_FILE_MAX) {
+            // A file that can't be read is made again from the batches that are scanned.
+            Ok(text) => {
+                self.epochs = text
+                    .as_deref()
+                    .and_then(EpochCache::decode)
+                    .unwrap_or_default()
+            }
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => {}
+            Err(e) => return Err(e),
+        }
+        Ok(())
+    }
+
+    fn load_segments(&mut self, bases: BTreeSet<i64>) -> io::Result<Vec<LoadedSegment>> {
+        let point = self.params.recovery_point.0;
+        let first_unflushed = bases.range(..=point).next_back().or(bases.first()).copied();
+        let mut segments: Vec<LoadedSegment> = Vec::with_capacity(bases.len());
+        let mut scanned_end: Option<i64> = None;
+        let all: Vec<i64> = bases.into_iter().collect();
+        for (i, &base) in all.iter().enumerate() {
+            let next = all.get(i + 1).copied();
+            let unflushed =
+                !self.params.clean && first_unflushed.is_some_and(|first| base >= first);
+            // Lost writes can end a segment at a batch boundary: then the next one does not join it. (After compaction
+            // segments need not join.)
+            if scanned_end.is_some_and(|end| base != end)
+                && !self.params.config.cleanup_policy.compact
+            {
+                self.report.cut = Some(format!("segment {base} does not follow the one before it"));
+                self.remove_segments(&all[i..])?;
+                break;
+            }
+            let loaded = match unflushed {
+                true => None,
+                false => self.load_trusted(base, next)?,
+            };
+            if let Some(segment) = loaded {
+                segments.push(segment);
+                continue;
+            }
+            let cut_before = self.report.cut.is_some();
+            let segment = self.recover_segment(base)?;
+            scanned_end = unflushed.then_some(segment.end);
+            segments.push(segment);
+            if !cut_before && self.report.cut.is_some() {
+                self.remove_segments(&all[i + 1..])?;
+                break;
+            }
+        }
+        Ok(segments)
+    }
+
+    fn remove_segments(&mut self, bases: &[i64]) -> io::Result<()> {
+        for base in bases {
+            for suffix in SEGMENT_SUFFIXES {
+                self.remove(&format!("{base:020}{suffix}"))?;
+            }
+        }
+        self.disk.sync_dir(&self.params.dir)
+    }
+
+    /// A segment whose files may be trusted; `None` if they don't look so after all, and it must be recovered.
+    fn load_trusted(&mut self, base: i64, next: Option<i64>) -> io::Result<Option<LoadedSegment>> {
+        let size = self.disk.len(&self.path(base, LOG_SUFFIX))?;
+        let index_len = match self.disk.len(&self.path(base, INDEX_SUFFIX)) {
+            Err(_) if size > 0 => return Ok(None),
+            Err(_) => 0,
+            Ok(len) if len % OFFSET_ENTRY_LEN as u64 != 0 => return Ok(None),
+            Ok(len) => len,
+        };
+        match next {
+            Some(next) => self.load_sealed(base, next, size, index_len).map(Some),
+            None => self.load_active(base, size),
+        }
+    }
+
+    fn load_sealed(
+        &mut self,
+        base: i64,
+        next: i64,
+        size: u64,
+        index_len: u64,
+    ) -> io::Result<LoadedSegment> {
+        let mut mark = empty_mark(base);
+        mark.size = size;
+        if let Some(last) = self.last_time_entry(base)? {
+            mark.max_timestamp = last.timestamp;
+            mark.max_timestamp_offset = base + i64::from(last.offset);
+        }
+        mark.index_len = usize::try_from(index_len).map_err(io::Error::other)? / OFFSET_ENTRY_LEN;
+        Ok(LoadedSegment {
+            base_offset: base,
+            mark,
+            index: OffsetIndex::Cold {
+                entries: mark.index_len,
+            },
+            times: Vec::new(),
+            end: next,
+        })
+    }
+
+    fn last_time_entry(&self, base: i64) -> io::Result<Option<TimeEntry>> {
+        let path = self.path(base, TIME_INDEX_SUFFIX);
+        let file = match self.disk.open(&path, OpenMode::Read) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        let len = file.len()?;
+        let entries = len / index::TIME_ENTRY_LEN as u64;
+        if entries == 0 {
+            return Ok(None);
+        }
+        let mut bytes = [0; index::TIME_ENTRY_LEN];
+        let pos = (entries - 1) * index::TIME_ENTRY_LEN as u64;
+        file.read_exact_at(&mut bytes, pos)?;
+        Ok(index::decode_times(&bytes).next())
+    }
+
+    /// The active segment after a clean shutdown: its indexes, and the headers behind the last index entry.
+    fn load_active(&mut self, base: i64, size: u64) -> io::Result<Option<LoadedSegment>> {
+        let read = |suffix| match self.disk.read_all(&self.path(base, suffix), INDEX_FILE_MAX) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            result => result,
+        };
+        let entries: Vec<IndexEntry> = index::decode_offsets(&read(INDEX_SUFFIX)?).collect();
+        let times: Vec<TimeEntry> = index::decode_times(&read(TIME_INDEX_SUFFIX)?).collect();
+        let file = self
+            .disk
+            .open(&self.path(base, LOG_SUFFIX), OpenMode::Read)?;
+        let mut mark = empty_mark(base);
+        if let Some(last) = times.last() {
+            mark.max_timestamp = last.timestamp;
+            mark.max_timestamp_offset = base + i64::from(last.offset);
+        }
+        mark.first_timestamp = first_timestamp(&*file, size)?;
+        let from = entries.last().map_or(0, |e| u64::from(e.position));
+        if from > size {
+            return Ok(None);
+        }
+        let mut end = base;
+        let mut scanner = Scanner::new(&*file, from, size, false);
+        loop {
+            match scanner.next_header()? {
+                Err(_) => return Ok(None),
+                Ok(None) => break,
+                Ok(Some(batch)) => {
+                    let header = batch.header();
+                    end = header.last_offset() + 1;
+                    if header.max_timestamp() > mark.max_timestamp {
+                        mark.max_timestamp = header.max_timestamp();
+                        mark.max_timestamp_offset = header.last_offset();
+                    }
+                }
+            }
+        }
+        mark.size = size;
+        mark.bytes_since_index = size - from;
+        (mark.index_len, mark.time_len) = (entries.len(), times.len());
+        Ok(Some(LoadedSegment {
+            base_offset: base,
+            mark,
+            index: OffsetIndex::Full(entries),
+            times,
+            end,
+        }))
+    }
+
+    /// Reads all batches of a segment, cuts it at the first bad one, and rebuilds its indexes.
+    fn recover_segment(&mut self, base: i64) -> io::Result<LoadedSegment> {
+        self.report.segments_recovered += 1;
+        let file = self
+            .disk
+            .open(&self.path(base, LOG_SUFFIX), OpenMode::ReadWrite)?;
+        let size = file.len()?;
+        let mut mark = empty_mark(base);
+        let mut entries = Vec::new();
+        let mut times = Vec::new();
+        let mut end = base;
+        let mut scanner = Scanner::new(&*file, 0, size, true);
+        let cut = loop {
+            let batch = match scanner.next_batch()? {
+                Ok(None) => break None,
+                Ok(Some(batch)) => batch,
+                Err(error) => break Some(error.to_string()),
+            };
+            let header = &batch.header;
+            if header.base_offset() < end || header.last_offset() - base > i64::from(i32::MAX) {
+                break Some(format!(
+                    "offset {} does not belong here",
+                    header.base_offset()
+                ));
+            }
+            end = header.last_offset() + 1;
+            let interval = self.params.config.index_interval_bytes;
+            push_index(&mut mark, &mut entries, &mut times, base, header, interval);
+            mark.size += batch.bytes().len() as u64;
+            mark.bytes_since_index += batch.bytes().len() as u64;
+            self.epochs_changed |= self.epochs_follow(header);
+        };
+        if let Some(why) = cut {
+            self.report.bytes_truncated += size - mark.size;
+            let place = format!("segment {base} at byte {}: {why}", mark.size);
+            self.report.cut.get_or_insert(place);
+            file.set_len(mark.size)?;
+        }
+        file.sync()?;
+        let last = TimeEntry {
+            timestamp: mark.max_timestamp,
+            offset: crate::segment::relative(mark.max_timestamp_offset, base),
+        };
+        index::push_time(&mut times, last);
+        (mark.index_len, mark.time_len) = (entries.len(), times.len());
+        let index = OffsetIndex::Full(entries);
+        replace(
+            self.disk,
+            &self.path(base, INDEX_SUFFIX),
+            &index.encode().unwrap_or_default(),
+        )?;
+        let bytes = index::encode_times(&times);
+        replace(self.disk, &self.path(base, TIME_INDEX_SUFFIX), &bytes)?;
+        Ok(LoadedSegment {
+            base_offset: base,
+            mark,
+            index,
+            times,
+            end,
+        })
+    }
+
+    fn epochs_follow(&mut self, header: &BatchHeader<'_>) -> bool {
+        let newer = self
+            .epochs
+            .latest()
+            .is_none_or(|latest| header.leader_epoch() > latest);
+        newer
+            && self
+                .epochs
+                .assign(header.leader_epoch(), header.base_offset())
+    }
+
+    fn finish(mut self, mut segments: Vec<LoadedSegment>) -> io::Result<LoadedLog> {
+        let start = self.params.log_start_offset.0;
+        if segments.last().is_some_and(|last| last.end < start) {
+            // Somebody removed files: what is left is below what may be read.
+            let bases: Vec<i64> = segments.drain(..).map(|s| s.base_offset).collect();
+            self.remove_segments(&bases)?;
+            self.epochs = EpochCache::default();
+        }
+        if segments.is_empty() {
+            checkpoint::ensure_file(self.disk, &self.path(start, LOG_SUFFIX))?;
+            segments.push(LoadedSegment {
+                base_offset: start,
+                mark: empty_mark(start),
+                index: OffsetIndex::new(),
+                times: Vec::new(),
+                end: start,
+            });
+        }
+        let last = segments.len() - 1;
+        for segment in &mut segments[..last] {
+            segment.index.thin();
+            segment.times = Vec::new();
+        }
+        let log_end = segments[last].end;
+        let log_start = start.max(segments[0].base_offset);
+        self.epochs_changed |= self.epochs.truncate_end(log_end);
+        self.epochs_changed |= self.epochs.truncate_start(log_start);
+        if self.epochs_changed {
+            let path = self.params.dir.join(epoch::FILE_NAME);
+            self.disk
+                .write_atomic(&path, self.epochs.encode().as_bytes())?;
+        }
+        let producers = self.load_producers(&segments, log_start, log_end)?;
+        Ok(LoadedLog {
+            dir: self.params.dir,
+            config: self.params.config,
+            now_ms: self.params.now_ms,
+            segments,
+            log_start,
+            log_end,
+            // Recovery synced what it read; a clean shutdown synced everything.
+            recovery_point: log_end,
+            producers,
+            epochs: self.epochs,
+            report: self.report,
+        })
+    }
+
+    /// The latest good snapshot between the log's start and end, and the batches behind it.
+    fn load_producers(
+        &mut self,
+        segments: &[LoadedSegment],
+        log_start: i64,
+        log_end: i64,
+    ) -> io::Result<ProducerState> {
+        let names = self.disk.list(&self.params.dir)?;
+        let mut offsets: Vec<i64> = names
+            .iter()
+            .filter_map(|n| offset_of_name(&n.0, SNAPSHOT_SUFFIX))
+            .collect();
+        offsets.sort_unstable();
+        let mut state = ProducerState::default();
+        let mut from = log_start;
+        let had_snapshots = !offsets.is_empty();
+        while let Some(offset) = offsets.pop() {
+            let useful = offset <= log_end && offset >= log_start;
+            let decoded = match useful {
+                true => {
+                    let path = self.path(offset, SNAPSHOT_SUFFIX);
+                    ProducerState::decode(&self.disk.read_all(&path, SNAPSHOT_FILE_MAX)?)
+                }
+                false => None,
+            };
+            match decoded {
+                Some(decoded) => {
+                    (state, from) = (decoded, offset);
+                    break;
+                }
+                None => self.remove(&format!("{offset:020}{SNAPSHOT_SUFFIX}"))?,
+            }
+        }
+        let base = |offset: &i64| segments.iter().any(|s| s.base_offset == *offset);
+        for stray in offsets.iter().filter(|o| !base(o)) {
+            self.remove(&format!("{stray:020}{SNAPSHOT_SUFFIX}"))?;
+        }
+        state.expire(
+            self.params.now_ms,
+            self.params.config.producer_id_expiration_ms,
+        );
+        // A clean shutdown always leaves one: without any, this log never had producers (or is another broker's).
+        if from < log_end && (had_snapshots || !self.params.clean) {
+            self.replay_producers(&mut state, segments, from)?;
+        }
+        Ok(state)
+    }
+
+    fn replay_producers(
+        &self,
+        state: &mut ProducerState,
+        segments: &[LoadedSegment],
+        from: i64,
+    ) -> io::Result<()> {
+        for segment in segments.iter().filter(|s| s.end > from) {
+            let file = self
+                .disk
+                .open(&self.path(segment.base_offset, LOG_SUFFIX), OpenMode::Read)?;
+            let mut scanner = Scanner::new(&*file, 0, segment.mark.size, false);
+            loop {
+                let scanned = match scanner.next_header()? {
+                    Ok(Some(scanned)) => scanned,
+                    Ok(None) => break,
+                    Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+                };
+                let header = scanned.header();
+                if header.last_offset() < from || header.producer_id() < 0 {
+                    continue;
+                }
+                let mut bytes = Vec::new();
+                if header.is_control() {
+                    bytes = scan::read_whole(&*file, &scanned)?;
+                }
+                let batch = Batch::parse(&bytes).ok();
+                let records = batch.map(|b| Records::new(b.records_section(), header.count()));
+                let marker = records.and_then(|mut r| r.next()).and_then(Result::ok);
+                state.apply(&header, marker.as_ref());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The offset of a leftover file of any kind: 20 digits, whatever, then `suffix`.
+fn leftover(name: &str, suffix: &str) -> Option<i64> {
+    name.strip_suffix(suffix)?.get(..20)?.parse().ok()
+}
+
+fn empty_mark(base: i64) -> SegmentMark {
+    SegmentMark {
+        size: 0,
+        bytes_since_index: 0,
+        index_len: 0,
+        time_len: 0,
+        max_timestamp: -1,
+        max_timestamp_offset: base,
+        first_timestamp: None,
+    }
+}
+
+fn first_timestamp(file: &dyn DiskFile, size: u64) -> io::Result<Option<i64>> {
+    if size < HEADER_LEN as u64 {
+        return Ok(None);
+    }
+    let mut header = [0; HEADER_LEN];
+    file.read_exact_at(&mut header, 0)?;
+    Ok(Some(BatchHeader::from_array(&header).max_timestamp()))
+}
+
+#[cfg(test)]
+#[path = "recovery_test.rs"]
+mod tests;

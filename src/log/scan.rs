@@ -1,0 +1,109 @@
+//! Batches of a segment's file one after the other, read in chunks of bounded size.
+
+use crate::batch::{Batch, BatchError, BatchHeader, HEADER_LEN, MAGIC};
+use flumen_base::DiskFile;
+use std::io;
+
+/// Bytes of one read when whole batches are wanted.
+const CHUNK_LEN: usize = 1 << 20;
+/// Bytes of one read when only headers are wanted.
+const HEADERS_LEN: usize = 16 << 10;
+
+/// Reads batches from a position on. `Ok(Err(_))` is a batch that is not whole or not valid: the scan ends there.
+pub(crate) struct Scanner<'a> {
+    file: &'a dyn DiskFile,
+    pos: u64,
+    end: u64,
+    chunk: Vec<u8>,
+    chunk_pos: u64,
+    chunk_len: usize,
+}
+
+/// A batch of which only the header was read.
+pub(crate) struct Scanned {
+    header: [u8; HEADER_LEN],
+    pub(crate) pos: u64,
+    pub(crate) len: usize,
+}
+
+impl Scanned {
+    pub(crate) fn header(&self) -> BatchHeader<'_> {
+        BatchHeader::from_array(&self.header)
+    }
+}
+
+impl<'a> Scanner<'a> {
+    /// From `pos` to `end`, for whole batches or for headers.
+    pub(crate) fn new(file: &'a dyn DiskFile, pos: u64, end: u64, whole: bool) -> Self {
+        Self {
+            file,
+            pos,
+            end,
+            chunk: Vec::new(),
+            chunk_pos: pos,
+            chunk_len: if whole { CHUNK_LEN } else { HEADERS_LEN },
+        }
+    }
+
+    /// The next `len` bytes, which the file has.
+    fn fill(&mut self, len: usize) -> io::Result<&[u8]> {
+        let at = self.pos.checked_sub(self.chunk_pos).map(|at| at as usize);
+        if !at.is_some_and(|at| at + len <= self.chunk.len()) {
+            let left = usize::try_from(self.end - self.pos).unwrap_or(usize::MAX);
+            self.chunk.resize(len.max(self.chunk_len).min(left), 0);
+            self.file.read_exact_at(&mut self.chunk, self.pos)?;
+            self.chunk_pos = self.pos;
+        }
+        let at = (self.pos - self.chunk_pos) as usize;
+        self.chunk
+            .get(at..at + len)
+            .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
+    /// The next batch's header, and how long the batch is; nothing of it is checked but its magic and that it is whole.
+    pub(crate) fn next_header(&mut self) -> io::Result<Result<Option<Scanned>, BatchError>> {
+        let left = self.end.saturating_sub(self.pos);
+        if left == 0 {
+            return Ok(Ok(None));
+        }
+        if left < HEADER_LEN as u64 {
+            return Ok(Err(BatchError::Truncated));
+        }
+        let pos = self.pos;
+        let mut header = [0; HEADER_LEN];
+        header.copy_from_slice(self.fill(HEADER_LEN)?);
+        let view = BatchHeader::from_array(&header);
+        if view.magic() != MAGIC {
+            return Ok(Err(BatchError::Magic(view.magic())));
+        }
+        let len = match view.size() {
+            Err(error) => return Ok(Err(error)),
+            Ok(len) if len as u64 > left => return Ok(Err(BatchError::Truncated)),
+            Ok(len) => len,
+        };
+        self.pos += len as u64;
+        Ok(Ok(Some(Scanned { header, pos, len })))
+    }
+
+    /// The next batch with its records, its CRC checked.
+    pub(crate) fn next_batch(&mut self) -> io::Result<Result<Option<Batch<'_>>, BatchError>> {
+        let scanned = match self.next_header()? {
+            Ok(Some(scanned)) => scanned,
+            Ok(None) => return Ok(Ok(None)),
+            Err(error) => return Ok(Err(error)),
+        };
+        self.pos = scanned.pos;
+        self.fill(scanned.len)?;
+        self.pos += scanned.len as u64;
+        let at = (scanned.pos - self.chunk_pos) as usize;
+        let bytes = self.chunk.get(at..at + scanned.len).unwrap_or_default();
+        Ok(Batch::parse(bytes).and_then(|batch| batch.check_crc().map(|()| Some(batch))))
+    }
+}
+
+/// The whole batch of a scanned header.
+pub(crate) fn read_whole(file: &dyn DiskFile, scanned: &Scanned) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; scanned.len];
+    file.read_exact_at(&mut bytes, scanned.pos)?;
+    Ok(bytes)
+}
