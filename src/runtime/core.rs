@@ -1,0 +1,30 @@
+//! The synchronous core as the runtime drives it: a trait, so that the runtime is tested with a small core of its own.
+
+use flumen_base::{Disk, Mono, Now};
+use flumen_shard::io::{Effects, Input};
+
+/// The inputs of a core.
+pub type In<C> = Input<<C as ShardCore>::Message, <C as ShardCore>::JobOutput>;
+/// The effects of a core.
+pub type Out<C> = Effects<<C as ShardCore>::Message, <C as ShardCore>::Job>;
+
+/// One shard's state machine. It lives on its shard's thread and need not be `Send`.
+pub trait ShardCore: 'static {
+    /// What shards say to each other.
+    type Message: Send + 'static;
+    /// Blocking disk work.
+    type Job: Send + 'static;
+    /// What it gives.
+    type JobOutput: Send + 'static;
+
+    /// Does blocking work, on a helper thread.
+    fn run_job(job: Self::Job, disk: &dyn Disk) -> Self::JobOutput;
+    /// Takes one input.
+    fn step(&mut self, now: Now, input: In<Self>, effects: &mut Out<Self>);
+    /// Ends a turn in which inputs were taken.
+    fn end_turn(&mut self, now: Now, effects: &mut Out<Self>);
+    /// Called when [`Self::next_deadline`] has passed.
+    fn tick(&mut self, now: Now, effects: &mut Out<Self>);
+    /// When it wants to be called next.
+    fn next_deadline(&self) -> Option<Mono>;
+}

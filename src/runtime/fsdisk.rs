@@ -1,0 +1,112 @@
+//! The real disk for blocking jobs: `std::fs`.
+
+use flumen_base::{Disk, DiskFile, OpenMode};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// Files of this machine. Only jobs on helper threads use it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FsDisk;
+
+struct FsFile(File);
+
+impl Disk for FsDisk {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(mode != OpenMode::Read)
+            .create(mode == OpenMode::Create)
+            .truncate(false)
+            .open(path)?;
+        Ok(Box::new(FsFile(file)))
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<(String, bool)>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            // A name that is no UTF-8 is none of ours.
+            if let Ok(name) = entry.file_name().into_string() {
+                names.push((name, entry.file_type()?.is_dir()));
+            }
+        }
+        Ok(names)
+    }
+
+    fn len(&self, path: &Path) -> io::Result<u64> {
+        Ok(fs::metadata(path)?.len())
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir_all(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir_all(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        // "" is how `Path::parent` spells the current directory of a relative path.
+        let path = if path.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            path
+        };
+        File::open(path)?.sync_all()
+    }
+}
+
+impl DiskFile for FsFile {
+    fn read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<usize> {
+        FileExt::read_at(&self.0, buf, pos)
+    }
+
+    fn write_at(&self, bytes: &[u8], pos: u64) -> io::Result<usize> {
+        FileExt::write_at(&self.0, bytes, pos)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_made_written_listed_renamed_and_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let sub = dir.path().join("a/b");
+        FsDisk.create_dir_all(&sub).unwrap();
+        let path = sub.join("f");
+        assert!(FsDisk.open(&path, OpenMode::ReadWrite).is_err());
+        FsDisk.write_atomic(&path, b"hello").unwrap();
+        assert_eq!(FsDisk.read_all(&path, 5).unwrap(), b"hello");
+        assert!(FsDisk.read_all(&path, 4).is_err());
+        assert_eq!(FsDisk.list(&sub).unwrap(), vec![("f".to_owned(), false)]);
+        FsDisk.rename(&path, &sub.join("g")).unwrap();
+        assert!(!FsDisk.exists(&path));
+        FsDisk.remove_file(&sub.join("g")).unwrap();
+        FsDisk.remove_dir_all(&dir.path().join("a")).unwrap();
+        assert!(!FsDisk.exists(&sub));
+    }
+}

@@ -1,0 +1,158 @@
+//! Blocking work beside the hot path: tasks in a glommio queue of low shares, each of which runs its job on glommio's
+//! blocking pool. The shard's loop gives glommio a turn only when it can do something: a job was handed in and not yet
+//! passed on, or a helper thread has finished one. The helper wakes the shard itself, so no tick is needed in between.
+
+use crate::core::{In, ShardCore};
+use crate::shared::Shared;
+use flumen_base::{Disk, ShardId};
+use flumen_shard::io::{Input, Token};
+use glommio::{Latency, Shares, TaskQueueHandle};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Jobs handed to the helper threads at a time; the rest wait in the shard.
+const RUNNING_MAX: usize = 64;
+/// Shares of the background queue; the shard's own queue has 1000.
+const BACKGROUND_SHARES: usize = 50;
+
+/// Where helper threads may run: CPUs without a shard, if there are any.
+#[derive(Debug, Default)]
+pub(crate) struct HelperCpus {
+    spare: Vec<usize>,
+    next: AtomicUsize,
+}
+
+impl HelperCpus {
+    pub(crate) fn new(spare: Vec<usize>) -> Self {
+        Self {
+            spare,
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// Pins the calling thread, once, to one of the spare CPUs.
+    pub(crate) fn pin_current(&self) {
+        thread_local!(static PINNED: Cell<bool> = const { Cell::new(false) });
+        if self.spare.is_empty() || PINNED.replace(true) {
+            return;
+        }
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let id = self.spare[turn % self.spare.len()];
+        if !core_affinity::set_for_current(core_affinity::CoreId { id }) {
+            tracing::debug!(cpu = id, "helper thread could not be pinned");
+        }
+    }
+}
+
+type Ended<C> = Rc<RefCell<Vec<(Token, Option<<C as ShardCore>::JobOutput>)>>>;
+
+/// The jobs of one shard. Lives on a glommio executor.
+pub(crate) struct Jobs<C: ShardCore> {
+    waiting: VecDeque<(Token, C::Job)>,
+    running: usize,
+    spawned: u64,
+    started: Rc<Cell<u64>>,
+    collected: u64,
+    ended: Ended<C>,
+    queue: TaskQueueHandle,
+    disk: Arc<dyn Disk>,
+    cpus: Arc<HelperCpus>,
+    shared: Arc<Shared>,
+    shard: ShardId,
+}
+
+impl<C: ShardCore> Jobs<C> {
+    pub(crate) fn new(
+        shard: ShardId,
+        shared: Arc<Shared>,
+        disk: Arc<dyn Disk>,
+        cpus: Arc<HelperCpus>,
+    ) -> Self {
+        let queue = glommio::executor().create_task_queue(
+            Shares::Static(BACKGROUND_SHARES),
+            Latency::NotImportant,
+            "background",
+        );
+        Self {
+            waiting: VecDeque::new(),
+            running: 0,
+            spawned: 0,
+            started: Rc::default(),
+            collected: 0,
+            ended: Rc::default(),
+            queue,
+            disk,
+            cpus,
+            shared,
+            shard,
+        }
+    }
+
+    /// Jobs waiting and running.
+    pub(crate) fn pending(&self) -> usize {
+        self.waiting.len() + self.running
+    }
+
+    /// Takes a job.
+    pub(crate) fn add(&mut self, token: Token, job: C::Job) -> Result<(), String> {
+        self.waiting.push_back((token, job));
+        self.spawn()
+    }
+
+    fn spawn(&mut self) -> Result<(), String> {
+        while self.running < RUNNING_MAX
+            && let Some((token, job)) = self.waiting.pop_front()
+        {
+            self.running += 1;
+            self.spawned += 1;
+            let (started, ended) = (Rc::clone(&self.started), Rc::clone(&self.ended));
+            let (disk, cpus) = (Arc::clone(&self.disk), Arc::clone(&self.cpus));
+            let (shared, shard) = (Arc::clone(&self.shared), self.shard.index());
+            let task = async move {
+                started.set(started.get() + 1);
+                let work = move || {
+                    cpus.pin_current();
+                    let output = catch_unwind(AssertUnwindSafe(|| C::run_job(job, &*disk))).ok();
+                    shared.shards[shard]
+                        .jobs_finished
+                        .fetch_add(1, Ordering::SeqCst);
+                    shared.shards[shard].wake();
+                    output
+                };
+                let output = glommio::executor().spawn_blocking(work).await;
+                ended.borrow_mut().push((token, output));
+            };
+            glommio::spawn_local_into(task, self.queue)
+                .map_err(|e| format!("background queue: {e}"))?
+                .detach();
+        }
+        Ok(())
+    }
+
+    /// Whether glommio has something to do.
+    pub(crate) fn needs_turn(&self) -> bool {
+        self.spawned != self.started.get()
+            || self.collected
+                != self.shared.shards[self.shard.index()]
+                    .jobs_finished
+                    .load(Ordering::SeqCst)
+    }
+
+    /// Takes what has ended, and starts what waited.
+    pub(crate) fn collect(&mut self, inputs: &mut VecDeque<In<C>>) -> Result<(), String> {
+        if self.running == 0 || self.ended.borrow().is_empty() {
+            return Ok(());
+        }
+        for (token, output) in self.ended.take() {
+            self.running -= 1;
+            self.collected += 1;
+            let output = output.ok_or("a background job panicked")?;
+            inputs.push_back(Input::JobDone(token, output));
+        }
+        self.spawn()
+    }
+}

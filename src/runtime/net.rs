@@ -1,0 +1,383 @@
+//! Connections of one shard: accepting and placing them, receiving frames, closing.
+
+use crate::core::ShardCore;
+use crate::framing::FrameReader;
+use crate::mesh::Item;
+use crate::reactor::{Owner, Reactor};
+use crate::ring::Op;
+use crate::send::Outgoing;
+use flumen_base::{Mono, ShardId, limits};
+use flumen_shard::io::{CloseReason, ConnId, ConnInfo, Input};
+use std::fmt::Display;
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+
+/// One connection. Its place in the table is given away only when the kernel has finished all its operations.
+pub(crate) struct Conn {
+    pub(crate) id: ConnId,
+    pub(crate) peer: SocketAddr,
+    pub(crate) socket: Rc<TcpStream>,
+    reader: FrameReader,
+    /// Bytes of the frame being received, as counted in the shard's budget.
+    partial: usize,
+    receiving: bool,
+    /// What the core wants.
+    reading: bool,
+    stalled: bool,
+    /// Operations in the ring.
+    pub(crate) ops: u32,
+    pub(crate) out: Outgoing,
+    /// Close when everything has been sent.
+    pub(crate) closing: Option<CloseReason>,
+    /// The core knows that it is gone.
+    pub(crate) closed: bool,
+    pub(crate) dirty: bool,
+    last_active: Mono,
+}
+
+/// The table of connections.
+#[derive(Default)]
+pub(crate) struct Conns {
+    slots: Vec<Option<Conn>>,
+    free: Vec<u32>,
+    opened: u32,
+    partial_total: usize,
+    stalled: Vec<u32>,
+    next_sweep: Option<Mono>,
+}
+
+impl Conns {
+    pub(crate) fn get(&mut self, index: u32) -> Option<&mut Conn> {
+        self.slots.get_mut(index as usize)?.as_mut()
+    }
+
+    /// The slot of a connection that the core still may name.
+    pub(crate) fn find(&mut self, id: ConnId) -> Option<u32> {
+        let index = id.0 as u32;
+        let conn = self.get(index)?;
+        (conn.id == id && !conn.closed).then_some(index)
+    }
+
+    fn indices(&self) -> Vec<u32> {
+        let used = self.slots.iter().enumerate();
+        used.filter(|(_, conn)| conn.is_some())
+            .map(|(i, _)| i as u32)
+            .collect()
+    }
+
+    /// Open connections, and bytes held of frames that are not whole.
+    pub(crate) fn gauges(&self) -> (usize, usize) {
+        (self.slots.len() - self.free.len(), self.partial_total)
+    }
+
+    fn forget_partial(&mut self, index: u32) {
+        let old = self
+            .get(index)
+            .map_or(0, |conn| std::mem::take(&mut conn.partial));
+        self.partial_total -= old.min(self.partial_total);
+    }
+}
+
+/// Pause after accept failed for lack of descriptors or memory.
+const ACCEPT_RETRY_MS: i64 = 100;
+/// Over the frame budget, a frame that has not grown for so long costs its connection.
+const STALE_FRAME_MS: i64 = 10_000;
+
+impl<C: ShardCore> Reactor<C> {
+    /// Starts or restarts accepting on all listeners that this shard has.
+    pub(crate) fn start_accepting(&mut self) {
+        for (index, (listener, armed)) in self.listeners.iter_mut().enumerate() {
+            if !*armed {
+                *armed = true;
+                let listener = Rc::clone(listener);
+                self.ring
+                    .start(Owner::Accept(index), Op::Accept { listener });
+            }
+        }
+    }
+
+    /// An accept operation ended.
+    pub(crate) fn on_accept_end(&mut self, index: usize, result: io::Result<u32>) {
+        if let Some((_, armed)) = self.listeners.get_mut(index) {
+            *armed = false;
+        }
+        if let Some(fd) = crate::ring::last_accepted(&result) {
+            self.on_accepted(index, fd);
+        } else if let Err(e) = &result
+            && !self.stopping
+        {
+            tracing::warn!(listener = index, error = %e, "accept failed");
+            self.accept_at = Some(self.now.mono.plus_ms(ACCEPT_RETRY_MS));
+            return;
+        }
+        if !self.stopping {
+            self.accept_at = Some(self.now.mono);
+        }
+    }
+
+    /// Gives a new connection to the shard that has the fewest.
+    pub(crate) fn on_accepted(&mut self, listener: usize, fd: OwnedFd) {
+        let socket = TcpStream::from(fd);
+        let Ok(peer) = socket.peer_addr() else { return }; // gone already
+        if self.stopping {
+            return;
+        }
+        if self.shared.connections() >= self.config.connections_max {
+            tracing::warn!(%peer, reason = %CloseReason::TooManyConnections, "connection refused");
+            return;
+        }
+        let count = |i: &usize| self.shared.shards[*i].connections.load(Ordering::Relaxed);
+        let Some(to) = (0..self.shared.shards.len()).min_by_key(count) else {
+            return;
+        };
+        if count(&to) >= limits::SHARD_CONNECTIONS_MAX {
+            tracing::warn!(%peer, reason = %CloseReason::TooManyConnections, "connection refused");
+            return;
+        }
+        self.shared.shards[to]
+            .connections
+            .fetch_add(1, Ordering::Relaxed);
+        let info = ConnInfo { listener, peer };
+        if let Err(Item::Conn(socket, info)) =
+            self.mesh.send(ShardId(to as u16), Item::Conn(socket, info))
+        {
+            self.open_conn(socket, info);
+        }
+    }
+
+    /// Serves a connection on this shard.
+    pub(crate) fn open_conn(&mut self, socket: TcpStream, info: ConnInfo) {
+        let _ = socket.set_nodelay(true); // only fails on a socket that is gone, which receiving will tell
+        let index = self.conns.free.pop().unwrap_or_else(|| {
+            self.conns.slots.push(None);
+            (self.conns.slots.len() - 1) as u32
+        });
+        self.conns.opened = self.conns.opened.wrapping_add(1);
+        let id = ConnId(u64::from(self.conns.opened) << 32 | u64::from(index));
+        let peer = info.peer;
+        self.conns.slots[index as usize] = Some(Conn {
+            id,
+            peer,
+            socket: Rc::new(socket),
+            reader: FrameReader::new(self.config.request_bytes_max),
+            partial: 0,
+            receiving: false,
+            reading: true,
+            stalled: false,
+            ops: 0,
+            out: Outgoing::default(),
+            closing: None,
+            closed: false,
+            dirty: false,
+            last_active: self.now.mono,
+        });
+        if self.conns.next_sweep.is_none() {
+            self.conns.next_sweep = self.config.idle_max.map(|idle| self.now.mono + idle);
+        }
+        self.inputs.push_back(Input::ConnOpened(id, info));
+        self.start_recv(index);
+    }
+
+    /// Receives on this connection if the core, the mesh and the memory budget allow it.
+    pub(crate) fn start_recv(&mut self, index: u32) {
+        let blocked = self.mesh.is_blocked();
+        let over_budget = self.conns.partial_total > limits::SHARD_FRAME_BYTES_MAX;
+        let Some(conn) = self.conns.get(index) else {
+            return;
+        };
+        if conn.receiving || !conn.reading || conn.closed || conn.closing.is_some() {
+            return;
+        }
+        if blocked || over_budget {
+            if !conn.stalled {
+                conn.stalled = true;
+                self.conns.stalled.push(index);
+            }
+            return;
+        }
+        conn.receiving = true;
+        conn.ops += 1;
+        let socket = Rc::clone(&conn.socket);
+        let (buf, len) = conn.reader.take_buf();
+        self.ring
+            .start(Owner::Conn(index), Op::Recv { socket, buf, len });
+    }
+
+    /// Goes on with connections that had to wait for the mesh or the budget.
+    pub(crate) fn resume_stalled(&mut self) {
+        if self.conns.stalled.is_empty()
+            || self.mesh.is_blocked()
+            || self.conns.partial_total > limits::SHARD_FRAME_BYTES_MAX
+        {
+            return;
+        }
+        for index in std::mem::take(&mut self.conns.stalled) {
+            if let Some(conn) = self.conns.get(index) {
+                conn.stalled = false;
+                self.start_recv(index);
+            }
+        }
+    }
+
+    /// The core wants more or less of this connection.
+    pub(crate) fn set_reading(&mut self, id: ConnId, reading: bool) {
+        let Some(index) = self.conns.find(id) else {
+            return;
+        };
+        if let Some(conn) = self.conns.get(index) {
+            conn.reading = reading;
+            self.start_recv(index);
+        }
+    }
+
+    /// A receive ended.
+    pub(crate) fn on_recv(&mut self, index: u32, buf: bytes::BytesMut, result: io::Result<u32>) {
+        let now = self.now.mono;
+        let Some(conn) = self.conns.get(index) else {
+            return;
+        };
+        conn.receiving = false;
+        if conn.closed || conn.closing.is_some() {
+            return;
+        }
+        let n = match result {
+            Ok(0) if conn.reader.partial_bytes() + buf.len() > 0 => {
+                return self.close_conn(index, &"closed by the peer within a request");
+            }
+            Ok(0) => return self.close_conn(index, &"closed by the peer"),
+            Ok(n) => n as usize,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
+            Err(e) => return self.close_conn(index, &e),
+        };
+        conn.last_active = now;
+        conn.reader.put_back(buf, n);
+        loop {
+            match conn.reader.next_frame() {
+                Ok(Some(frame)) => self.inputs.push_back(Input::Frame(conn.id, frame)),
+                Ok(None) => break,
+                Err(e) => {
+                    tracing::warn!(peer = %conn.peer, reason = %e, "closing connection");
+                    return self.close_conn(index, &e);
+                }
+            }
+        }
+        let partial = conn.reader.partial_bytes();
+        let old = std::mem::replace(&mut conn.partial, partial);
+        self.conns.partial_total = (self.conns.partial_total + partial).saturating_sub(old);
+        self.start_recv(index);
+    }
+
+    /// The core wants it closed after what was sent before has left.
+    pub(crate) fn close_after_sends(&mut self, id: ConnId, reason: CloseReason) {
+        let Some(index) = self.conns.find(id) else {
+            return;
+        };
+        if let Some(conn) = self.conns.get(index)
+            && conn.closing.is_none()
+        {
+            tracing::info!(peer = %conn.peer, %reason, "closing connection");
+            conn.closing = Some(reason);
+            self.mark_dirty(index);
+        }
+    }
+
+    /// Ends a connection now: tells the core, and makes the kernel finish its operations soon.
+    pub(crate) fn close_conn(&mut self, index: u32, reason: &dyn Display) {
+        self.conns.forget_partial(index);
+        let Some(conn) = self.conns.get(index).filter(|conn| !conn.closed) else {
+            return;
+        };
+        tracing::debug!(peer = %conn.peer, %reason, "connection ends");
+        conn.closed = true;
+        conn.out.pieces.clear();
+        let _ = conn.socket.shutdown(Shutdown::Both); // fails if the peer was quicker
+        let pipe = conn.out.pipe.take();
+        self.inputs.push_back(Input::ConnClosed(conn.id));
+        if let Some(pipe) = pipe {
+            self.pipes.give_back(pipe);
+        }
+        let me = self.shard.index();
+        self.shared.shards[me]
+            .connections
+            .fetch_sub(1, Ordering::Relaxed);
+        self.free_conn(index);
+    }
+
+    /// Gives the slot away once it is closed and the kernel is done with it.
+    pub(crate) fn free_conn(&mut self, index: u32) {
+        if let Some(conn) = self.conns.get(index)
+            && conn.closed
+            && conn.ops == 0
+        {
+            self.conns.slots[index as usize] = None;
+            self.conns.free.push(index);
+        }
+    }
+
+    /// Something was sent or received.
+    pub(crate) fn touch(&mut self, index: u32) {
+        let now = self.now.mono;
+        if let Some(conn) = self.conns.get(index) {
+            conn.last_active = now;
+        }
+    }
+
+    /// When [`Self::sweep_idle`] wants to run.
+    pub(crate) fn next_sweep(&self) -> Option<Mono> {
+        self.conns.next_sweep
+    }
+
+    /// Closes connections idle for too long, and over the frame budget those whose frame does not grow.
+    pub(crate) fn sweep_idle(&mut self) {
+        let now = self.now.mono;
+        let (Some(idle), Some(due)) = (self.config.idle_max, self.conns.next_sweep) else {
+            return;
+        };
+        if now < due {
+            return;
+        }
+        let over_budget = self.conns.partial_total > limits::SHARD_FRAME_BYTES_MAX;
+        let mut next: Option<Mono> = None;
+        for index in self.conns.indices() {
+            let Some(conn) = self.conns.get(index).filter(|conn| !conn.closed) else {
+                continue;
+            };
+            let stale = conn.last_active.plus_ms(STALE_FRAME_MS) <= now && conn.partial > 0;
+            let deadline = conn.last_active + idle;
+            if deadline <= now || (over_budget && stale) {
+                tracing::info!(peer = %conn.peer, reason = %CloseReason::Idle, "closing connection");
+                self.close_conn(index, &CloseReason::Idle);
+            } else {
+                next = Some(next.map_or(deadline, |next| next.min(deadline)));
+            }
+        }
+        // Not more than 20 sweeps per idle time, and one a second while memory is short.
+        let soonest = now + (idle / 20);
+        let latest = now.plus_ms(if over_budget {
+            1000
+        } else {
+            i64::MAX / 2_000_000
+        });
+        self.conns.next_sweep = next.map(|next| next.max(soonest).min(latest));
+    }
+
+    /// Closes everything, at the end.
+    pub(crate) fn close_all(&mut self) {
+        for (listener, _) in &self.listeners {
+            stop_listening(listener);
+        }
+        for index in self.conns.indices() {
+            self.close_conn(index, &CloseReason::Shutdown);
+        }
+    }
+}
+
+/// Makes accepts on this socket fail from now on.
+pub(crate) fn stop_listening(listener: &std::net::TcpListener) {
+    if let Ok(copy) = listener.try_clone() {
+        let _ = TcpStream::from(OwnedFd::from(copy)).shutdown(Shutdown::Both);
+    }
+}

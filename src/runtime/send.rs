@@ -1,0 +1,484 @@
+//! Responses on their way out: in order, one send in flight per connection, file slices by copy or by splice.
+//!
+//! A slice up to `splice_above_bytes` is read (from the page cache inline, else by the ring) and leaves in one sendmsg with
+//! its header: that beats every zero-copy way there. Above, it goes file -> pipe -> socket without touching memory of ours:
+//! inline when its pages are resident, by the ring when not, so that the disk never holds up the shard. A connection
+//! moves at most [`TURN_BYTES`] per turn, and holds at most about that much in memory of ours, however slow its peer.
+
+use crate::core::ShardCore;
+use crate::reactor::{Owner, Reactor};
+use crate::ring::{Op, OpenLog};
+use crate::splice::Pipe;
+use crate::sys;
+use bytes::{Buf, Bytes, BytesMut};
+use flumen_shard::io::{ConnId, FileSlice, Input, Response, Segment};
+use smallvec::SmallVec;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+
+/// Bytes that one connection splices or reads from files in one turn.
+const TURN_BYTES: usize = 256 << 10;
+/// Bytes in memory that one sendmsg takes.
+const SEND_BYTES: usize = 1 << 20;
+/// Buffers that one sendmsg takes.
+const SEND_BUFS: usize = 128;
+/// Distance of the residency probes, in bytes.
+const PROBE_STEP: u64 = 64 << 10;
+
+/// A piece of the outgoing stream.
+pub(crate) enum Piece {
+    Bytes(Bytes),
+    File(FileSlice),
+    /// A response ends here.
+    End,
+}
+
+/// The sending half of one connection.
+#[derive(Default)]
+pub(crate) struct Outgoing {
+    pub(crate) pieces: VecDeque<Piece>,
+    /// An operation for sending is in the ring.
+    busy: bool,
+    /// What the pipe holds belongs before the rest of the slice at the front.
+    pub(crate) pipe: Option<Pipe>,
+    /// The slice at the front goes by copy: no pipe was to be had, or its file can't be spliced.
+    copy: bool,
+    /// The piece that a cold read will fill.
+    cold: usize,
+}
+
+enum Front {
+    Empty,
+    Copy,
+    Splice,
+}
+
+impl Outgoing {
+    fn push(&mut self, response: Response) {
+        for segment in response.segments {
+            match segment {
+                segment if segment.is_empty() => {}
+                Segment::Bytes(bytes) => self.pieces.push_back(Piece::Bytes(bytes)),
+                Segment::File(slice) => self.pieces.push_back(Piece::File(slice)),
+            }
+        }
+        self.pieces.push_back(Piece::End);
+    }
+
+    /// Removes what has been sent whole from the front; gives the number of responses that ended.
+    fn pop_ends(&mut self) -> u32 {
+        let mut ends = 0;
+        while let Some(Piece::End) = self.pieces.front() {
+            self.pieces.pop_front();
+            ends += 1;
+        }
+        ends
+    }
+
+    /// `n` bytes in memory have been sent.
+    fn advance(&mut self, mut n: usize) -> u32 {
+        let mut ends = 0;
+        while n > 0 {
+            ends += self.pop_ends();
+            match self.pieces.front_mut() {
+                Some(Piece::Bytes(bytes)) if bytes.len() > n => {
+                    bytes.advance(n);
+                    n = 0;
+                }
+                Some(Piece::Bytes(bytes)) => {
+                    n -= bytes.len();
+                    self.pieces.pop_front();
+                }
+                _ => break,
+            }
+        }
+        ends + self.pop_ends()
+    }
+
+    fn front(&self, splice_above: usize) -> Front {
+        match self.pieces.front() {
+            None => Front::Empty,
+            Some(Piece::File(_)) if self.pipe.is_some() => Front::Splice,
+            Some(Piece::File(slice)) if !self.copy && slice.len as usize > splice_above => {
+                Front::Splice
+            }
+            Some(_) => Front::Copy,
+        }
+    }
+}
+
+impl<C: ShardCore> Reactor<C> {
+    /// Queues a response.
+    pub(crate) fn queue_response(&mut self, id: ConnId, response: Response) {
+        let Some(index) = self.conns.find(id) else {
+            return;
+        };
+        if let Some(conn) = self.conns.get(index) {
+            conn.out.push(response);
+            self.mark_dirty(index);
+        }
+    }
+
+    /// Has [`Self::drive_sends`] look at this connection.
+    pub(crate) fn mark_dirty(&mut self, index: u32) {
+        if let Some(conn) = self.conns.get(index)
+            && !conn.dirty
+        {
+            conn.dirty = true;
+            self.dirty.push(index);
+        }
+    }
+
+    /// Starts or goes on with the sends of all connections that have something new.
+    pub(crate) fn drive_sends(&mut self) {
+        for index in std::mem::take(&mut self.dirty) {
+            if let Some(conn) = self.conns.get(index) {
+                conn.dirty = false;
+                self.drive_send(index);
+            }
+        }
+    }
+
+    fn drive_send(&mut self, index: u32) {
+        let splice_above = self.config.splice_above_bytes;
+        let mut budget = TURN_BYTES;
+        loop {
+            let Some(conn) = self.conns.get(index) else {
+                return;
+            };
+            if conn.closed || conn.out.busy {
+                return;
+            }
+            let (id, ends) = (conn.id, conn.out.pop_ends());
+            let front = conn.out.front(splice_above);
+            let closing = conn.closing.clone();
+            self.report_sent(id, ends);
+            match front {
+                Front::Empty => {
+                    if let Some(reason) = closing {
+                        self.close_conn(index, &reason);
+                    }
+                    return;
+                }
+                Front::Copy => {
+                    if let Err(e) = self.start_send(index) {
+                        self.close_conn(index, &e);
+                    }
+                    return;
+                }
+                Front::Splice => match self.step_splice(index, &mut budget) {
+                    Ok(true) => {}
+                    Ok(false) => return,
+                    Err(e) => return self.close_conn(index, &e),
+                },
+            }
+        }
+    }
+
+    fn report_sent(&mut self, id: ConnId, ends: u32) {
+        if ends > 0 {
+            self.inputs.push_back(Input::Sent(id, ends));
+        }
+    }
+
+    /// One sendmsg of what is at the front; reads file slices into memory first, on the ring where they are cold.
+    fn start_send(&mut self, index: u32) -> io::Result<()> {
+        let splice_above = self.config.splice_above_bytes;
+        let Some(conn) = self.conns.get(index) else {
+            return Ok(());
+        };
+        let mut bufs: SmallVec<[Bytes; 8]> = SmallVec::new();
+        let (mut at, mut total, mut from_files, mut more) = (0, 0, 0, false);
+        while at < conn.out.pieces.len() && bufs.len() < SEND_BUFS && total < SEND_BYTES {
+            match &mut conn.out.pieces[at] {
+                Piece::End => at += 1,
+                Piece::Bytes(bytes) => {
+                    total += bytes.len();
+                    bufs.push(bytes.clone());
+                    at += 1;
+                }
+                Piece::File(slice) => {
+                    let by_copy = slice.len as usize <= splice_above || (at == 0 && conn.out.copy);
+                    if !by_copy || from_files >= TURN_BYTES {
+                        more = true;
+                        break;
+                    }
+                    let log = crate::disk::open(&slice.file, false)?;
+                    if slice.len as usize > TURN_BYTES {
+                        let rest = split_slice(slice);
+                        conn.out.pieces.insert(at + 1, Piece::File(rest));
+                        continue;
+                    }
+                    let (buf, whole) = read_what_is_resident(&log, slice)?;
+                    if whole {
+                        from_files += buf.len();
+                        conn.out.pieces[at] = Piece::Bytes(buf.freeze());
+                        continue;
+                    }
+                    conn.out.cold = at;
+                    conn.out.busy = true;
+                    conn.ops += 1;
+                    let (pos, len) = (slice.pos, slice.len as usize);
+                    self.start_cold_read(index, log, pos, len, buf);
+                    return Ok(());
+                }
+            }
+        }
+        conn.out.busy = true;
+        conn.ops += 1;
+        let socket = Rc::clone(&conn.socket);
+        self.ring
+            .start(Owner::Conn(index), Op::Send { socket, bufs, more });
+        Ok(())
+    }
+
+    fn start_cold_read(
+        &mut self,
+        index: u32,
+        log: OpenLog,
+        pos: u64,
+        len: usize,
+        mut buf: BytesMut,
+    ) {
+        let missing = len - buf.len();
+        buf.reserve(missing);
+        let op = Op::Read {
+            log,
+            pos: pos + buf.len() as u64,
+            buf,
+            len: missing,
+        };
+        self.ring.start(Owner::Conn(index), op);
+    }
+
+    /// A send ended.
+    pub(crate) fn on_send(&mut self, index: u32, result: io::Result<u32>) {
+        let Some(conn) = self.conns.get(index) else {
+            return;
+        };
+        conn.out.busy = false;
+        if conn.closed {
+            return;
+        }
+        match result {
+            Ok(0) => self.close_conn(index, &"the socket takes no bytes"),
+            Ok(n) => {
+                let (id, ends) = (conn.id, conn.out.advance(n as usize));
+                self.report_sent(id, ends);
+                self.touch(index);
+                self.mark_dirty(index);
+            }
+            Err(e) if is_transient(&e) => self.wait_writable(index),
+            Err(e) => self.close_conn(index, &e),
+        }
+    }
+
+    /// A cold read for a send ended.
+    pub(crate) fn on_cold_read(&mut self, index: u32, buf: BytesMut, result: io::Result<u32>) {
+        let Some(conn) = self.conns.get(index) else {
+            return;
+        };
+        conn.out.busy = false;
+        if conn.closed {
+            return;
+        }
+        let at = conn.out.cold;
+        let Some(Piece::File(slice)) = conn.out.pieces.get(at) else {
+            return;
+        };
+        match result {
+            Ok(0) => self.close_conn(index, &short_slice()),
+            Ok(_) if buf.len() == slice.len as usize => {
+                conn.out.pieces[at] = Piece::Bytes(buf.freeze());
+                self.mark_dirty(index);
+            }
+            Err(e) if !is_transient(&e) => self.close_conn(index, &e),
+            Ok(_) | Err(_) => {
+                let Some(log) = OpenLog::new(&slice.file) else {
+                    return;
+                };
+                conn.out.busy = true;
+                conn.ops += 1;
+                let (pos, len) = (slice.pos, slice.len as usize);
+                self.start_cold_read(index, log, pos, len, buf);
+            }
+        }
+    }
+
+    /// One step of a splice. True: go on; false: an operation is under way, or the turn's budget is used up.
+    fn step_splice(&mut self, index: u32, budget: &mut usize) -> io::Result<bool> {
+        let Some(conn) = self.conns.get(index) else {
+            return Ok(false);
+        };
+        let after = conn.out.pieces.len() > 2; // this slice, its end, and something behind it
+        let Some(Piece::File(slice)) = conn.out.pieces.front_mut() else {
+            return Ok(false);
+        };
+        let Some(mut pipe) = conn.out.pipe.take().or_else(|| self.pipes.take()) else {
+            conn.out.copy = true;
+            return Ok(true);
+        };
+        if pipe.filled > 0 {
+            let more = slice.len > 0 || after;
+            let socket = conn.socket.as_fd();
+            let result = sys::splice_out(pipe.read_end(), socket, pipe.filled, more);
+            if let Ok(n) = result {
+                pipe.filled -= n;
+            }
+            conn.out.pipe = Some(pipe);
+            return match result {
+                Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+                Ok(_) => {
+                    self.touch(index);
+                    Ok(true)
+                }
+                Err(e) if is_transient(&e) => {
+                    self.wait_writable(index);
+                    Ok(false)
+                }
+                Err(e) => Err(e),
+            };
+        }
+        if slice.len == 0 {
+            conn.out.pieces.pop_front();
+            conn.out.copy = false;
+            self.pipes.give_back(pipe);
+            return Ok(true);
+        }
+        if *budget == 0 {
+            conn.out.pipe = Some(pipe);
+            self.mark_dirty(index);
+            return Ok(false);
+        }
+        let len = (slice.len as usize).min(pipe.capacity).min(*budget);
+        *budget -= len;
+        let log = crate::disk::open(&slice.file, false)?;
+        let file = log.as_fd();
+        if sys::is_resident(file, slice.pos, len as u64, PROBE_STEP) {
+            match sys::splice_in(file, slice.pos, pipe.write_end(), len) {
+                Ok(0) => return Err(short_slice()),
+                Ok(n) => {
+                    pipe.filled = n;
+                    slice.pos += n as u64;
+                    slice.len -= n as u32;
+                    conn.out.pipe = Some(pipe);
+                    return Ok(true);
+                }
+                Err(e) if is_transient(&e) => {} // left the page cache since: the ring waits for it
+                Err(e) => return Err(e),
+            }
+        }
+        let pos = slice.pos;
+        conn.out.busy = true;
+        conn.ops += 1;
+        let op = Op::SpliceIn {
+            log,
+            pos,
+            pipe,
+            len,
+        };
+        self.ring.start(Owner::Conn(index), op);
+        Ok(false)
+    }
+
+    /// A splice from file to pipe ended.
+    pub(crate) fn on_splice_in(&mut self, index: u32, mut pipe: Pipe, result: io::Result<u32>) {
+        pipe.filled = result.as_ref().map_or(0, |n| *n as usize);
+        let Some(conn) = self.conns.get(index).filter(|conn| !conn.closed) else {
+            if let Some(conn) = self.conns.get(index) {
+                conn.out.busy = false;
+            }
+            return self.pipes.give_back(pipe);
+        };
+        conn.out.busy = false;
+        let Some(Piece::File(slice)) = conn.out.pieces.front_mut() else {
+            return self.pipes.give_back(pipe);
+        };
+        match result {
+            Ok(0) => {
+                self.pipes.give_back(pipe);
+                self.close_conn(index, &short_slice());
+            }
+            Ok(n) => {
+                slice.pos += u64::from(n);
+                slice.len -= n;
+                conn.out.pipe = Some(pipe);
+                self.mark_dirty(index);
+            }
+            Err(_) => {
+                // The file system can't splice, or an error that a plain read will name.
+                conn.out.copy = true;
+                self.pipes.give_back(pipe);
+                self.mark_dirty(index);
+            }
+        }
+    }
+
+    fn wait_writable(&mut self, index: u32) {
+        if let Some(conn) = self.conns.get(index) {
+            conn.out.busy = true;
+            conn.ops += 1;
+            let socket = Rc::clone(&conn.socket);
+            self.ring.start(Owner::Conn(index), Op::PollOut { socket });
+        }
+    }
+
+    /// The socket takes bytes again.
+    pub(crate) fn on_writable(&mut self, index: u32) {
+        if let Some(conn) = self.conns.get(index) {
+            conn.out.busy = false;
+            self.mark_dirty(index);
+        }
+    }
+}
+
+/// Cuts a slice to the most that is read at once; gives the rest.
+fn split_slice(slice: &mut FileSlice) -> FileSlice {
+    let cut = TURN_BYTES as u32;
+    let rest = FileSlice {
+        file: slice.file.clone(),
+        pos: slice.pos + u64::from(cut),
+        len: slice.len - cut,
+    };
+    slice.len = cut;
+    rest
+}
+
+/// Reads as much of the slice as is in the page cache; whether that is all of it.
+fn read_what_is_resident(log: &OpenLog, slice: &FileSlice) -> io::Result<(BytesMut, bool)> {
+    let len = slice.len as usize;
+    let mut buf = BytesMut::with_capacity(len);
+    while buf.len() < len {
+        let (missing, pos) = (len - buf.len(), slice.pos + buf.len() as u64);
+        match sys::read_resident(log.as_fd(), &mut buf, missing, pos) {
+            Ok(0) => return Err(short_slice()),
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if is_cold(&e) => return Ok((buf, false)),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok((buf, true))
+}
+
+/// Whether a read with RWF_NOWAIT has to be done by the ring: not resident, or the file system can't tell.
+pub(crate) fn is_cold(e: &io::Error) -> bool {
+    e.kind() == io::ErrorKind::WouldBlock || e.raw_os_error() == Some(libc::EOPNOTSUPP)
+}
+
+/// Whether the same call may go well later.
+pub(crate) fn is_transient(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}
+
+fn short_slice() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "a log file is shorter than the slice to send",
+    )
+}

@@ -1,0 +1,389 @@
+//! Starting and ending the process: CPUs, listeners, one glommio executor per shard, signals.
+
+use crate::clock::OsClock;
+use crate::config::{Listen, RuntimeConfig, ShardStart};
+use crate::core::ShardCore;
+use crate::fsdisk::FsDisk;
+use crate::http::Endpoint;
+use crate::jobs::{HelperCpus, Jobs};
+use crate::mesh::{self, Mesh};
+use crate::probe::{self, ProbeError};
+use crate::reactor::{Parts, Reactor};
+use crate::shared::Shared;
+use crate::sys;
+use flumen_base::{Clock, Disk, ShardId};
+use glommio::{CpuSet, ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Connections that the kernel keeps for us until they are accepted.
+const BACKLOG: i32 = 1024;
+/// Entries of glommio's own rings, which carry nothing but its wakes.
+const GLOMMIO_RING_ENTRIES: usize = 16;
+
+/// Why the runtime could not start, or ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The kernel or a limit does not suffice.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// A value of the configuration can't work on this machine.
+    #[error("{0}")]
+    Config(String),
+    /// A listener could not be bound.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// What was to be bound.
+        address: String,
+        /// The system's error.
+        error: io::Error,
+    },
+    /// The OS refused something else.
+    #[error("{0}")]
+    Os(#[from] io::Error),
+    /// A shard ended with a failure.
+    #[error("{0}")]
+    Shard(String),
+}
+
+/// The running shards.
+pub struct Running {
+    shared: Arc<Shared>,
+    executors: Vec<ExecutorJoinHandle<()>>,
+    listeners: Vec<SocketAddr>,
+    endpoint: Option<Endpoint>,
+}
+
+/// Ends the process's shards from any thread.
+#[derive(Clone)]
+pub struct Stopper(Arc<Shared>);
+
+impl Stopper {
+    /// Asks all shards to end in order: [`flumen_shard::io::Input::Shutdown`].
+    pub fn shutdown(&self) {
+        self.0.shutdown();
+    }
+}
+
+impl Running {
+    /// The addresses that the listeners are bound to, in the order of the configuration.
+    pub fn listeners(&self) -> &[SocketAddr] {
+        &self.listeners
+    }
+
+    /// The address of the metrics and health endpoint.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.endpoint.as_ref().map(Endpoint::address)
+    }
+
+    /// Whether all shards serve.
+    pub fn is_ready(&self) -> bool {
+        self.shared.all_ready()
+    }
+
+    /// Waits until all shards serve; false if that takes longer than `max` or a shard failed.
+    pub fn wait_ready(&self, max: Duration) -> bool {
+        let end = Instant::now() + max;
+        while !self.is_ready() && !self.shared.aborting() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.is_ready()
+    }
+
+    /// What /metrics answers.
+    pub fn metrics(&self) -> Option<String> {
+        crate::http::metrics(&self.shared)
+    }
+
+    /// A handle to end it.
+    pub fn stopper(&self) -> Stopper {
+        Stopper(Arc::clone(&self.shared))
+    }
+
+    /// Waits for all shards to end.
+    pub fn join(self) -> Result<(), RuntimeError> {
+        for executor in self.executors {
+            if let Err(e) = executor.join() {
+                self.shared.fail(format!("a shard's executor failed: {e}"));
+            }
+        }
+        if let Some(endpoint) = self.endpoint {
+            endpoint.stop();
+        }
+        self.shared
+            .take_failure()
+            .map_or(Ok(()), |reason| Err(RuntimeError::Shard(reason)))
+    }
+}
+
+/// Runs shards until SIGTERM or SIGINT, then ends them in order. `started` learns the bound addresses. A second signal ends
+/// the process at once with exit code 1.
+pub fn run<C, F>(
+    config: RuntimeConfig,
+    make_shard: F,
+    started: impl FnOnce(&Running),
+) -> Result<(), RuntimeError>
+where
+    C: ShardCore,
+    F: Fn(&ShardStart) -> Result<C, String> + Send + Sync + 'static,
+{
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+    let closer = signals.handle();
+    let running = start(config, make_shard)?;
+    let stopper = running.stopper();
+    let watch = move || {
+        for (count, signal) in signals.forever().enumerate() {
+            if count > 0 {
+                tracing::warn!(signal, "second signal: ending at once");
+                std::process::exit(1);
+            }
+            tracing::info!(signal, "shutting down");
+            stopper.shutdown();
+        }
+    };
+    let watcher = std::thread::Builder::new()
+        .name("flumen-signals".to_owned())
+        .stack_size(256 << 10)
+        .spawn(watch)?;
+    started(&running);
+    let result = running.join();
+    closer.close();
+    let _ = watcher.join(); // ends with the iterator
+    result
+}
+
+/// Starts all shards and returns.
+pub fn start<C, F>(config: RuntimeConfig, make_shard: F) -> Result<Running, RuntimeError>
+where
+    C: ShardCore,
+    F: Fn(&ShardStart) -> Result<C, String> + Send + Sync + 'static,
+{
+    let mask: Vec<usize> = core_affinity::get_core_ids()
+        .unwrap_or_default()
+        .into_iter()
+        .map(|core| core.id)
+        .collect();
+    let (cpus, shards) = choose_cpus(&config, &mask)?;
+    probe::probe(shards)?;
+    let (sockets, addresses) = bind_all(&config.listeners)?;
+    let endpoint_socket = config.metrics.as_ref().map(bind).transpose()?;
+    let shared = Arc::new(Shared::new(shards)?);
+    let used: Vec<usize> = cpus.iter().copied().take(usize::from(shards)).collect();
+    let spare: Vec<usize> = mask.iter().copied().filter(|c| !used.contains(c)).collect();
+    let helpers = if config.pin && !spare.is_empty() {
+        spare.clone()
+    } else {
+        mask
+    };
+    let helper_cpus = Arc::new(HelperCpus::new(if config.pin { spare } else { Vec::new() }));
+    let common = Common {
+        config: Arc::new(config),
+        shared: Arc::clone(&shared),
+        clock: OsClock::new(),
+        disk: Arc::new(FsDisk),
+        helper_cpus: Arc::clone(&helper_cpus),
+        addresses: addresses.clone(),
+        make_shard: Arc::new(make_shard),
+        shards,
+    };
+    let mut running = Running {
+        shared: Arc::clone(&shared),
+        executors: Vec::new(),
+        listeners: addresses,
+        endpoint: None,
+    };
+    if let Some(socket) = endpoint_socket {
+        running.endpoint = Some(Endpoint::start(socket, Arc::clone(&shared), helper_cpus)?);
+    }
+    let mut sockets = Some(sockets);
+    for mesh in mesh::mesh::<C::Message>(shards, mesh::CAPACITY) {
+        let cpu = cpus[mesh.me().index() % cpus.len()];
+        let listeners = sockets.take().unwrap_or_default(); // all on the first shard's ring
+        match spawn(common.clone(), mesh, listeners, cpu, &helpers) {
+            Ok(executor) => running.executors.push(executor),
+            Err(reason) => {
+                shared.fail(reason);
+                return Err(running
+                    .join()
+                    .err()
+                    .unwrap_or_else(|| RuntimeError::Shard("a shard did not start".to_owned())));
+            }
+        }
+    }
+    Ok(running)
+}
+
+/// The CPUs to use, and the number of shards.
+fn choose_cpus(config: &RuntimeConfig, mask: &[usize]) -> Result<(Vec<usize>, u16), RuntimeError> {
+    let cpus = config.cpus.clone().unwrap_or_else(|| mask.to_vec());
+    if let Some(cpu) = cpus.iter().find(|cpu| !mask.contains(cpu)) {
+        return Err(RuntimeError::Config(format!(
+            "flumen.cpus names CPU {cpu}, but this process may only run on {mask:?}"
+        )));
+    }
+    let shards = match config.shards {
+        Some(shards) => shards,
+        None => u16::try_from(cpus.len()).unwrap_or(u16::MAX),
+    };
+    if cpus.is_empty() || shards == 0 {
+        return Err(RuntimeError::Config(
+            "at least one CPU and one shard are needed (flumen.cpus, flumen.shards)".to_owned(),
+        ));
+    }
+    Ok((cpus, shards))
+}
+
+fn bind_all(listeners: &[Listen]) -> Result<(Vec<TcpListener>, Vec<SocketAddr>), RuntimeError> {
+    let sockets: Vec<TcpListener> = listeners.iter().map(bind).collect::<Result<_, _>>()?;
+    let addresses = sockets
+        .iter()
+        .map(TcpListener::local_addr)
+        .collect::<Result<_, _>>()?;
+    Ok((sockets, addresses))
+}
+
+fn bind(listen: &Listen) -> Result<TcpListener, RuntimeError> {
+    let failure = |error| RuntimeError::Listen {
+        address: format!("{}:{}", listen.host, listen.port),
+        error,
+    };
+    let candidates: Vec<SocketAddr> = if listen.host.is_empty() {
+        // Every interface, both families where the machine has IPv6.
+        let v6 = (std::net::Ipv6Addr::UNSPECIFIED, listen.port).into();
+        vec![v6, (std::net::Ipv4Addr::UNSPECIFIED, listen.port).into()]
+    } else {
+        let host = listen.host.trim_start_matches('[').trim_end_matches(']');
+        (host, listen.port)
+            .to_socket_addrs()
+            .map_err(failure)?
+            .collect()
+    };
+    let socket = TcpListener::bind(&candidates[..]).map_err(failure)?;
+    sys::set_backlog(socket.as_fd(), BACKLOG).map_err(failure)?;
+    Ok(socket)
+}
+
+struct Common<F> {
+    config: Arc<RuntimeConfig>,
+    shared: Arc<Shared>,
+    clock: OsClock,
+    disk: Arc<dyn Disk>,
+    helper_cpus: Arc<HelperCpus>,
+    addresses: Vec<SocketAddr>,
+    make_shard: Arc<F>,
+    shards: u16,
+}
+
+impl<F> Clone for Common<F> {
+    fn clone(&self) -> Self {
+        Self {
+            config: Arc::clone(&self.config),
+            shared: Arc::clone(&self.shared),
+            clock: self.clock,
+            disk: Arc::clone(&self.disk),
+            helper_cpus: Arc::clone(&self.helper_cpus),
+            addresses: self.addresses.clone(),
+            make_shard: Arc::clone(&self.make_shard),
+            shards: self.shards,
+        }
+    }
+}
+
+fn spawn<C, F>(
+    common: Common<F>,
+    mesh: Mesh<C::Message>,
+    listeners: Vec<TcpListener>,
+    cpu: usize,
+    helpers: &[usize],
+) -> Result<ExecutorJoinHandle<()>, String>
+where
+    C: ShardCore,
+    F: Fn(&ShardStart) -> Result<C, String> + Send + Sync + 'static,
+{
+    let placement = if common.config.pin {
+        Placement::Fixed(cpu)
+    } else {
+        Placement::Unbound
+    };
+    LocalExecutorBuilder::new(placement)
+        .name("flumen-shard")
+        .io_memory(probe::GLOMMIO_IO_BYTES)
+        .ring_depth(GLOMMIO_RING_ENTRIES)
+        .blocking_thread_pool_placement(pool(common.config.job_threads.max(1), helpers))
+        .spawn(move || async move {
+            let guard = FailOnPanic(Arc::clone(&common.shared));
+            let shared = Arc::clone(&common.shared);
+            if let Err(reason) = run_shard(common, mesh, listeners).await {
+                tracing::error!(%reason, "shard failed");
+                shared.fail(reason);
+            }
+            drop(guard);
+        })
+        .map_err(|e| format!("glommio executor on CPU {cpu}: {e}"))
+}
+
+fn pool(threads: usize, helpers: &[usize]) -> PoolPlacement {
+    match CpuSet::online() {
+        Ok(online) => {
+            let set = online.filter(|location| helpers.contains(&location.cpu));
+            if set.is_empty() {
+                PoolPlacement::Unbound(threads)
+            } else {
+                PoolPlacement::Fenced(threads, set)
+            }
+        }
+        Err(_) => PoolPlacement::Unbound(threads),
+    }
+}
+
+/// A shard that panics (only in builds that unwind) must not leave the others waiting for it.
+struct FailOnPanic(Arc<Shared>);
+
+impl Drop for FailOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail("a shard panicked".to_owned());
+        }
+    }
+}
+
+async fn run_shard<C, F>(
+    common: Common<F>,
+    mesh: Mesh<C::Message>,
+    listeners: Vec<TcpListener>,
+) -> Result<(), String>
+where
+    C: ShardCore,
+    F: Fn(&ShardStart) -> Result<C, String>,
+{
+    let shard: ShardId = mesh.me();
+    let start = ShardStart {
+        shard,
+        shards: common.shards,
+        now: common.clock.now(),
+        seed: sys::random_u64().map_err(|e| format!("getrandom: {e}"))?,
+        listeners: common.addresses,
+    };
+    let core = (common.make_shard)(&start)?;
+    let jobs = Jobs::new(
+        shard,
+        Arc::clone(&common.shared),
+        common.disk,
+        common.helper_cpus,
+    );
+    let parts = Parts {
+        shard,
+        shared: common.shared,
+        config: common.config,
+        clock: common.clock,
+        mesh,
+        listeners,
+        core,
+        jobs,
+    };
+    Reactor::new(parts)?.run().await
+}

@@ -1,0 +1,259 @@
+//! Small safe wrappers around system calls that the standard library lacks. One of the files of this crate that may hold
+//! unsafe code.
+
+use bytes::{Bytes, BytesMut};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+fn check_len(result: libc::ssize_t) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// A new eventfd, not blocking: reading it on a ring waits, writing it never does.
+pub(crate) fn eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: the call takes no pointers.
+    let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) })?;
+    // SAFETY: the descriptor is new and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Adds one to an eventfd. Blocks only at 2^64 - 2 wakes, which are drained long before.
+pub(crate) fn eventfd_wake(fd: BorrowedFd<'_>) {
+    let one = 1u64.to_ne_bytes();
+    // SAFETY: the buffer is 8 bytes and lives over the call. A failure could only be EINTR before the write, which an
+    // eventfd that doesn't block never gives.
+    unsafe { libc::write(fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+}
+
+/// Reads up to `len` bytes at `pos` behind what is in `buf`, only what is in the page cache: `WouldBlock` when nothing is.
+pub(crate) fn read_resident(
+    fd: BorrowedFd<'_>,
+    buf: &mut BytesMut,
+    len: usize,
+    pos: u64,
+) -> io::Result<usize> {
+    buf.reserve(len);
+    let spare = buf.spare_capacity_mut();
+    let iov = libc::iovec {
+        iov_base: spare.as_mut_ptr().cast(),
+        iov_len: len.min(spare.len()),
+    };
+    let pos = libc::off_t::try_from(pos).map_err(io::Error::other)?;
+    // SAFETY: the iovec covers spare capacity of `buf`, which lives over the call.
+    let n = check_len(unsafe {
+        libc::preadv2(fd.as_raw_fd(), &raw const iov, 1, pos, libc::RWF_NOWAIT)
+    })?;
+    // SAFETY: the kernel has written the first `n` bytes of the spare capacity.
+    unsafe { buf.set_len(buf.len() + n) };
+    Ok(n)
+}
+
+/// Whether the pages at the given places are in the page cache (a probe: they may leave it any time). The copy of one byte
+/// each is what makes the answer true: `cachestat` counts pages whose read is still under way.
+pub(crate) fn is_resident(fd: BorrowedFd<'_>, pos: u64, len: u64, step: u64) -> bool {
+    let mut at = pos;
+    let last = pos + len.saturating_sub(1);
+    loop {
+        let mut byte = 0u8;
+        let iov = libc::iovec {
+            iov_base: (&raw mut byte).cast(),
+            iov_len: 1,
+        };
+        let Ok(offset) = libc::off_t::try_from(at) else {
+            return false;
+        };
+        // SAFETY: the iovec covers one byte that lives over the call.
+        let n =
+            unsafe { libc::preadv2(fd.as_raw_fd(), &raw const iov, 1, offset, libc::RWF_NOWAIT) };
+        if n != 1 {
+            return false;
+        }
+        if at >= last {
+            return true;
+        }
+        at = last.min(at + step);
+    }
+}
+
+/// Most buffers that one gather call takes (`IOV_MAX`).
+pub(crate) const IOV_MAX: usize = 1024;
+
+/// Fills `iov` with what is left of `bufs` after `skip` bytes, at most [`IOV_MAX`] entries.
+pub(crate) fn gather(bufs: &[Bytes], mut skip: usize, iov: &mut Vec<libc::iovec>) {
+    iov.clear();
+    for buf in bufs {
+        if skip >= buf.len() {
+            skip -= buf.len();
+            continue;
+        }
+        if iov.len() == IOV_MAX {
+            break;
+        }
+        let rest = &buf[skip..];
+        skip = 0;
+        iov.push(libc::iovec {
+            iov_base: rest.as_ptr().cast_mut().cast(),
+            iov_len: rest.len(),
+        });
+    }
+}
+
+/// Writes what is left of `bufs` after `skip` bytes at `pos`; some of it may remain.
+pub(crate) fn write_some(
+    fd: BorrowedFd<'_>,
+    bufs: &[Bytes],
+    skip: usize,
+    pos: u64,
+    iov: &mut Vec<libc::iovec>,
+) -> io::Result<usize> {
+    gather(bufs, skip, iov);
+    let pos = libc::off_t::try_from(pos).map_err(io::Error::other)?;
+    let count = libc::c_int::try_from(iov.len()).map_err(io::Error::other)?;
+    // SAFETY: the iovecs cover `bufs`, which live over the call, and the kernel only reads them.
+    check_len(unsafe { libc::pwritev(fd.as_raw_fd(), iov.as_ptr(), count, pos) })
+}
+
+/// Raises the accept backlog of a listening socket.
+pub(crate) fn set_backlog(fd: BorrowedFd<'_>, backlog: i32) -> io::Result<()> {
+    // SAFETY: the call takes no pointers.
+    check(unsafe { libc::listen(fd.as_raw_fd(), backlog) }).map(drop)
+}
+
+/// `RLIMIT_MEMLOCK`'s soft limit in bytes; `u64::MAX` is unlimited.
+pub(crate) fn memlock_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the struct lives over the call.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) })?;
+    Ok(limit.rlim_cur)
+}
+
+/// CPU time of the process so far in seconds, and its greatest resident size in KiB.
+pub(crate) fn usage() -> (f64, u64) {
+    // SAFETY: an all-zero rusage is valid, and the struct lives over the call.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &raw mut usage);
+        usage
+    };
+    let secs = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
+    (
+        secs(usage.ru_utime) + secs(usage.ru_stime),
+        usage.ru_maxrss.unsigned_abs(),
+    )
+}
+
+/// 64 random bits from the OS.
+pub(crate) fn random_u64() -> io::Result<u64> {
+    let mut bytes = [0u8; 8];
+    // SAFETY: the buffer lives over the call.
+    let n = check_len(unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) })?;
+    if n == bytes.len() {
+        Ok(u64::from_ne_bytes(bytes))
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+/// Lets the calling thread run on all the given CPUs.
+pub(crate) fn set_affinity(cpus: &[usize]) -> io::Result<()> {
+    // SAFETY: an all-zero cpu_set_t is the empty set; CPU_SET checks its bound by indexing, and the set lives over the call.
+    check(unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        for &cpu in cpus {
+            if cpu < libc::CPU_SETSIZE as usize {
+                libc::CPU_SET(cpu, &mut set);
+            }
+        }
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
+    })
+    .map(drop)
+}
+
+/// A pipe of about `bytes` capacity, neither end blocking. Gives the capacity got: without privileges a user has a
+/// budget (`fs.pipe-user-pages-soft`), beyond which pipes stay small.
+pub(crate) fn pipe(bytes: usize) -> io::Result<(OwnedFd, OwnedFd, usize)> {
+    let mut fds = [0; 2];
+    // SAFETY: the array has room for both descriptors.
+    check(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) })?;
+    // SAFETY: both descriptors are new and nobody else owns them.
+    let (read, write) = unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) };
+    let want = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the call takes no pointers.
+    unsafe { libc::fcntl(write.as_raw_fd(), libc::F_SETPIPE_SZ, want) };
+    // SAFETY: as above.
+    let got = check(unsafe { libc::fcntl(write.as_raw_fd(), libc::F_GETPIPE_SZ) })?;
+    Ok((read, write, got.unsigned_abs() as usize))
+}
+
+/// Splices resident file pages into a pipe.
+pub(crate) fn splice_in(
+    file: BorrowedFd<'_>,
+    pos: u64,
+    pipe: BorrowedFd<'_>,
+    len: usize,
+) -> io::Result<usize> {
+    let mut offset = libc::loff_t::try_from(pos).map_err(io::Error::other)?;
+    let flags = libc::SPLICE_F_NONBLOCK | libc::SPLICE_F_MOVE;
+    // SAFETY: the offset lives over the call.
+    check_len(unsafe {
+        libc::splice(
+            file.as_raw_fd(),
+            &raw mut offset,
+            pipe.as_raw_fd(),
+            std::ptr::null_mut(),
+            len,
+            flags,
+        )
+    })
+}
+
+/// Splices from a pipe into a socket, without waiting.
+pub(crate) fn splice_out(
+    pipe: BorrowedFd<'_>,
+    socket: BorrowedFd<'_>,
+    len: usize,
+    more: bool,
+) -> io::Result<usize> {
+    let mut flags = libc::SPLICE_F_NONBLOCK | libc::SPLICE_F_MOVE;
+    if more {
+        flags |= libc::SPLICE_F_MORE;
+    }
+    // SAFETY: neither offset is given; the call touches no memory of ours.
+    check_len(unsafe {
+        libc::splice(
+            pipe.as_raw_fd(),
+            std::ptr::null_mut(),
+            socket.as_raw_fd(),
+            std::ptr::null_mut(),
+            len,
+            flags,
+        )
+    })
+}
+
+/// Opens a log segment's file for reading and writing.
+pub(crate) fn open_log(path: &std::path::Path, create: bool) -> io::Result<File> {
+    std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(create)
+        .truncate(false)
+        .open(path)
+}
+
+/// A second descriptor of the same thing.
+pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    fd.as_fd().try_clone_to_owned()
+}
