@@ -5,7 +5,11 @@
 use crate::{DecodeError, EncodeError, Message, Reader, Record, Writer};
 use bytes::Bytes;
 
-include!(concat!(env!("OUT_DIR"), "/records.rs"));
+#[allow(clippy::all)] // generated
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/records.rs"));
+}
+pub use generated::*;
 
 /// A value (or a consumer's subscription or assignment) with its version before it.
 ///

@@ -88,7 +88,7 @@ impl Random for bool {
 
 impl Random for f64 {
     fn random(g: &mut Gen, _: i16) -> Self {
-        g.rng.next_u64() as i64 as f64 / 1024.0
+        g.rng.next_u64() as i64 as Self / 1024.0
     }
 }
 
@@ -239,7 +239,17 @@ macro_rules! codec {
     };
 }
 
-include!(concat!(env!("OUT_DIR"), "/random.rs"));
+#[allow(
+    clippy::all,
+    unused_variables,
+    elided_lifetimes_in_paths,
+    unused_qualifications
+)]
+mod generated {
+    use super::*;
+    include!(concat!(env!("OUT_DIR"), "/random.rs"));
+}
+pub use generated::CODECS;
 
 /// The codec of a request (`kind` "request") or response of this API.
 pub fn codec_of(kind: &str, key: i16) -> Option<&'static Codec> {

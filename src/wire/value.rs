@@ -119,7 +119,7 @@ impl<'a, T: Value<'a>> Value<'a> for Vec<T> {
     }
 
     fn write_nullable(value: Option<&Self>, w: &mut Writer, version: i16, flexible: bool) {
-        w.nullable_array(value.map(Vec::as_slice), version, flexible);
+        w.nullable_array(value.map(Self::as_slice), version, flexible);
     }
 }
 

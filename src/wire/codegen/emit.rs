@@ -206,6 +206,45 @@ impl<'m> Emitter<'m> {
         self.emit_read(s, out);
         self.emit_write(s, out);
         out.push_str("}\n");
+        if !lt.is_empty() {
+            self.emit_into_static(s, out);
+        }
+    }
+
+    /// A copy of what is borrowed, for values that outlive their frame.
+    fn emit_into_static(&self, s: &Struct, out: &mut String) {
+        let name = &s.name;
+        let _ = writeln!(
+            out,
+            "impl {name}<'_> {{\n/// Copies what is borrowed, to outlive the frame.\n\
+             pub fn into_static(self) -> {name}<'static> {{ {name} {{"
+        );
+        for f in &s.fields {
+            let ident = ident(f);
+            let at = format!("self.{ident}");
+            let value = match (self.own("x", &f.kind), f.nullable.is_some()) {
+                (None, _) => at,
+                (Some(owned), true) => format!("{at}.map(|x| {owned})"),
+                (Some(_), false) => self.own(&at, &f.kind).unwrap_or_default(),
+            };
+            let _ = writeln!(out, "{ident}: {value},");
+        }
+        out.push_str("} } }\n");
+    }
+
+    /// How to own what the expression `at` borrows; `None` when it borrows nothing.
+    fn own(&self, at: &str, kind: &Kind) -> Option<String> {
+        match kind {
+            Kind::Str | Kind::Bytes | Kind::Records => {
+                Some(format!("Cow::Owned({at}.into_owned())"))
+            }
+            Kind::Struct(name) if self.message.borrows(name) => Some(format!("{at}.into_static()")),
+            Kind::Array(element) => {
+                let owned = self.own("x", element)?;
+                Some(format!("{at}.into_iter().map(|x| {owned}).collect()"))
+            }
+            _ => None,
+        }
     }
 
     fn is_tagged(field: &Field) -> bool {

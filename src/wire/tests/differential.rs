@@ -1,5 +1,6 @@
 //! Our bytes, read and written again by the kafka-protocol crate, are the same bytes: two codecs, made from two releases
 //! of Kafka by different people, agree. Only bytes that are known to be good are given to that crate: it trusts lengths.
+#![allow(clippy::unwrap_used)] // a test may
 
 use bytes::{Buf, Bytes, BytesMut};
 use flumen_wire::testing::{CODECS, Codec, Gen};

@@ -1,4 +1,5 @@
 //! Decoders under garbage: no panic, and memory in proportion to the bytes received.
+#![allow(clippy::unwrap_used)] // a test may
 
 use flumen_base::Prng;
 use flumen_wire::fuzz::{fuzz_record, fuzz_request, fuzz_response};

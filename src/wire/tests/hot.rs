@@ -1,4 +1,5 @@
 //! The hand-written paths against the generated codec: the same bytes are taken, and say the same.
+#![allow(clippy::unwrap_used)] // a test may
 
 use flumen_base::Prng;
 use flumen_wire::hot::TopicRef;

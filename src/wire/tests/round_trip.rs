@@ -1,4 +1,5 @@
 //! Every message in every version: what is encoded comes back.
+#![allow(clippy::unwrap_used)] // a test may
 
 use flumen_wire::messages::{FetchRequest, JoinGroupRequest, OffsetFetchResponse};
 use flumen_wire::testing::{CODECS, Gen, encode};
