@@ -129,6 +129,13 @@ impl<C: ShardCore> Reactor<C> {
 
     /// Runs until all shards have stopped or the process aborts.
     pub(crate) async fn run(mut self) -> Result<(), String> {
+        let result = self.run_turns().await;
+        self.close_all();
+        self.ring.drain(DRAIN_MAX);
+        result
+    }
+
+    async fn run_turns(&mut self) -> Result<(), String> {
         // The core's first effects (its recovery) come from a turn without inputs.
         self.core.end_turn(self.now, &mut self.effects);
         self.perform()?;
@@ -140,8 +147,6 @@ impl<C: ShardCore> Reactor<C> {
             }
             self.rest()?;
         }
-        self.close_all();
-        self.ring.drain(DRAIN_MAX);
         Ok(())
     }
 

@@ -54,6 +54,7 @@ impl AsFd for OpenLog {
 }
 
 /// An operation with all that it needs.
+#[allow(clippy::large_enum_variant)] // lives in a reused slot; a box per send would cost more than the copy
 pub(crate) enum Op {
     /// Receive up to `len` bytes behind what is in `buf`.
     Recv {
@@ -103,6 +104,7 @@ pub(crate) enum Op {
 }
 
 /// What a completion gives back.
+#[allow(clippy::large_enum_variant)] // on the stack, for one match
 pub(crate) enum Done<T> {
     /// The operation has ended. For a synced write, `sync` is the result of the fdatasync.
     Op {

@@ -166,21 +166,6 @@ pub(crate) fn random_u64() -> io::Result<u64> {
     }
 }
 
-/// Lets the calling thread run on all the given CPUs.
-pub(crate) fn set_affinity(cpus: &[usize]) -> io::Result<()> {
-    // SAFETY: an all-zero cpu_set_t is the empty set; CPU_SET checks its bound by indexing, and the set lives over the call.
-    check(unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        for &cpu in cpus {
-            if cpu < libc::CPU_SETSIZE as usize {
-                libc::CPU_SET(cpu, &mut set);
-            }
-        }
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
-    })
-    .map(drop)
-}
-
 /// A pipe of about `bytes` capacity, neither end blocking. Gives the capacity got: without privileges a user has a
 /// budget (`fs.pipe-user-pages-soft`), beyond which pipes stay small.
 pub(crate) fn pipe(bytes: usize) -> io::Result<(OwnedFd, OwnedFd, usize)> {

@@ -1,0 +1,198 @@
+//! Disk operations, and file slices on their way to slow readers.
+
+mod common;
+
+use common::*;
+use flumen_base::Prng;
+use flumen_runtime::{RuntimeConfig, WriteStrategy};
+use std::io::Read;
+use std::sync::atomic::Ordering::SeqCst;
+
+/// Asks for slices of random sizes on both sides of the threshold, pipelined, and reads the answers in small steps.
+fn slices_equal_the_file(config: RuntimeConfig, cold: bool, seed: u64) {
+    let rig = Rig::new(config);
+    let data = pattern(6 << 20, seed);
+    let path = rig.dir.path().join("data");
+    std::fs::write(&path, &data).unwrap();
+    if cold {
+        // Writes it back and drops its pages.
+        let of = format!("of={}", path.display());
+        let dd = [
+            "oflag=nocache",
+            "conv=notrunc,fdatasync",
+            "count=0",
+            "status=none",
+        ];
+        let ok = std::process::Command::new("dd").arg(of).args(dd).status();
+        assert!(ok.unwrap().success());
+    }
+    let mut prng = Prng::new(seed);
+    let mut client = rig.client();
+    let mut expected = Vec::new();
+    let mut asked = 0;
+    for _ in 0..30 {
+        let mut args = Vec::new();
+        let mut answer = Vec::new();
+        for _ in 0..=prng.below(3) {
+            let len = match prng.below(4) {
+                0 => prng.below(500),
+                1 => prng.below(70_000),
+                2 => prng.below(300_000),
+                _ => prng.below(2 << 20),
+            };
+            let pos = prng.below(data.len() as u64 - len);
+            args.extend_from_slice(&pos.to_be_bytes());
+            args.extend_from_slice(&(len as u32).to_be_bytes());
+            answer.extend_from_slice(&(len as u32).to_be_bytes());
+            answer.extend_from_slice(&data[pos as usize..(pos + len) as usize]);
+        }
+        client.send(b'F', &args);
+        asked += 1;
+        expected.extend_from_slice(&(answer.len() as u32).to_be_bytes());
+        expected.extend_from_slice(&answer);
+    }
+    client.send(b'E', b"end");
+    expected.extend_from_slice(&[0, 0, 0, 3, b'e', b'n', b'd']);
+    let mut at = 0;
+    let mut part = vec![0; 50_000];
+    while at < expected.len() {
+        let want = 1 + prng.below(part.len() as u64) as usize;
+        let n = client.0.read(&mut part[..want]).unwrap();
+        assert!(n > 0, "closed at {at} of {} (seed {seed})", expected.len());
+        assert!(part[..n] == expected[at..at + n], "at {at} (seed {seed})");
+        at += n;
+    }
+    eventually("all are reported as sent", || {
+        rig.stage.sent.load(SeqCst) == asked + 1
+    });
+    rig.stop();
+}
+
+#[test]
+fn resident_slices_equal_the_file() {
+    slices_equal_the_file(on_one_cpu(1), false, 11);
+}
+
+#[test]
+fn cold_slices_equal_the_file() {
+    slices_equal_the_file(on_one_cpu(1), true, 12);
+}
+
+#[test]
+fn everything_spliced_equals_the_file() {
+    let config = RuntimeConfig {
+        splice_above_bytes: 0,
+        ..on_one_cpu(1)
+    };
+    slices_equal_the_file(config.clone(), false, 13);
+    slices_equal_the_file(config, true, 14);
+}
+
+#[test]
+fn everything_copied_equals_the_file() {
+    let config = RuntimeConfig {
+        splice_above_bytes: usize::MAX,
+        ..on_one_cpu(1)
+    };
+    slices_equal_the_file(config, true, 15);
+}
+
+#[test]
+fn a_reader_that_leaves_frees_everything() {
+    let rig = Rig::new(on_one_cpu(2));
+    std::fs::write(rig.dir.path().join("data"), pattern(8 << 20, 5)).unwrap();
+    for round in 0..20 {
+        let mut client = rig.client();
+        let mut args = Vec::new();
+        args.extend_from_slice(&0u64.to_be_bytes());
+        args.extend_from_slice(&(8u32 << 20).to_be_bytes());
+        for _ in 0..4 {
+            client.send(b'F', &args);
+            client.send(b'E', &[1; 100_000]);
+        }
+        let mut part = vec![0; 100_000];
+        for _ in 0..round {
+            client.0.read_exact(&mut part).unwrap();
+        }
+    }
+    eventually("all connections end", || {
+        rig.metric("flumen_connections") == 0.0
+    });
+    // What is left in the rings: one wake per shard and the accept.
+    assert_eq!(rig.metric("flumen_ring_operations"), 3.0);
+    assert_eq!(rig.client().ask(b'E', b"alive"), b"alive");
+    rig.stop();
+}
+
+#[test]
+fn a_slow_reader_takes_no_memory() {
+    let rig = Rig::new(on_one_cpu(1));
+    std::fs::write(rig.dir.path().join("data"), pattern(8 << 20, 6)).unwrap();
+    let mut clients: Vec<Client> = (0..8).map(|_| rig.client()).collect();
+    let before = rig.metric("process_resident_memory_bytes");
+    let mut args = Vec::new();
+    for i in 0..40u64 {
+        args.extend_from_slice(&(i * 200_000).to_be_bytes());
+        args.extend_from_slice(&200_000u32.to_be_bytes());
+    }
+    for client in &mut clients {
+        for _ in 0..8 {
+            client.send(b'F', &args); // 64 MB each, below the threshold
+        }
+    }
+    let mut other = rig.client();
+    for _ in 0..1000 {
+        assert_eq!(other.ask(b'E', b"x"), b"x");
+    }
+    let grown = rig.metric("process_resident_memory_bytes") - before;
+    assert!(grown < 24e6, "{grown} bytes for 512 MB of answers");
+    rig.stop();
+}
+
+#[test]
+fn a_slice_past_the_end_closes_the_connection() {
+    let rig = Rig::new(on_one_cpu(1));
+    std::fs::write(rig.dir.path().join("data"), pattern(1000, 7)).unwrap();
+    for len in [2000u32, 3 << 20] {
+        let mut client = rig.client();
+        let mut args = 0u64.to_be_bytes().to_vec();
+        args.extend_from_slice(&len.to_be_bytes());
+        client.send(b'F', &args);
+        assert!(client.is_closed_by_peer());
+    }
+    rig.stop();
+}
+
+#[test]
+fn writes_syncs_and_reads_are_whole() {
+    for write_strategy in [WriteStrategy::Ring, WriteStrategy::Inline] {
+        let config = RuntimeConfig {
+            write_strategy,
+            ..on_one_cpu(1)
+        };
+        let rig = Rig::new(config);
+        let mut client = rig.client();
+        let missing = client.ask(b'R', b"\0\0\0\0\0\0\0\0\0\0\0\x05nothing");
+        assert!(missing.starts_with(b"error: read of ") && missing.ends_with(b"entity not found"));
+        // 3 MB in 1000-byte buffers: more than one vector holds.
+        let data = pattern(3_000_000, 8);
+        let mut args = vec![1];
+        args.extend_from_slice(&0u64.to_be_bytes());
+        args.extend_from_slice(&data);
+        assert_eq!(client.ask(b'W', &args), b"done");
+        let mut args = vec![0];
+        args.extend_from_slice(&3_000_000u64.to_be_bytes());
+        args.extend_from_slice(b"tail");
+        assert_eq!(client.ask(b'W', &args), b"done");
+        assert_eq!(client.ask(b'Y', b""), b"done");
+        let on_disk = std::fs::read(rig.dir.path().join("written")).unwrap();
+        assert!(on_disk[..3_000_000] == data && &on_disk[3_000_000..] == b"tail");
+        let mut args = 2_999_998u64.to_be_bytes().to_vec();
+        args.extend_from_slice(&100u32.to_be_bytes());
+        args.extend_from_slice(b"written");
+        let mut expected = data[2_999_998..].to_vec();
+        expected.extend_from_slice(b"tail"); // fewer than asked for, only at the end
+        assert_eq!(client.ask(b'R', &args), expected);
+        rig.stop();
+    }
+}
