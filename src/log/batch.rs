@@ -188,6 +188,14 @@ impl<'a> BatchHeader<'a> {
         i32::from_be_bytes(self.be(57))
     }
 
+    /// A record's timestamp: its own, or the append time.
+    pub fn timestamp_of(&self, record: &Record<'_>) -> i64 {
+        match self.timestamp_type() {
+            TimestampType::CreateTime => self.base_timestamp().wrapping_add(record.timestamp_delta),
+            TimestampType::LogAppendTime => self.max_timestamp(),
+        }
+    }
+
     /// Offset of the last record.
     pub fn last_offset(&self) -> i64 {
         self.base_offset()

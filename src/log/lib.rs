@@ -30,6 +30,8 @@ mod scan;
 pub mod segment;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[cfg(test)]
+mod testing_rig;
 pub mod validate;
 
 pub use batch::{BatchBuilder, BatchError, BatchHeader, Record};

@@ -172,10 +172,9 @@ struct AppendUndo {
 }
 
 impl Log {
-    /// The log as [`crate::recovery::load`] found it.
-    pub fn from_loaded(loaded: LoadedLog, ids: FileIds) -> Self {
+    /// The log as [`crate::recovery::load`] found it, with its settings of now.
+    pub fn from_loaded(loaded: LoadedLog, config: Arc<LogConfig>, ids: FileIds) -> Self {
         let dir = loaded.dir;
-        let config = loaded.config;
         let mut segments = VecDeque::with_capacity(loaded.segments.len());
         for found in loaded.segments {
             let file = new_file(&ids, &dir, found.base_offset, LOG_SUFFIX);

@@ -2,7 +2,6 @@
 //! and from there batches are read until one qualifies.
 
 use crate::batch::{Batch, BatchHeader, HEADER_LEN, Records};
-use crate::config::TimestampType;
 use crate::index::{
     Floor, IndexEntry, OffsetIndex, TimeEntry, decode_offsets, decode_times, floor_in,
 };
@@ -172,12 +171,7 @@ impl TimestampLookup {
             .map_err(invalid)?;
         for record in Records::new(&section, header.count()) {
             let record = record.map_err(invalid)?;
-            let timestamp = match header.timestamp_type() {
-                TimestampType::LogAppendTime => header.max_timestamp(),
-                TimestampType::CreateTime => {
-                    header.base_timestamp().wrapping_add(record.timestamp_delta)
-                }
-            };
+            let timestamp = header.timestamp_of(&record);
             let offset = header.base_offset() + i64::from(record.offset_delta);
             if timestamp >= wanted && offset >= self.log_start && offset < self.upper_bound {
                 return Ok(Some(TimestampOffset {

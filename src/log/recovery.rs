@@ -72,7 +72,6 @@ pub struct LoadReport {
 #[derive(Debug)]
 pub struct LoadedLog {
     pub(crate) dir: PathBuf,
-    pub(crate) config: Arc<LogConfig>,
     pub(crate) now_ms: i64,
     /// Ascending, not empty; the last is the active one.
     pub(crate) segments: Vec<LoadedSegment>,
@@ -530,7 +529,6 @@ impl Loader<'_> {
         let producers = self.load_producers(&segments, log_start, log_end)?;
         Ok(LoadedLog {
             dir: self.params.dir,
-            config: self.params.config,
             now_ms: self.params.now_ms,
             segments,
             log_start,

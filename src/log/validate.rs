@@ -261,7 +261,7 @@ fn check_records(
     let mut bad_timestamp = false;
     for (index, record) in Records::new(section, header.count()).enumerate() {
         let record = record?;
-        let timestamp = header.base_timestamp().wrapping_add(record.timestamp_delta);
+        let timestamp = header.timestamp_of(&record);
         checked.max_timestamp = checked.max_timestamp.max(timestamp);
         checked.offsets_dense &= record.offset_delta as usize == index;
         if let Some((is_time, message)) = refuse(header, &record, timestamp, config, now_ms) {
@@ -369,7 +369,7 @@ fn rewrite(
     }
     for record in Records::new(section, header.count()) {
         let record = record?;
-        let timestamp = header.base_timestamp().wrapping_add(record.timestamp_delta);
+        let timestamp = header.timestamp_of(&record);
         builder.push_encoded(timestamp, record.key, record.value, record.headers);
     }
     builder
