@@ -1,7 +1,10 @@
 //! The synchronous core as the runtime drives it: a trait, so that the runtime is tested with a small core of its own.
 
 use flumen_base::{Disk, Mono, Now};
+use flumen_shard::Shard;
 use flumen_shard::io::{Effects, Input};
+use flumen_shard::jobs::{Job, JobOutput};
+use flumen_shard::mesh::Message;
 
 /// The inputs of a core.
 pub type In<C> = Input<<C as ShardCore>::Message, <C as ShardCore>::JobOutput>;
@@ -27,4 +30,30 @@ pub trait ShardCore: 'static {
     fn tick(&mut self, now: Now, effects: &mut Out<Self>);
     /// When it wants to be called next.
     fn next_deadline(&self) -> Option<Mono>;
+}
+
+impl ShardCore for Shard {
+    type Message = Message;
+    type Job = Job;
+    type JobOutput = JobOutput;
+
+    fn run_job(job: Job, disk: &dyn Disk) -> JobOutput {
+        job.run(disk)
+    }
+
+    fn step(&mut self, now: Now, input: Input, effects: &mut Effects) {
+        Self::step(self, now, input, effects);
+    }
+
+    fn end_turn(&mut self, now: Now, effects: &mut Effects) {
+        Self::end_turn(self, now, effects);
+    }
+
+    fn tick(&mut self, now: Now, effects: &mut Effects) {
+        Self::tick(self, now, effects);
+    }
+
+    fn next_deadline(&self) -> Option<Mono> {
+        Self::next_deadline(self)
+    }
 }

@@ -42,4 +42,4 @@ pub use config::{Listen, RuntimeConfig, ShardStart, WriteStrategy};
 pub use framing::FrameError;
 pub use fsdisk::FsDisk;
 pub use probe::{ProbeError, probe};
-pub use start::{Running, RuntimeError, Stopper, run, start};
+pub use start::{Prepared, Running, RuntimeError, Stopper, prepare, run, start};

@@ -9,6 +9,7 @@ use crate::jobs::Jobs;
 use crate::mesh::{Item, Mesh};
 use crate::net::Conns;
 use crate::ring::{Done, Op, Ring};
+use crate::send::CopyBufs;
 use crate::shared::{Control, Shared};
 use crate::splice::Pipes;
 use flumen_base::{Clock, IdMap, Mono, Now, ShardId};
@@ -53,6 +54,7 @@ pub(crate) struct Reactor<C: ShardCore> {
     pub(crate) conns: Conns,
     pub(crate) dirty: Vec<u32>,
     pub(crate) pipes: Pipes,
+    pub(crate) copy_bufs: CopyBufs,
     pub(crate) mesh: Mesh<C::Message>,
     /// Listeners of this shard, each with whether an accept is armed.
     pub(crate) listeners: Vec<(Rc<TcpListener>, bool)>,
@@ -102,6 +104,7 @@ impl<C: ShardCore> Reactor<C> {
             conns: Conns::default(),
             dirty: Vec::new(),
             pipes: Pipes::default(),
+            copy_bufs: CopyBufs::default(),
             mesh: parts.mesh,
             listeners: parts
                 .listeners
@@ -334,7 +337,10 @@ impl<C: ShardCore> Reactor<C> {
         }
         match op {
             Op::Recv { buf, .. } => self.on_recv(index, buf, result),
-            Op::Send { .. } => self.on_send(index, result),
+            Op::Send { bufs, .. } => {
+                drop(bufs); // so that buffers of the pool have one owner again
+                self.on_send(index, result);
+            }
             Op::PollOut { .. } => self.on_writable(index),
             Op::Read { log, buf, .. } => {
                 drop(log);

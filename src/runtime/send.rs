@@ -31,8 +31,38 @@ const PROBE_STEP: u64 = 64 << 10;
 pub(crate) enum Piece {
     Bytes(Bytes),
     File(FileSlice),
+    /// What was read of a file slice, in a buffer of the pool.
+    Read(Bytes),
     /// A response ends here.
     End,
+}
+
+/// Buffers for file slices that go by copy: used again, because fresh memory costs more than the copy into it.
+#[derive(Default)]
+pub(crate) struct CopyBufs(Vec<BytesMut>);
+
+/// Buffers kept when idle.
+const COPY_BUFS_KEPT: usize = 8;
+
+impl CopyBufs {
+    fn take(&mut self, len: usize) -> BytesMut {
+        let mut buf = self.0.pop().unwrap_or_default();
+        buf.reserve(if len > TURN_BYTES / 4 {
+            TURN_BYTES
+        } else {
+            len
+        });
+        buf
+    }
+
+    fn give_back(&mut self, bytes: Bytes) {
+        if self.0.len() < COPY_BUFS_KEPT
+            && let Ok(mut buf) = bytes.try_into_mut()
+        {
+            buf.clear();
+            self.0.push(buf);
+        }
+    }
 }
 
 /// The sending half of one connection.
@@ -78,18 +108,20 @@ impl Outgoing {
     }
 
     /// `n` bytes in memory have been sent.
-    fn advance(&mut self, mut n: usize) -> u32 {
+    fn advance(&mut self, mut n: usize, bufs: &mut CopyBufs) -> u32 {
         let mut ends = 0;
         while n > 0 {
             ends += self.pop_ends();
             match self.pieces.front_mut() {
-                Some(Piece::Bytes(bytes)) if bytes.len() > n => {
+                Some(Piece::Bytes(bytes) | Piece::Read(bytes)) if bytes.len() > n => {
                     bytes.advance(n);
                     n = 0;
                 }
-                Some(Piece::Bytes(bytes)) => {
+                Some(Piece::Bytes(bytes) | Piece::Read(bytes)) => {
                     n -= bytes.len();
-                    self.pieces.pop_front();
+                    if let Some(Piece::Read(bytes)) = self.pieces.pop_front() {
+                        bufs.give_back(bytes);
+                    }
                 }
                 _ => break,
             }
@@ -194,7 +226,7 @@ impl<C: ShardCore> Reactor<C> {
         while at < conn.out.pieces.len() && bufs.len() < SEND_BUFS && total < SEND_BYTES {
             match &mut conn.out.pieces[at] {
                 Piece::End => at += 1,
-                Piece::Bytes(bytes) => {
+                Piece::Bytes(bytes) | Piece::Read(bytes) => {
                     total += bytes.len();
                     bufs.push(bytes.clone());
                     at += 1;
@@ -211,10 +243,11 @@ impl<C: ShardCore> Reactor<C> {
                         conn.out.pieces.insert(at + 1, Piece::File(rest));
                         continue;
                     }
-                    let (buf, whole) = read_what_is_resident(&log, slice)?;
+                    let buf = self.copy_bufs.take(slice.len as usize);
+                    let (buf, whole) = read_what_is_resident(&log, slice, buf)?;
                     if whole {
                         from_files += buf.len();
-                        conn.out.pieces[at] = Piece::Bytes(buf.freeze());
+                        conn.out.pieces[at] = Piece::Read(buf.freeze());
                         continue;
                     }
                     conn.out.cold = at;
@@ -265,7 +298,8 @@ impl<C: ShardCore> Reactor<C> {
         match result {
             Ok(0) => self.close_conn(index, &"the socket takes no bytes"),
             Ok(n) => {
-                let (id, ends) = (conn.id, conn.out.advance(n as usize));
+                let ends = conn.out.advance(n as usize, &mut self.copy_bufs);
+                let id = conn.id;
                 self.report_sent(id, ends);
                 self.touch(index);
                 self.mark_dirty(index);
@@ -291,7 +325,7 @@ impl<C: ShardCore> Reactor<C> {
         match result {
             Ok(0) => self.close_conn(index, &short_slice()),
             Ok(_) if buf.len() == slice.len as usize => {
-                conn.out.pieces[at] = Piece::Bytes(buf.freeze());
+                conn.out.pieces[at] = Piece::Read(buf.freeze());
                 self.mark_dirty(index);
             }
             Err(e) if !is_transient(&e) => self.close_conn(index, &e),
@@ -447,9 +481,12 @@ fn split_slice(slice: &mut FileSlice) -> FileSlice {
 }
 
 /// Reads as much of the slice as is in the page cache; whether that is all of it.
-fn read_what_is_resident(log: &OpenLog, slice: &FileSlice) -> io::Result<(BytesMut, bool)> {
+fn read_what_is_resident(
+    log: &OpenLog,
+    slice: &FileSlice,
+    mut buf: BytesMut,
+) -> io::Result<(BytesMut, bool)> {
     let len = slice.len as usize;
-    let mut buf = BytesMut::with_capacity(len);
     while buf.len() < len {
         let (missing, pos) = (len - buf.len(), slice.pos + buf.len() as u64);
         match sys::read_resident(log.as_fd(), &mut buf, missing, pos) {

@@ -119,8 +119,49 @@ impl Running {
     }
 }
 
-/// Runs shards until SIGTERM or SIGINT, then ends them in order. `started` learns the bound addresses. A second signal ends
-/// the process at once with exit code 1.
+/// Everything that can be refused before a shard exists: limits and features checked, CPUs chosen, listeners bound.
+pub struct Prepared {
+    config: RuntimeConfig,
+    mask: Vec<usize>,
+    cpus: Vec<usize>,
+    shards: u16,
+    sockets: Vec<TcpListener>,
+    addresses: Vec<SocketAddr>,
+    endpoint: Option<TcpListener>,
+}
+
+/// Checks the machine and binds the listeners. Clients may connect from here on, and wait until all shards are ready.
+pub fn prepare(config: RuntimeConfig) -> Result<Prepared, RuntimeError> {
+    let mask: Vec<usize> = core_affinity::get_core_ids()
+        .unwrap_or_default()
+        .into_iter()
+        .map(|core| core.id)
+        .collect();
+    let (cpus, shards) = choose_cpus(&config, &mask)?;
+    probe::probe(shards)?;
+    let (sockets, addresses) = bind_all(&config.listeners)?;
+    let endpoint = config.metrics.as_ref().map(bind).transpose()?;
+    Ok(Prepared {
+        config,
+        mask,
+        cpus,
+        shards,
+        sockets,
+        addresses,
+        endpoint,
+    })
+}
+
+/// [`prepare`] and [`Prepared::start`].
+pub fn start<C, F>(config: RuntimeConfig, make_shard: F) -> Result<Running, RuntimeError>
+where
+    C: ShardCore,
+    F: Fn(&ShardStart) -> Result<C, String> + Send + Sync + 'static,
+{
+    prepare(config)?.start(make_shard)
+}
+
+/// [`prepare`] and [`Prepared::run`].
 pub fn run<C, F>(
     config: RuntimeConfig,
     make_shard: F,
@@ -130,91 +171,110 @@ where
     C: ShardCore,
     F: Fn(&ShardStart) -> Result<C, String> + Send + Sync + 'static,
 {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
-    let closer = signals.handle();
-    let running = start(config, make_shard)?;
-    let stopper = running.stopper();
-    let watch = move || {
-        for (count, signal) in signals.forever().enumerate() {
-            if count > 0 {
-                tracing::warn!(signal, "second signal: ending at once");
-                std::process::exit(1);
-            }
-            tracing::info!(signal, "shutting down");
-            stopper.shutdown();
-        }
-    };
-    let watcher = std::thread::Builder::new()
-        .name("flumen-signals".to_owned())
-        .stack_size(256 << 10)
-        .spawn(watch)?;
-    started(&running);
-    let result = running.join();
-    closer.close();
-    let _ = watcher.join(); // ends with the iterator
-    result
+    prepare(config)?.run(make_shard, started)
 }
 
-/// Starts all shards and returns.
-pub fn start<C, F>(config: RuntimeConfig, make_shard: F) -> Result<Running, RuntimeError>
-where
-    C: ShardCore,
-    F: Fn(&ShardStart) -> Result<C, String> + Send + Sync + 'static,
-{
-    let mask: Vec<usize> = core_affinity::get_core_ids()
-        .unwrap_or_default()
-        .into_iter()
-        .map(|core| core.id)
-        .collect();
-    let (cpus, shards) = choose_cpus(&config, &mask)?;
-    probe::probe(shards)?;
-    let (sockets, addresses) = bind_all(&config.listeners)?;
-    let endpoint_socket = config.metrics.as_ref().map(bind).transpose()?;
-    let shared = Arc::new(Shared::new(shards)?);
-    let used: Vec<usize> = cpus.iter().copied().take(usize::from(shards)).collect();
-    let spare: Vec<usize> = mask.iter().copied().filter(|c| !used.contains(c)).collect();
-    let helpers = if config.pin && !spare.is_empty() {
-        spare.clone()
-    } else {
-        mask
-    };
-    let helper_cpus = Arc::new(HelperCpus::new(if config.pin { spare } else { Vec::new() }));
-    let common = Common {
-        config: Arc::new(config),
-        shared: Arc::clone(&shared),
-        clock: OsClock::new(),
-        disk: Arc::new(FsDisk),
-        helper_cpus: Arc::clone(&helper_cpus),
-        addresses: addresses.clone(),
-        make_shard: Arc::new(make_shard),
-        shards,
-    };
-    let mut running = Running {
-        shared: Arc::clone(&shared),
-        executors: Vec::new(),
-        listeners: addresses,
-        endpoint: None,
-    };
-    if let Some(socket) = endpoint_socket {
-        running.endpoint = Some(Endpoint::start(socket, Arc::clone(&shared), helper_cpus)?);
+impl Prepared {
+    /// The addresses that the listeners are bound to, in the order of the configuration.
+    pub fn listeners(&self) -> &[SocketAddr] {
+        &self.addresses
     }
-    let mut sockets = Some(sockets);
-    for mesh in mesh::mesh::<C::Message>(shards, mesh::CAPACITY) {
-        let cpu = cpus[mesh.me().index() % cpus.len()];
-        let listeners = sockets.take().unwrap_or_default(); // all on the first shard's ring
-        match spawn(common.clone(), mesh, listeners, cpu, &helpers) {
-            Ok(executor) => running.executors.push(executor),
-            Err(reason) => {
-                shared.fail(reason);
-                return Err(running
-                    .join()
-                    .err()
-                    .unwrap_or_else(|| RuntimeError::Shard("a shard did not start".to_owned())));
+
+    /// How many shards there will be.
+    pub fn shards(&self) -> u16 {
+        self.shards
+    }
+
+    /// Runs the shards until SIGTERM or SIGINT, then ends them in order. A second signal ends the process at once with
+    /// exit code 1.
+    pub fn run<C, F>(
+        self,
+        make_shard: F,
+        started: impl FnOnce(&Running),
+    ) -> Result<(), RuntimeError>
+    where
+        C: ShardCore,
+        F: Fn(&ShardStart) -> Result<C, String> + Send + Sync + 'static,
+    {
+        use signal_hook::consts::{SIGINT, SIGTERM};
+        let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+        let closer = signals.handle();
+        let running = self.start(make_shard)?;
+        let stopper = running.stopper();
+        let watch = move || {
+            for (count, signal) in signals.forever().enumerate() {
+                if count > 0 {
+                    tracing::warn!(signal, "second signal: ending at once");
+                    std::process::exit(1);
+                }
+                tracing::info!(signal, "shutting down");
+                stopper.shutdown();
+            }
+        };
+        let watcher = std::thread::Builder::new()
+            .name("flumen-signals".to_owned())
+            .stack_size(256 << 10)
+            .spawn(watch)?;
+        started(&running);
+        let result = running.join();
+        closer.close();
+        let _ = watcher.join(); // ends with the iterator
+        result
+    }
+
+    /// Starts all shards and returns. `make_shard` is called once per shard, on its thread.
+    pub fn start<C, F>(mut self, make_shard: F) -> Result<Running, RuntimeError>
+    where
+        C: ShardCore,
+        F: Fn(&ShardStart) -> Result<C, String> + Send + Sync + 'static,
+    {
+        let pin = self.config.pin;
+        let used = self
+            .cpus
+            .get(..usize::from(self.shards))
+            .unwrap_or(&self.cpus);
+        let is_spare = |cpu: &&usize| pin && !used.contains(cpu);
+        let spare: Vec<usize> = self.mask.iter().filter(is_spare).copied().collect();
+        let helpers = if spare.is_empty() {
+            self.mask
+        } else {
+            spare.clone()
+        };
+        let shared = Arc::new(Shared::new(self.shards)?);
+        let helper_cpus = Arc::new(HelperCpus::new(spare));
+        let mut running = Running {
+            shared: Arc::clone(&shared),
+            executors: Vec::new(),
+            listeners: self.addresses.clone(),
+            endpoint: None,
+        };
+        if let Some(socket) = self.endpoint {
+            let cpus = Arc::clone(&helper_cpus);
+            running.endpoint = Some(Endpoint::start(socket, Arc::clone(&shared), cpus)?);
+        }
+        let common = Common {
+            config: Arc::new(self.config),
+            shared: Arc::clone(&shared),
+            clock: OsClock::new(),
+            disk: Arc::new(FsDisk),
+            helper_cpus,
+            addresses: self.addresses,
+            make_shard: Arc::new(make_shard),
+            shards: self.shards,
+        };
+        for mesh in mesh::mesh::<C::Message>(self.shards, mesh::CAPACITY) {
+            let cpu = self.cpus[mesh.me().index() % self.cpus.len()];
+            let listeners = std::mem::take(&mut self.sockets); // all on the first shard's ring
+            match spawn(common.clone(), mesh, listeners, cpu, &helpers) {
+                Ok(executor) => running.executors.push(executor),
+                Err(reason) => {
+                    shared.fail(reason.clone());
+                    return Err(running.join().err().unwrap_or(RuntimeError::Shard(reason)));
+                }
             }
         }
+        Ok(running)
     }
-    Ok(running)
 }
 
 /// The CPUs to use, and the number of shards.

@@ -1,7 +1,13 @@
 //! A small core to drive the runtime with, and a client for it.
 //!
 //! Requests are `[opcode][arguments]`; each is answered with one frame, in request order.
-#![allow(dead_code, unreachable_pub, missing_docs)] // each test binary uses its part
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used
+)] // each test binary uses its part
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flumen_base::{Disk, FileId, LogFile, Mono, Now, OpenMode, ShardId};
