@@ -1,5 +1,7 @@
 //! Disk operations, and file slices on their way to slow readers.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 mod common;
 
 use common::*;

@@ -1,5 +1,7 @@
 //! Several shards: messages, jobs, metrics, the end.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 mod common;
 
 use common::*;
