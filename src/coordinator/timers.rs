@@ -40,12 +40,6 @@ impl Deadline {
         self.at = None;
     }
 
-    /// Whether it is set.
-    #[cfg(test)]
-    pub(crate) fn is_set(&self) -> bool {
-        self.at.is_some()
-    }
-
     /// Whether a queue entry of this time is this deadline's.
     pub(crate) fn owns(&self, entry: Mono) -> bool {
         self.queued == Some(entry)

@@ -248,12 +248,6 @@ impl Group {
         records::group_metadata(&self.name, &self.classic, assignment)
     }
 
-    /// When the next join or sync phase would end (for tests of timers).
-    #[cfg(test)]
-    pub(crate) fn phase_is_timed(&self) -> bool {
-        self.classic.join_deadline.is_set() || self.classic.sync_deadline.is_set()
-    }
-
     /// Whether a queue entry still belongs to a deadline of this group.
     pub(crate) fn owns_entry(&self, at: Mono, key: TimerKey) -> bool {
         let classic = &self.classic;

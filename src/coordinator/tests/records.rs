@@ -18,7 +18,7 @@ const WALL: &str = "0000018bcfe56800";
 
 #[test]
 fn partitions_are_javas() {
-    // String.hashCode: "" 0; "a" 97; "test-group" -474398866?; checked against the JVM
+    // Java's String.hashCode: "" 0, "a" 97, "hello" 99162322
     assert_eq!(partition_for("", 50), 0);
     assert_eq!(partition_for("a", 50), 97 % 50);
     assert_eq!(partition_for("hello", 50), 99_162_322 % 50);
