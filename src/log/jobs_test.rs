@@ -1,1 +1,158 @@
+use super::*;
+use crate::config::CleanupPolicy;
+use crate::testing_rig::{DIR, Rig, batch};
+use crate::{LogConfig, WriteDone};
 
+fn config() -> LogConfig {
+    LogConfig {
+        segment_bytes: 1000,
+        retention_ms: -1,
+        message_timestamp_after_max_ms: i64::MAX,
+        ..LogConfig::default()
+    }
+}
+
+/// Ten segments of one batch each, at times 1000, 1001 ...
+fn ten(config: LogConfig) -> Rig {
+    let mut rig = Rig::new(config);
+    for i in 0..10 {
+        rig.append(batch(1000 + i, i as u64, 1, 800)).unwrap();
+    }
+    rig.write();
+    rig.seal();
+    assert_eq!(rig.log.segment_count(), 10);
+    rig
+}
+
+fn retain(rig: &mut Rig, high_watermark: i64) -> usize {
+    match rig.log.retention(rig.now(), Offset(high_watermark)) {
+        None => 0,
+        Some(job) => {
+            let count = job.segments().len();
+            let deleted = job.run(&rig.disk).unwrap();
+            assert_eq!(deleted.delay_ms, 60_000);
+            let names = rig.disk.paths();
+            let marked = names
+                .iter()
+                .filter(|p| p.to_string_lossy().ends_with(".deleted"));
+            assert!(marked.count() >= count);
+            deleted.unlink.run(&rig.disk).unwrap();
+            count
+        }
+    }
+}
+
+#[test]
+fn sealing_moves_the_recovery_point_and_writes_kafkas_files() {
+    let rig = ten(config());
+    assert_eq!(rig.log.recovery_point(), Offset(9));
+    let names: Vec<String> = rig
+        .disk
+        .list(Path::new(DIR))
+        .unwrap()
+        .into_iter()
+        .map(|n| n.0)
+        .collect();
+    for suffix in ["log", "index", "timeindex"] {
+        assert!(names.contains(&format!("00000000000000000003.{suffix}")));
+    }
+    assert!(names.contains(&"00000000000000000004.snapshot".to_owned()));
+    assert!(names.contains(&"leader-epoch-checkpoint".to_owned()));
+}
+
+#[test]
+fn retention_by_size() {
+    let size = ten(config()).log.size_bytes() as i64;
+    let mut rig = ten(LogConfig {
+        retention_bytes: size - size / 10 * 3,
+        ..config()
+    });
+    assert_eq!(retain(&mut rig, 10), 3);
+    assert_eq!(rig.log.log_start_offset(), Offset(3));
+    assert_eq!(rig.read(2, 10, 100), None);
+    assert_eq!(rig.consume(3, 100).len(), 7);
+    assert_eq!(retain(&mut rig, 10), 0);
+}
+
+#[test]
+fn retention_by_time_rolls_the_active_segment_and_respects_the_high_watermark() {
+    let mut rig = ten(LogConfig {
+        retention_ms: 100,
+        ..config()
+    });
+    rig.now_ms = 1104;
+    assert_eq!(retain(&mut rig, 10), 4);
+    rig.now_ms = 5000;
+    assert_eq!(retain(&mut rig, 6), 2);
+    assert_eq!(retain(&mut rig, 10), 4);
+    assert_eq!(rig.log.log_start_offset(), Offset(10));
+    assert_eq!((rig.log.segment_count(), rig.log.size_bytes()), (1, 0));
+    assert_eq!(retain(&mut rig, 10), 0, "an empty segment stays");
+    // The end survives even without the checkpoint of the log start.
+    rig.seal();
+    let (disk, config) = rig.close();
+    let mut rig = Rig::open(disk, config, 0, 0, false);
+    assert_eq!(rig.log.log_end_offset(), Offset(10));
+    assert_eq!(
+        rig.append(batch(1, 0, 1, 1)).unwrap().base_offset,
+        Offset(10)
+    );
+}
+
+#[test]
+fn compacted_topics_and_retention_for_ever_keep_everything() {
+    let compact = CleanupPolicy {
+        delete: false,
+        compact: true,
+    };
+    let mut rig = ten(LogConfig {
+        cleanup_policy: compact,
+        retention_ms: 1,
+        retention_bytes: 1,
+        ..config()
+    });
+    assert_eq!(retain(&mut rig, 10), 0);
+    rig.log.advance_log_start(Offset(5));
+    assert_eq!(retain(&mut rig, 10), 5, "but not what DeleteRecords freed");
+    let mut rig = ten(config());
+    assert_eq!(retain(&mut rig, 10), 0);
+}
+
+#[test]
+fn segments_in_work_are_not_deleted() {
+    let mut rig = Rig::new(LogConfig {
+        retention_bytes: 0,
+        ..config()
+    });
+    for i in 0..3 {
+        rig.append(batch(1, i, 1, 800)).unwrap();
+    }
+    assert_eq!(retain(&mut rig, 3), 0, "nothing is written yet");
+    let write = rig.log.take_write().unwrap();
+    rig.carry_out(&write);
+    assert_eq!(rig.log.write_done(true), WriteDone::Advanced(Offset(1)));
+    let job = rig.log.take_seal_job().unwrap();
+    assert!(rig.log.take_seal_job().is_none(), "one at a time");
+    assert_eq!(retain(&mut rig, 1), 0, "it is being sealed");
+    rig.log.seal_done(job.run(&rig.disk));
+    assert_eq!(retain(&mut rig, 1), 1);
+    assert!(rig.log.take_seal_job().is_none(), "the next is not written");
+    rig.write();
+    assert_eq!(rig.consume(1, 100).len(), 2);
+}
+
+#[test]
+fn a_clean_shutdown_syncs_everything() {
+    let rig = ten(config());
+    let (disk, config) = rig.close();
+    for path in disk.paths() {
+        assert!(disk.is_synced(&path), "{path:?}");
+    }
+    let read_before = disk.bytes_read(".log");
+    let rig = Rig::open(disk.clone(), config, 10, 0, true);
+    assert_eq!(rig.log.log_end_offset(), Offset(10));
+    assert!(
+        disk.bytes_read(".log") - read_before < 2000,
+        "only the last segment was read"
+    );
+}

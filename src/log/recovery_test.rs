@@ -1,1 +1,184 @@
+use super::*;
+use crate::LogConfig;
+use crate::testing::MemDisk;
+use crate::testing_rig::{DIR, Rig, batch, batch_values};
 
+fn config() -> LogConfig {
+    LogConfig {
+        segment_bytes: 2000,
+        index_interval_bytes: 100,
+        retention_ms: -1,
+        ..LogConfig::default()
+    }
+}
+
+/// Twelve batches of one record, some per segment, sealed and closed cleanly.
+fn written() -> (MemDisk, Vec<PathBuf>) {
+    let mut rig = Rig::new(config());
+    for i in 0..12 {
+        rig.append_at_epoch(batch(1 + i, i as u64, 1, 500), i as i32 / 5)
+            .unwrap();
+    }
+    rig.write();
+    rig.seal();
+    let (disk, _) = rig.close();
+    let logs: Vec<_> = disk
+        .paths()
+        .into_iter()
+        .filter(|p| p.to_string_lossy().ends_with(LOG_SUFFIX))
+        .collect();
+    assert_eq!(logs.len(), 4);
+    (disk, logs)
+}
+
+fn contents(disk: &MemDisk, suffix: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    let ends = |p: &PathBuf| p.to_string_lossy().ends_with(suffix);
+    let paths = disk.paths().into_iter().filter(ends);
+    paths
+        .map(|p| (p.clone(), disk.contents(&p).unwrap()))
+        .collect()
+}
+
+#[test]
+fn recovery_rebuilds_the_same_indexes_and_epochs() {
+    let (disk, _) = written();
+    let before: Vec<_> = [".index", ".timeindex", "checkpoint"]
+        .map(|s| contents(&disk, s))
+        .into_iter()
+        .collect();
+    for (path, _) in before.iter().flatten() {
+        disk.remove_file(path).unwrap();
+    }
+    let rig = Rig::open(disk.clone(), config(), 0, 0, false);
+    assert_eq!(rig.report.segments_recovered, 4);
+    assert_eq!(rig.report.cut, None);
+    assert_eq!(rig.log.latest_epoch(), 2);
+    let after: Vec<_> = [".index", ".timeindex", "checkpoint"]
+        .map(|s| contents(&disk, s))
+        .into_iter()
+        .collect();
+    assert_eq!(after, before);
+}
+
+#[test]
+fn only_segments_from_the_recovery_point_on_are_read() {
+    let (disk, _) = written();
+    let rig = Rig::open(disk.clone(), config(), 9, 0, false);
+    assert_eq!(rig.report.segments_recovered, 1);
+    let (disk, _) = written();
+    let rig_missing = {
+        disk.remove_file(&segment_path(Path::new(DIR), 0, INDEX_SUFFIX))
+            .unwrap();
+        Rig::open(disk, config(), 12, 0, true)
+    };
+    assert_eq!(
+        rig_missing.report.segments_recovered, 1,
+        "its index was gone"
+    );
+    assert_eq!(rig.log.log_end_offset(), rig_missing.log.log_end_offset());
+}
+
+#[test]
+fn a_bad_batch_ends_the_log() {
+    for (at, truncated) in [(0, 0), (3, 0), (600, 1), (1100, 2)] {
+        let (disk, logs) = written();
+        let file = disk.open(&logs[1], OpenMode::ReadWrite).unwrap();
+        let at_byte = at + 70; // in the records of a batch
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at_byte).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], at_byte).unwrap();
+        let mut rig = Rig::open(disk.clone(), config(), 0, 0, false);
+        let end = 3 + truncated;
+        assert_eq!(rig.log.log_end_offset(), Offset(end), "{:?}", rig.report);
+        assert!(rig.report.cut.is_some() && rig.report.bytes_truncated > 0);
+        assert!(
+            rig.report
+                .files_removed
+                .iter()
+                .any(|n| n.ends_with("9.log"))
+        );
+        let values: Vec<_> = rig.consume(0, 4000).into_iter().map(|v| v.1).collect();
+        let expected: Vec<_> = (0..end as u64)
+            .flat_map(|i| batch_values(i, 1, 500))
+            .collect();
+        assert_eq!(values, expected);
+        assert_eq!(
+            rig.append(batch(1, 0, 1, 1)).unwrap().base_offset,
+            Offset(end)
+        );
+    }
+}
+
+#[test]
+fn every_torn_tail_leaves_whole_batches() {
+    let (disk, logs) = written();
+    let last = logs.last().unwrap();
+    let whole = disk.contents(last).unwrap();
+    for cut in (0..whole.len()).step_by(37) {
+        let file = disk.open(last, OpenMode::ReadWrite).unwrap();
+        file.set_len(0).unwrap();
+        file.write_all_at(&whole[..cut], 0).unwrap();
+        let mut rig = Rig::open(disk.clone(), config(), 9, 0, false);
+        let records = cut / (whole.len() / 3);
+        assert_eq!(rig.log.log_end_offset().0, 9 + records as i64);
+        assert_eq!(rig.consume(0, 9000).len(), 9 + records);
+    }
+}
+
+#[test]
+fn leftovers_go_and_swaps_complete() {
+    let (disk, logs) = written();
+    let dir = Path::new(DIR);
+    let put = |name: &str, bytes: &[u8]| replace(&disk, &dir.join(name), bytes).unwrap();
+    put("00000000000000000000.log.deleted", b"x");
+    put("00000000000000000003.log.cleaned", b"x");
+    put("00000000000000000777.index", b"x");
+    put("leader-epoch-checkpoint.tmp", b"x");
+    let rig = Rig::open(disk.clone(), config(), 12, 0, true);
+    assert_eq!(rig.report.files_removed.len(), 4, "{:?}", rig.report);
+    assert_eq!(rig.log.log_end_offset(), Offset(12));
+
+    // A cleaner had merged the first two segments: their swap file replaces both.
+    let first = disk.contents(&logs[0]).unwrap();
+    let second = disk.contents(&logs[1]).unwrap();
+    put("00000000000000000000.log.swap", &[first, second].concat());
+    let mut rig = Rig::open(disk.clone(), config(), 12, 0, true);
+    assert_eq!(rig.log.segment_count(), 3);
+    assert_eq!(rig.consume(0, 9000).len(), 12);
+    assert!(!disk.exists(&logs[1]));
+}
+
+#[test]
+fn a_log_that_ends_below_its_start_begins_anew() {
+    let (disk, _) = written();
+    let rig = Rig::open(disk.clone(), config(), 0, 50, false);
+    assert_eq!(rig.log.log_start_offset(), Offset(50));
+    assert_eq!(rig.log.log_end_offset(), Offset(50));
+    assert_eq!(contents(&disk, LOG_SUFFIX).len(), 1);
+}
+
+#[test]
+fn another_topics_directory_is_refused() {
+    let (disk, _) = written();
+    let params = LoadParams {
+        dir: PathBuf::from(DIR),
+        config: Arc::new(config()),
+        recovery_point: Offset(0),
+        log_start_offset: Offset(0),
+        clean: true,
+        now_ms: 0,
+        topic_id: TopicId::from_bytes([4; 16]),
+    };
+    let error = load(&disk, params).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+}
+
+#[test]
+fn deleted_directories_are_removed() {
+    let disk = MemDisk::new();
+    for name in ["a-0", "a-1.0123456789abcdef-delete", "b-0"] {
+        disk.create_dir_all(&Path::new("/logs").join(name)).unwrap();
+    }
+    let removed = remove_deleted_dirs(&disk, Path::new("/logs")).unwrap();
+    assert_eq!(removed, ["a-1.0123456789abcdef-delete"]);
+}
