@@ -66,8 +66,8 @@ impl ApiInfo {
         version >= self.flexible_from
     }
 
-    /// The lowest version to advertise. Produce says 0, though versions below 3 are refused: older librdkafka would not
-    /// compress otherwise (KAFKA-18659).
+    /// The lowest version to advertise. Produce says 0, though versions below 3 are refused: older
+    /// librdkafka would not compress otherwise (KAFKA-18659).
     pub fn advertised_min(&self) -> i16 {
         if self.key == ApiKey::Produce {
             0
@@ -85,8 +85,8 @@ impl ApiInfo {
         }
     }
 
-    /// Version of the header before a response: 1 has a tag section. That of ApiVersions is always 0, so that a client
-    /// can read the answer to a version that the broker does not know.
+    /// Version of the header before a response: 1 has a tag section. That of ApiVersions is always
+    /// 0, so that a client can read the answer to a version that the broker does not know.
     pub fn response_header_version(&self, version: i16) -> i16 {
         i16::from(self.is_flexible(version) && self.key != ApiKey::ApiVersions)
     }

@@ -1,4 +1,5 @@
-//! Generates the codec from `schemas/`: see `schemas/README.md` for their form and `lib.rs` for what comes out.
+//! Generates the codec from `schemas/`: see `schemas/README.md` for their form and `lib.rs` for
+//! what comes out.
 
 // A build script may stop the build: that is how a wrong schema is reported.
 #![allow(clippy::panic, clippy::expect_used)]

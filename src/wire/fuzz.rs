@@ -1,6 +1,7 @@
-//! Entry points for fuzzing, beside the code that they try. Each takes any bytes and panics when a promise is broken:
-//! decoders never panic, what they take can be written, and what is written is taken and written the same again.
-//! `tests/fuzz` has a cargo-fuzz target for each; `tests/hostile.rs` runs them with seeded garbage.
+//! Entry points for fuzzing, beside the code that they try. Each takes any bytes and panics when a
+//! promise is broken: decoders never panic, what they take can be written, and what is written is
+//! taken and written the same again. `tests/fuzz` has a cargo-fuzz target for each;
+//! `tests/hostile.rs` runs them with seeded garbage.
 
 use crate::header::{decode_request_header, peek_request_header};
 use crate::hot::{fetch::FetchRequest, produce::ProduceRequest};
@@ -51,7 +52,8 @@ pub fn fuzz_response(bytes: &[u8]) {
     }
 }
 
-/// A stored value or key, a control record or a consumer's metadata: which in the first byte, then its version prefix.
+/// A stored value or key, a control record or a consumer's metadata: which in the first byte, then
+/// its version prefix.
 pub fn fuzz_record(bytes: &[u8]) {
     let [which, rest @ ..] = bytes else { return };
     let records = CODECS

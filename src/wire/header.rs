@@ -41,8 +41,9 @@ pub fn peek_request_header(frame: &[u8]) -> Result<RequestHeader<'static>, Decod
     r.check().map(|()| header)
 }
 
-/// Reads the header of a request (the frame without its length). Its own version follows from key and version of the
-/// request. For a key or version that is not known the header is read without tags.
+/// Reads the header of a request (the frame without its length). Its own version follows from key
+/// and version of the request. For a key or version that is not known the header is read without
+/// tags.
 ///
 /// # Errors
 /// A header that ends early, or whose client id is no string.
@@ -51,7 +52,8 @@ pub fn decode_request_header<'a>(r: &mut Reader<'a>) -> Result<RequestHeader<'a>
         api_key: r.i16(),
         api_version: r.i16(),
         correlation_id: r.i32(),
-        // Not compact in any version: old brokers must be able to read the header of a newer ApiVersions request.
+        // Not compact in any version: old brokers must be able to read the header of a newer
+        // ApiVersions request.
         client_id: r.nullable_str(false),
     };
     if ApiKey::from_i16(header.api_key).is_some_and(|k| k.info().is_flexible(header.api_version)) {

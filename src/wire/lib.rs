@@ -1,18 +1,20 @@
 //! Kafka's wire format: bytes to requests, responses and stored records, and back.
 //!
-//! The codec is generated when the crate is built, from the compact schemas in `schemas/` (facts of Kafka 4.3.1's message
-//! definitions, kept by `scripts/import-schemas.py`): [`messages`] for the 77 APIs of a broker's client listener in all
-//! their stable versions, [`records`] for what coordinators store. [`api`] is the table of APIs, [`header`] what stands
-//! before a message, and [`hot`] what every record passes through: Produce and Fetch requests walked in place, and Fetch
+//! The codec is generated when the crate is built, from the compact schemas in `schemas/` (facts of
+//! Kafka 4.3.1's message definitions, kept by `scripts/import-schemas.py`): [`messages`] for the 77
+//! APIs of a broker's client listener in all their stable versions, [`records`] for what
+//! coordinators store. [`api`] is the table of APIs, [`header`] what stands before a message, and
+//! [`hot`] what every record passes through: Produce and Fetch requests walked in place, and Fetch
 //! responses framed around records that are not copied.
 //!
-//! What a decoder promises, whatever the bytes: it never panics; it allocates no more than a small multiple of the bytes
-//! given, since an array's length is checked against the bytes left before memory is taken; strings and bytes borrow from
-//! the frame. It refuses bytes that are left over, lengths that cannot be, null where no null may be, text that is not
-//! UTF-8, tags that do not ascend or do not belong to the version; it skips tags that it does not know.
+//! What a decoder promises, whatever the bytes: it never panics; it allocates no more than a small
+//! multiple of the bytes given, since an array's length is checked against the bytes left before
+//! memory is taken; strings and bytes borrow from the frame. It refuses bytes that are left over,
+//! lengths that cannot be, null where no null may be, text that is not UTF-8, tags that do not
+//! ascend or do not belong to the version; it skips tags that it does not know.
 //!
-//! What an encoder promises: what it writes is what Kafka's own classes write. A field that is set, that the version
-//! lacks, and that may not get lost, is an error.
+//! What an encoder promises: what it writes is what Kafka's own classes write. A field that is set,
+//! that the version lacks, and that may not get lost, is an error.
 //!
 //! ```
 //! use flumen_wire::header::{self, RequestHeader};
@@ -47,7 +49,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The feature `testing` adds random values of every message, a table of all codecs, and the fuzz targets' functions.
+//! The feature `testing` adds random values of every message, a table of all codecs, and the fuzz
+//! targets' functions.
 #![forbid(unsafe_code)]
 
 pub mod api;

@@ -5,12 +5,13 @@ use crate::value::Value;
 use flumen_base::Uuid;
 use std::borrow::Cow;
 
-/// Memory that an array's declared length reserves at once; then it is at most four times what its elements read so far
-/// take.
+/// Memory that an array's declared length reserves at once; then it is at most four times what its
+/// elements read so far take.
 const RESERVE_BYTES_MAX: usize = 16 << 10;
 
-/// A cursor over a frame that remembers the first error: after one, every read yields zero or nothing, no array has
-/// elements, and [`Reader::finish`] tells. So a decoder is a straight line of reads, checked once at its end.
+/// A cursor over a frame that remembers the first error: after one, every read yields zero or
+/// nothing, no array has elements, and [`Reader::finish`] tells. So a decoder is a straight line of
+/// reads, checked once at its end.
 #[derive(Clone, Debug)]
 pub struct Reader<'a> {
     rest: &'a [u8],
@@ -145,8 +146,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Unsigned variable-length integer: 7 bits a byte, least significant first, at most 5 bytes. Bits past the 32nd are
-    /// refused.
+    /// Unsigned variable-length integer: 7 bits a byte, least significant first, at most 5 bytes.
+    /// Bits past the 32nd are refused.
     #[inline]
     pub fn uvarint(&mut self) -> u32 {
         if let Some((&byte, rest)) = self.rest.split_first()
@@ -179,7 +180,8 @@ impl<'a> Reader<'a> {
         0
     }
 
-    /// Length of a string: int16, or compact (but no larger, as in Kafka) where `flexible`. `None` is null.
+    /// Length of a string: int16, or compact (but no larger, as in Kafka) where `flexible`. `None`
+    /// is null.
     fn string_len(&mut self, flexible: bool) -> Option<usize> {
         let len = if flexible {
             i64::from(self.uvarint()) - 1
@@ -250,7 +252,8 @@ impl<'a> Reader<'a> {
         self.value(bytes)
     }
 
-    /// Number of elements of an array or null. Checked: the bytes left can hold that many elements of `size_min` bytes.
+    /// Number of elements of an array or null. Checked: the bytes left can hold that many elements
+    /// of `size_min` bytes.
     pub fn nullable_array_len(&mut self, flexible: bool, size_min: usize) -> Option<usize> {
         let len = self.long_len(flexible)?;
         if len > self.rest.len() / size_min.max(1) {
@@ -297,7 +300,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The next tag with a reader of its bytes. Give the reader back to [`Reader::end_tag`] when the tag is known.
+    /// The next tag with a reader of its bytes. Give the reader back to [`Reader::end_tag`] when
+    /// the tag is known.
     pub fn next_tag(&mut self, tags: &mut Tags) -> Option<(u32, Self)> {
         if tags.left == 0 || self.failed() {
             return None;

@@ -1,6 +1,8 @@
-//! What coordinators store in their topics, control records, and what consumers send each other through JoinGroup.
+//! What coordinators store in their topics, control records, and what consumers send each other
+//! through JoinGroup.
 //!
-//! Stored keys begin with an int16 that says which record this is, stored values with their version.
+//! Stored keys begin with an int16 that says which record this is, stored values with their
+//! version.
 
 use crate::{DecodeError, EncodeError, Message, Reader, Record, Writer};
 use bytes::Bytes;

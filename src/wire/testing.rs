@@ -1,5 +1,5 @@
-//! For tests: random values of every message, a table of every codec, and what the fuzz targets call. Behind the feature
-//! `testing`.
+//! For tests: random values of every message, a table of every codec, and what the fuzz targets
+//! call. Behind the feature `testing`.
 
 use crate::{EncodeError, Message, Writer};
 use flumen_base::{Prng, Uuid};
@@ -14,7 +14,8 @@ pub struct Gen {
     pub array_len_end: u64,
     /// Elements that arrays may still have.
     pub elements_left: u64,
-    /// Whether every field takes as few bytes as it can: what an attacker would send to have much memory taken.
+    /// Whether every field takes as few bytes as it can: what an attacker would send to have much
+    /// memory taken.
     pub tiny: bool,
 }
 

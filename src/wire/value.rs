@@ -9,7 +9,8 @@ use std::ops::RangeInclusive;
 pub trait Value<'a>: Sized {
     /// The fewest bytes that a value takes in any version.
     const SIZE_MIN: usize;
-    /// Reads a value of a message in `version`; `flexible` says whether lengths are compact and tags follow.
+    /// Reads a value of a message in `version`; `flexible` says whether lengths are compact and
+    /// tags follow.
     fn read(r: &mut Reader<'a>, version: i16, flexible: bool) -> Self;
     /// Writes it.
     fn write(&self, w: &mut Writer, version: i16, flexible: bool);
@@ -135,7 +136,8 @@ impl<'a, T: Value<'a>> Value<'a> for Option<T> {
     }
 }
 
-/// Reads a structure or null in a tagged field: a variable-length integer stands before it, 0 for null.
+/// Reads a structure or null in a tagged field: a variable-length integer stands before it, 0 for
+/// null.
 pub(crate) fn read_tagged_struct<'a, T: Value<'a>>(
     r: &mut Reader<'a>,
     version: i16,

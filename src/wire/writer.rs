@@ -5,7 +5,8 @@ use crate::value::Value;
 use bytes::{BufMut, BytesMut};
 use flumen_base::Uuid;
 
-/// A growing buffer that remembers the first error; [`crate::Message::encode`] checks it at the end.
+/// A growing buffer that remembers the first error; [`crate::Message::encode`] checks it at the
+/// end.
 #[derive(Debug, Default)]
 pub struct Writer {
     buf: BytesMut,
@@ -53,7 +54,8 @@ impl Writer {
         &self.buf
     }
 
-    /// The buffer; check [`Writer::check`] before, where values were written without [`crate::Message::encode`].
+    /// The buffer; check [`Writer::check`] before, where values were written without
+    /// [`crate::Message::encode`].
     pub fn into_buf(self) -> BytesMut {
         self.buf
     }
@@ -210,7 +212,8 @@ impl Writer {
         at
     }
 
-    /// Ends the tagged field begun at `at`. Nearly all are shorter than 128 bytes; a longer one moves up.
+    /// Ends the tagged field begun at `at`. Nearly all are shorter than 128 bytes; a longer one
+    /// moves up.
     pub fn end_tag(&mut self, at: usize) {
         let size = self.buf.len() - at - 1;
         let Ok(size32) = u32::try_from(size) else {

@@ -194,7 +194,8 @@ impl<'m> Emitter<'m> {
         }
         let _ = writeln!(out, "}} }} }}\nimpl<'a> Value<'a> for {}{lt} {{", s.name);
         let min = self.message.size_min(&s.name);
-        // A message may be empty; an element of an array must not be, or its number could not be checked.
+        // A message may be empty; an element of an array must not be, or its number could not be
+        // checked.
         let is_element = s.name != self.message.name;
         assert!(
             min > 0 || !is_element,
@@ -436,7 +437,9 @@ pub(crate) fn emit_random(message: &Message, module: &str, out: &mut String) {
         let path = format!("crate::{module}::{}::{}", snake(&message.name), s.name);
         let _ = writeln!(
             out,
-            "impl Random for {path}{anonymous} {{\nfn random(g: &mut Gen, v: i16) -> Self {{\nlet d = Self::default(); Self {{"
+            "impl Random for {path}{anonymous} {{\n\
+             fn random(g: &mut Gen, v: i16) -> Self {{\n\
+             let d = Self::default(); Self {{"
         );
         for f in &s.fields {
             let mut value = "Random::random(g, v)".to_string();

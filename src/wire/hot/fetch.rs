@@ -7,8 +7,8 @@ use flumen_base::Uuid;
 const TOPIC_ID_FROM: i16 = 13;
 const FLEXIBLE_FROM: i16 = 12;
 
-/// A request that was checked as a whole, so that a walk through it cannot fail half way. Fields that its version lacks
-/// have Kafka's defaults.
+/// A request that was checked as a whole, so that a walk through it cannot fail half way. Fields
+/// that its version lacks have Kafka's defaults.
 #[derive(Clone, Debug)]
 pub struct FetchRequest<'a> {
     /// Checked by followers' leaders only.

@@ -23,14 +23,15 @@ pub struct PartitionHead<'a> {
     pub last_stable_offset: i64,
     /// Log start offset, -1 when not known.
     pub log_start_offset: i64,
-    /// Producer id and first offset of transactions that were aborted within the records. Kafka sends null to readers of
-    /// uncommitted records.
+    /// Producer id and first offset of transactions that were aborted within the records. Kafka
+    /// sends null to readers of uncommitted records.
     pub aborted: Option<&'a [(i64, i64)]>,
     /// Replica to read from next time, -1 for none. Not to be set below version 11.
     pub preferred_read_replica: i32,
     /// Epoch and end offset where a follower's log diverges. Not to be set below version 12.
     pub diverging_epoch: Option<(i32, i64)>,
-    /// Leader's id and epoch, for a client that asked the wrong one. Not to be set below version 12.
+    /// Leader's id and epoch, for a client that asked the wrong one. Not to be set below version
+    /// 12.
     pub current_leader: Option<(i32, i32)>,
     /// Length of the records, `None` for null.
     pub records_len: Option<usize>,
@@ -89,8 +90,9 @@ pub struct FetchFramer {
 }
 
 impl FetchFramer {
-    /// Starts the frame: its length, header and the response's first fields, up to `topic_count` topics. `session_id`
-    /// and `error_code` do not exist below version 7: a session id is an error there, an error code is dropped, as in Kafka.
+    /// Starts the frame: its length, header and the response's first fields, up to `topic_count`
+    /// topics. `session_id` and `error_code` do not exist below version 7: a session id is an error
+    /// there, an error code is dropped, as in Kafka.
     pub fn new(
         version: i16,
         correlation_id: i32,
@@ -128,7 +130,8 @@ impl FetchFramer {
         }
     }
 
-    /// The next topic, of which `partition_count` partitions (at least one) follow. Its kind is the version's: an id from 13 on.
+    /// The next topic, of which `partition_count` partitions (at least one) follow. Its kind is the
+    /// version's: an id from 13 on.
     pub fn topic(&mut self, topic: TopicRef<'_>, partition_count: usize) {
         debug_assert_eq!(
             self.partitions_left, 0,
@@ -277,7 +280,8 @@ impl FetchFrame {
         self.len() - 4
     }
 
-    /// The framing in pieces, each with the number of record bytes that follow it (0 after the last).
+    /// The framing in pieces, each with the number of record bytes that follow it (0 after the
+    /// last).
     pub fn parts(&self) -> impl Iterator<Item = (&[u8], usize)> {
         let ends = self
             .gaps

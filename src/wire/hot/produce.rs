@@ -29,7 +29,8 @@ pub struct ProduceRequest<'a> {
 pub struct ProducePartition<'a> {
     /// Its topic.
     pub topic: TopicRef<'a>,
-    /// Which of the request's topics that is, from 0: partitions with the same ordinal were sent together.
+    /// Which of the request's topics that is, from 0: partitions with the same ordinal were sent
+    /// together.
     pub topic_ordinal: usize,
     /// Index of the partition.
     pub index: i32,

@@ -1,5 +1,6 @@
-//! Our bytes, read and written again by Kafka 4.3.1's own classes, are the same bytes: every message, record and version.
-//! Runs where `java` and Kafka's jars are (`FLUMEN_KAFKA_LIBS`, or where the suite puts them); says so where not.
+//! Our bytes, read and written again by Kafka 4.3.1's own classes, are the same bytes: every
+//! message, record and version. Runs where `java` and Kafka's jars are (`FLUMEN_KAFKA_LIBS`, or
+//! where the suite puts them); says so where not.
 #![allow(clippy::unwrap_used)] // a test may
 
 use flumen_wire::testing::{CODECS, Gen};

@@ -1,5 +1,6 @@
-//! Our bytes, read and written again by the kafka-protocol crate, are the same bytes: two codecs, made from two releases
-//! of Kafka by different people, agree. Only bytes that are known to be good are given to that crate: it trusts lengths.
+//! Our bytes, read and written again by the kafka-protocol crate, are the same bytes: two codecs,
+//! made from two releases of Kafka by different people, agree. Only bytes that are known to be good
+//! are given to that crate: it trusts lengths.
 #![allow(clippy::unwrap_used)] // a test may
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -40,8 +41,9 @@ macro_rules! theirs {
     };
 }
 
-/// All that both know. Streams groups and the coordinators' records are not in that crate, and the voters of its
-/// LeaderChangeMessage and VotersRecord are wrong (Kafka's own classes read ours: see against_kafka.rs).
+/// All that both know. Streams groups and the coordinators' records are not in that crate, and the
+/// voters of its LeaderChangeMessage and VotersRecord are wrong (Kafka's own classes read ours: see
+/// against_kafka.rs).
 const THEIRS: &[Their] = theirs! {
     ProduceRequest
     ProduceResponse

@@ -1,5 +1,5 @@
-//! Frames recorded between Kafka 4.3.1's tools and a Kafka 4.3.1 broker (`scripts/capture-frames.py`): each decodes as a
-//! whole and is written again the same.
+//! Frames recorded between Kafka 4.3.1's tools and a Kafka 4.3.1 broker
+//! (`scripts/capture-frames.py`): each decodes as a whole and is written again the same.
 #![allow(clippy::unwrap_used)] // a test may
 
 use flumen_wire::testing::codec_of;
