@@ -131,7 +131,10 @@ impl Broker {
         let mut dir = tempfile::Builder::new().prefix("flumen-it-").tempdir()?;
         if std::env::var_os("FLUMEN_IT_KEEP").is_some() {
             dir.disable_cleanup(true);
-            eprintln!("kept: {}", dir.path().display());
+            #[allow(clippy::print_stderr)] // asked for
+            {
+                eprintln!("kept: {}", dir.path().display());
+            }
         }
         let kind = Kind::chosen();
         let broker = Self {

@@ -5,7 +5,7 @@
 //! and four shards), or, with `FLUMEN_IT_BROKER=kafka`, against Apache Kafka 4.3.1: a scenario that
 //! fails there is wrong about Kafka.
 //!
-//! - `FLUMEN_BIN`: the binary; without it, the one beside the test program in cargo's target folder.
+//! - `FLUMEN_BIN`: the binary; without it, the one beside the test program in cargo's folder.
 //! - `FLUMEN_DEPS`: where `scripts/fetch-deps.sh` put Kafka's jars and the other clients.
 //! - `FLUMEN_TEST_ROUNDS`: multiplies the size of the long scenarios.
 //! - `FLUMEN_IT_KEEP`: keeps each broker's folder and prints where it is.

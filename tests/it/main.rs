@@ -1,4 +1,6 @@
 //! The scenarios, each against two shapes of the real broker (see the library's first lines).
 
+#![allow(clippy::print_stdout, clippy::print_stderr)] // measurements belong to the output
+
 #[path = "scenarios/mod.rs"]
 mod scenarios;
