@@ -15,17 +15,21 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+mod builder;
 pub mod checkpoint;
 pub mod codec;
 pub mod config;
 pub mod epoch;
 pub mod index;
 mod jobs;
+mod leftovers;
 mod log;
 pub mod lookup;
+mod ops;
 pub mod producer_state;
 mod read;
 pub mod recovery;
+mod reload_producers;
 mod scan;
 pub mod segment;
 #[cfg(any(test, feature = "testing"))]
@@ -38,7 +42,8 @@ pub use batch::{BatchBuilder, BatchError, BatchHeader, Record};
 pub use codec::Compression;
 pub use config::{CleanupPolicy, LogConfig, TargetCompression, TimestampType};
 pub use jobs::{CloseJob, Closed, DeleteJob, Deleted, EpochJob, SealJob, Sealed, UnlinkJob};
-pub use log::{AppendError, AppendInfo, FileIds, Log, SyncOp, WriteDone, WriteOp};
+pub use log::Log;
+pub use ops::{AppendError, AppendInfo, FileIds, SyncOp, WriteDone, WriteOp};
 pub use read::{FileRange, ReadPlan, ReadRequest, Scan};
 pub use validate::{
     Origin, RecordError, ValidBatch, ValidateError, check_produce_version, cost_estimate, validate,

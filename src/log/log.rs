@@ -9,9 +9,11 @@
 //! segment, indexes, producers, epochs, memory tail) changes when it is staged, and an undo record per batch takes it back
 //! if the write fails.
 
-use crate::batch::{self, BatchHeader, Records};
+use crate::batch::{BatchHeader, Records};
+use crate::builder;
 use crate::config::LogConfig;
 use crate::epoch::{EpochCache, EpochEnd};
+use crate::ops::{AppendError, AppendInfo, FileIds, SyncOp, WriteDone, WriteOp};
 use crate::producer_state::{self, Check, ProducerState};
 use crate::read::{PositionCache, Tail, TailBatch};
 use crate::recovery::LoadedLog;
@@ -20,93 +22,11 @@ use crate::segment::{
 };
 use crate::validate::ValidBatch;
 use bytes::{Bytes, BytesMut};
-use flumen_base::{ErrorCode, FileId, LeaderEpoch, LogFile, Mono, Now, Offset};
+use flumen_base::{ErrorCode, LeaderEpoch, LogFile, Mono, Now, Offset};
 use smallvec::{SmallVec, smallvec};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// Gives log files their numbers. Clones draw from the same row; one per shard, each with its own start.
-#[derive(Clone, Debug, Default)]
-pub struct FileIds(Arc<AtomicU64>);
-
-impl FileIds {
-    /// Numbers from `first` on.
-    pub fn starting_at(first: u64) -> Self {
-        Self(Arc::new(AtomicU64::new(first)))
-    }
-
-    /// The next number.
-    pub fn next_id(&self) -> FileId {
-        FileId(self.0.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
-/// What an append gave. The batch may be read, and acked, once [`Log::written_end_offset`] exceeds `last_offset`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AppendInfo {
-    /// Offset of the first record.
-    pub base_offset: Offset,
-    /// Offset of the last record.
-    pub last_offset: Offset,
-    /// The stamp in LogAppendTime, -1 in CreateTime.
-    pub log_append_time_ms: i64,
-    /// The log start offset for the response.
-    pub log_start_offset: Offset,
-    /// An idempotent producer sent this again: nothing was appended, the offsets are the first append's.
-    pub duplicate: bool,
-}
-
-/// Why an append was refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{code}: {message}")]
-pub struct AppendError {
-    /// What the client is answered.
-    pub code: ErrorCode,
-    /// Details for its error message.
-    pub message: String,
-}
-
-impl AppendError {
-    fn new(code: ErrorCode, message: String) -> Self {
-        Self { code, message }
-    }
-}
-
-/// One coalesced write. Carry it out as `DiskOp::Write`, then call [`Log::write_done`].
-#[derive(Debug)]
-pub struct WriteOp {
-    /// The segment's file.
-    pub file: Arc<LogFile>,
-    /// Where the first buffer goes, in bytes.
-    pub pos: u64,
-    /// In order.
-    pub bufs: Vec<Bytes>,
-    /// The log's end once this is written.
-    pub end_offset: Offset,
-    /// Whether `flush.messages` asks for a sync with it.
-    pub sync: bool,
-}
-
-/// A sync that `flush.ms` asks for. Carry it out as `DiskOp::Sync`, then call [`Log::sync_done`].
-#[derive(Debug)]
-pub struct SyncOp {
-    /// The segment's file.
-    pub file: Arc<LogFile>,
-    /// Everything below is on disk after it.
-    pub end_offset: Offset,
-}
-
-/// What a completed write means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WriteDone {
-    /// Everything below this offset is written and may be acked and read.
-    Advanced(Offset),
-    /// The write failed: everything staged was taken back, the log ends at this offset, and it takes no more appends
-    /// (`KAFKA_STORAGE_ERROR`) until it is loaded again. Answer all waiting appends at or above it.
-    Failed(Offset),
-}
 
 /// Batches up to this length are copied into one buffer with their header: cheaper than two buffers in a write.
 const COPY_LEN_MAX: usize = 4096;
@@ -262,7 +182,7 @@ impl Log {
             });
         }
         let mut header = batch.header;
-        batch::set_position(&mut header, self.log_end, leader_epoch);
+        builder::set_position(&mut header, self.log_end, leader_epoch);
         let view = BatchHeader::from_array(&header);
         let info = AppendInfo {
             base_offset: Offset(self.log_end),

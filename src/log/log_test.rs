@@ -286,7 +286,7 @@ impl Model {
         let offset = self.log_start + prng.below((end - self.log_start) as u64 + 1) as i64;
         // Bounds stand where batches end: take the end of some batch.
         let all = self.rig.read(offset, end, 1 << 20).unwrap();
-        let ends: Vec<i64> = batch::Batches::new(&all)
+        let ends: Vec<i64> = crate::batch::Batches::new(&all)
             .map(|b| b.unwrap().header.last_offset() + 1)
             .collect();
         let bound = match ends.len() {

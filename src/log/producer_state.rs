@@ -2,7 +2,7 @@
 //! files. State changes when a batch is staged; [`Undo`] takes it back when the write fails.
 
 use crate::batch::{BatchHeader, Record, sequence_sub};
-use crate::log::AppendError;
+use crate::ops::AppendError;
 use crate::validate::Origin;
 use flumen_base::{ErrorCode, IdMap, ProducerId};
 use smallvec::SmallVec;

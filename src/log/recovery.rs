@@ -5,17 +5,17 @@
 //! ends the log, its bytes and all later segments go, and indexes are rebuilt. Producer state comes from the latest
 //! snapshot below the end and the batches behind it.
 
-use crate::batch::{Batch, BatchHeader, HEADER_LEN, Records};
+use crate::batch::{BatchHeader, HEADER_LEN};
 use crate::checkpoint;
 use crate::config::LogConfig;
 use crate::epoch::{self, EpochCache};
 use crate::index::{self, IndexEntry, OFFSET_ENTRY_LEN, OffsetIndex, TimeEntry};
 use crate::jobs::replace;
 use crate::producer_state::ProducerState;
-use crate::scan::{self, Scanner};
+use crate::scan::Scanner;
 use crate::segment::{
-    DELETED_SUFFIX, INDEX_SUFFIX, LOG_SUFFIX, SNAPSHOT_SUFFIX, SegmentMark, TIME_INDEX_SUFFIX,
-    TXN_INDEX_SUFFIX, offset_of_name, push_index, segment_path,
+    INDEX_SUFFIX, LOG_SUFFIX, SegmentMark, TIME_INDEX_SUFFIX, TXN_INDEX_SUFFIX, push_index,
+    segment_path,
 };
 use flumen_base::{Disk, DiskFile, Offset, OpenMode, TopicId};
 use std::collections::BTreeSet;
@@ -25,9 +25,8 @@ use std::sync::Arc;
 
 /// No index file is longer (Kafka's `segment.index.bytes` is an i32).
 const INDEX_FILE_MAX: u64 = i32::MAX as u64;
-const SNAPSHOT_FILE_MAX: u64 = 1 << 30;
 const EPOCH_FILE_MAX: u64 = 16 << 20;
-const SEGMENT_SUFFIXES: [&str; 4] = [
+pub(crate) const SEGMENT_SUFFIXES: [&str; 4] = [
     LOG_SUFFIX,
     INDEX_SUFFIX,
     TIME_INDEX_SUFFIX,
@@ -98,7 +97,7 @@ pub(crate) struct LoadedSegment {
     pub(crate) index: OffsetIndex,
     pub(crate) times: Vec<TimeEntry>,
     /// One above its last record.
-    end: i64,
+    pub(crate) end: i64,
 }
 
 /// Loads a partition's directory. Blocking: for a job.
@@ -131,20 +130,20 @@ pub fn remove_deleted_dirs(disk: &dyn Disk, log_dir: &Path) -> io::Result<Vec<St
     Ok(removed)
 }
 
-struct Loader<'a> {
-    disk: &'a dyn Disk,
-    params: LoadParams,
+pub(crate) struct Loader<'a> {
+    pub(crate) disk: &'a dyn Disk,
+    pub(crate) params: LoadParams,
     epochs: EpochCache,
     epochs_changed: bool,
-    report: LoadReport,
+    pub(crate) report: LoadReport,
 }
 
 impl Loader<'_> {
-    fn path(&self, base_offset: i64, suffix: &str) -> PathBuf {
+    pub(crate) fn path(&self, base_offset: i64, suffix: &str) -> PathBuf {
         segment_path(&self.params.dir, base_offset, suffix)
     }
 
-    fn remove(&mut self, name: &str) -> io::Result<()> {
+    pub(crate) fn remove(&mut self, name: &str) -> io::Result<()> {
         match self.disk.remove_file(&self.params.dir.join(name)) {
             Ok(()) => {
                 self.report.files_removed.push(name.to_owned());
@@ -171,84 +170,6 @@ impl Loader<'_> {
                 Err(io::Error::new(io::ErrorKind::InvalidData, message))
             }
         }
-    }
-
-    /// Removes leftovers, completes an interrupted swap of compacted segments, and returns the segments' bases.
-    fn list_segments(&mut self) -> io::Result<BTreeSet<i64>> {
-        let mut names: Vec<String> = self
-            .disk
-            .list(&self.params.dir)?
-            .into_iter()
-            .map(|n| n.0)
-            .collect();
-        names.sort();
-        let cleaned = names.iter().filter_map(|n| leftover(n, ".cleaned")).min();
-        for name in &names {
-            let swap = leftover(name, ".swap");
-            let half_split = swap.is_some_and(|offset| cleaned.is_some_and(|c| offset >= c));
-            if [DELETED_SUFFIX, ".cleaned", ".tmp"]
-                .iter()
-                .any(|s| name.ends_with(s))
-                || half_split
-            {
-                self.remove(name)?;
-            }
-        }
-        names.retain(|n| !self.report.files_removed.contains(n));
-        let swaps: Vec<i64> = names
-            .iter()
-            .filter_map(|n| offset_of_name(n.strip_suffix(".swap")?, LOG_SUFFIX))
-            .collect();
-        self.complete_swaps(&names, &swaps)?;
-        let names: Vec<String> = self
-            .disk
-            .list(&self.params.dir)?
-            .into_iter()
-            .map(|n| n.0)
-            .collect();
-        let bases: BTreeSet<i64> = names
-            .iter()
-            .filter_map(|n| offset_of_name(n, LOG_SUFFIX))
-            .collect();
-        for name in &names {
-            let suffixes = &SEGMENT_SUFFIXES[1..];
-            let base = suffixes
-                .iter()
-                .find_map(|suffix| offset_of_name(name, suffix));
-            if base.is_some_and(|base| !bases.contains(&base)) {
-                self.remove(name)?; // an index without its records
-            }
-        }
-        Ok(bases)
-    }
-
-    /// The segments that the swapped ones replace go, then the swapped ones get their names.
-    fn complete_swaps(&mut self, names: &[String], swaps: &[i64]) -> io::Result<()> {
-        let (Some(&first), Some(&last)) = (swaps.iter().min(), swaps.iter().max()) else {
-            return Ok(());
-        };
-        let path = self.path(last, &format!("{LOG_SUFFIX}.swap"));
-        let file = self.disk.open(&path, OpenMode::Read)?;
-        let mut end = last;
-        let mut scanner = Scanner::new(&*file, 0, file.len()?, false);
-        while let Ok(Some(batch)) = scanner.next_header()? {
-            end = batch.header().last_offset() + 1;
-        }
-        for name in names {
-            let replaced = SEGMENT_SUFFIXES
-                .iter()
-                .find_map(|suffix| offset_of_name(name, suffix));
-            if replaced.is_some_and(|base| base >= first && base < end) {
-                self.remove(name)?;
-            }
-        }
-        for name in names {
-            if let Some(target) = name.strip_suffix(".swap") {
-                let dir = &self.params.dir;
-                self.disk.rename(&dir.join(name), &dir.join(target))?;
-            }
-        }
-        self.disk.sync_dir(&self.params.dir)
     }
 
     fn load_epochs(&mut self) -> io::Result<()> {
@@ -540,93 +461,6 @@ impl Loader<'_> {
             report: self.report,
         })
     }
-
-    /// The latest good snapshot between the log's start and end, and the batches behind it.
-    fn load_producers(
-        &mut self,
-        segments: &[LoadedSegment],
-        log_start: i64,
-        log_end: i64,
-    ) -> io::Result<ProducerState> {
-        let names = self.disk.list(&self.params.dir)?;
-        let mut offsets: Vec<i64> = names
-            .iter()
-            .filter_map(|n| offset_of_name(&n.0, SNAPSHOT_SUFFIX))
-            .collect();
-        offsets.sort_unstable();
-        let mut state = ProducerState::default();
-        let mut from = log_start;
-        let had_snapshots = !offsets.is_empty();
-        while let Some(offset) = offsets.pop() {
-            let useful = offset <= log_end && offset >= log_start;
-            let decoded = match useful {
-                true => {
-                    let path = self.path(offset, SNAPSHOT_SUFFIX);
-                    ProducerState::decode(&self.disk.read_all(&path, SNAPSHOT_FILE_MAX)?)
-                }
-                false => None,
-            };
-            match decoded {
-                Some(decoded) => {
-                    (state, from) = (decoded, offset);
-                    break;
-                }
-                None => self.remove(&format!("{offset:020}{SNAPSHOT_SUFFIX}"))?,
-            }
-        }
-        let base = |offset: &i64| segments.iter().any(|s| s.base_offset == *offset);
-        for stray in offsets.iter().filter(|o| !base(o)) {
-            self.remove(&format!("{stray:020}{SNAPSHOT_SUFFIX}"))?;
-        }
-        state.expire(
-            self.params.now_ms,
-            self.params.config.producer_id_expiration_ms,
-        );
-        // A clean shutdown always leaves one: without any, this log never had producers (or is another broker's).
-        if from < log_end && (had_snapshots || !self.params.clean) {
-            self.replay_producers(&mut state, segments, from)?;
-        }
-        Ok(state)
-    }
-
-    fn replay_producers(
-        &self,
-        state: &mut ProducerState,
-        segments: &[LoadedSegment],
-        from: i64,
-    ) -> io::Result<()> {
-        for segment in segments.iter().filter(|s| s.end > from) {
-            let file = self
-                .disk
-                .open(&self.path(segment.base_offset, LOG_SUFFIX), OpenMode::Read)?;
-            let mut scanner = Scanner::new(&*file, 0, segment.mark.size, false);
-            loop {
-                let scanned = match scanner.next_header()? {
-                    Ok(Some(scanned)) => scanned,
-                    Ok(None) => break,
-                    Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
-                };
-                let header = scanned.header();
-                if header.last_offset() < from || header.producer_id() < 0 {
-                    continue;
-                }
-                let mut bytes = Vec::new();
-                if header.is_control() {
-                    bytes = scan::read_whole(&*file, &scanned)?;
-                }
-                let batch = Batch::parse(&bytes).ok();
-                let records = batch.map(|b| Records::new(b.records_section(), header.count()));
-                let marker = records.and_then(|mut r| r.next()).and_then(Result::ok);
-                state.apply(&header, marker.as_ref());
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The offset of a leftover file of any kind: 20 digits, whatever, then `suffix`.
-fn leftover(name: &str, suffix: &str) -> Option<i64> {
-    name.strip_suffix(suffix)?.get(..20)?.parse().ok()
 }
 
 fn empty_mark(base: i64) -> SegmentMark {

@@ -182,3 +182,32 @@ fn deleted_directories_are_removed() {
     let removed = remove_deleted_dirs(&disk, Path::new("/logs")).unwrap();
     assert_eq!(removed, ["a-1.0123456789abcdef-delete"]);
 }
+
+/// With FLUMEN_DUMP_DIR set, writes a partition directory there for Kafka's DumpLogSegments.
+#[test]
+fn dump_for_kafkas_tool() {
+    let Ok(target) = std::env::var("FLUMEN_DUMP_DIR") else {
+        return;
+    };
+    let mut rig = Rig::new(LogConfig {
+        segment_bytes: 20_000,
+        index_interval_bytes: 1000,
+        ..config()
+    });
+    let mut sequence = 0;
+    for i in 0..60 {
+        let codec = crate::Compression::from_id((i % 5) as u8).unwrap();
+        let mut builder = crate::BatchBuilder::new().producer(7, 0, sequence);
+        crate::testing_rig::fill(&mut builder, 1000 + i, i as u64, 5, 250);
+        sequence += 5;
+        rig.append_at_epoch(builder.build_compressed(codec, 1).unwrap(), i as i32 / 25)
+            .unwrap();
+    }
+    rig.write();
+    rig.seal();
+    let (disk, _) = rig.close();
+    for path in disk.paths() {
+        let name = path.file_name().unwrap();
+        std::fs::write(Path::new(&target).join(name), disk.contents(&path).unwrap()).unwrap();
+    }
+}

@@ -48,7 +48,7 @@ impl<'a> Scanner<'a> {
     /// The next `len` bytes, which the file has.
     fn fill(&mut self, len: usize) -> io::Result<&[u8]> {
         let at = self.pos.checked_sub(self.chunk_pos).map(|at| at as usize);
-        if !at.is_some_and(|at| at + len <= self.chunk.len()) {
+        if at.is_none_or(|at| at + len > self.chunk.len()) {
             let left = usize::try_from(self.end - self.pos).unwrap_or(usize::MAX);
             self.chunk.resize(len.max(self.chunk_len).min(left), 0);
             self.file.read_exact_at(&mut self.chunk, self.pos)?;

@@ -7,8 +7,9 @@
 //! `limits::DECOMPRESSED_BATCH_BYTES_MAX`.
 
 use crate::batch::{
-    self, Batch, BatchBuilder, BatchError, BatchHeader, Batches, HEADER_LEN, Record, Records,
+    Batch, BatchBuilder, BatchError, BatchHeader, Batches, HEADER_LEN, Record, Records,
 };
+use crate::builder;
 use crate::codec::{CodecError, Compression};
 use crate::config::{LogConfig, TargetCompression, TimestampType};
 use bytes::Bytes;
@@ -160,7 +161,7 @@ pub fn validate(
         let records = bytes.slice(HEADER_LEN..batch.bytes().len());
         let max_timestamp = append_time.unwrap_or(checked.max_timestamp);
         if batch.header.timestamp_type() != stamp || batch.header.max_timestamp() != max_timestamp {
-            batch::restamp(&mut header, &records, stamp, max_timestamp);
+            builder::restamp(&mut header, &records, stamp, max_timestamp);
         }
         (header, records)
     } else {

@@ -21,7 +21,7 @@ fn code(bytes: Bytes, config: &LogConfig) -> ErrorCode {
 fn changed(at: usize, bytes: &[u8]) -> Bytes {
     let mut all = batch(Compression::None).to_vec();
     all[at..at + bytes.len()].copy_from_slice(bytes);
-    let crc = crc32c::crc32c(&all[batch::CRC_START..]);
+    let crc = crc32c::crc32c(&all[crate::batch::CRC_START..]);
     all[17..21].copy_from_slice(&crc.to_be_bytes());
     all.into()
 }

@@ -1,0 +1,93 @@
+//! Loading, part: what a crash left in a partition's directory.
+
+use crate::recovery::{Loader, SEGMENT_SUFFIXES};
+use crate::scan::Scanner;
+use crate::segment::{DELETED_SUFFIX, LOG_SUFFIX, offset_of_name};
+use flumen_base::OpenMode;
+use std::collections::BTreeSet;
+use std::io;
+
+impl Loader<'_> {
+    /// Removes leftovers, completes an interrupted swap of compacted segments, and returns the segments' bases.
+    pub(crate) fn list_segments(&mut self) -> io::Result<BTreeSet<i64>> {
+        let mut names: Vec<String> = self
+            .disk
+            .list(&self.params.dir)?
+            .into_iter()
+            .map(|n| n.0)
+            .collect();
+        names.sort();
+        let cleaned = names.iter().filter_map(|n| leftover(n, ".cleaned")).min();
+        for name in &names {
+            let swap = leftover(name, ".swap");
+            let half_split = swap.is_some_and(|offset| cleaned.is_some_and(|c| offset >= c));
+            if [DELETED_SUFFIX, ".cleaned", ".tmp"]
+                .iter()
+                .any(|s| name.ends_with(s))
+                || half_split
+            {
+                self.remove(name)?;
+            }
+        }
+        names.retain(|n| !self.report.files_removed.contains(n));
+        let swaps: Vec<i64> = names
+            .iter()
+            .filter_map(|n| offset_of_name(n.strip_suffix(".swap")?, LOG_SUFFIX))
+            .collect();
+        self.complete_swaps(&names, &swaps)?;
+        let names: Vec<String> = self
+            .disk
+            .list(&self.params.dir)?
+            .into_iter()
+            .map(|n| n.0)
+            .collect();
+        let bases: BTreeSet<i64> = names
+            .iter()
+            .filter_map(|n| offset_of_name(n, LOG_SUFFIX))
+            .collect();
+        for name in &names {
+            let suffixes = &SEGMENT_SUFFIXES[1..];
+            let base = suffixes
+                .iter()
+                .find_map(|suffix| offset_of_name(name, suffix));
+            if base.is_some_and(|base| !bases.contains(&base)) {
+                self.remove(name)?; // an index without its records
+            }
+        }
+        Ok(bases)
+    }
+
+    /// The segments that the swapped ones replace go, then the swapped ones get their names.
+    fn complete_swaps(&mut self, names: &[String], swaps: &[i64]) -> io::Result<()> {
+        let (Some(&first), Some(&last)) = (swaps.iter().min(), swaps.iter().max()) else {
+            return Ok(());
+        };
+        let path = self.path(last, &format!("{LOG_SUFFIX}.swap"));
+        let file = self.disk.open(&path, OpenMode::Read)?;
+        let mut end = last;
+        let mut scanner = Scanner::new(&*file, 0, file.len()?, false);
+        while let Ok(Some(batch)) = scanner.next_header()? {
+            end = batch.header().last_offset() + 1;
+        }
+        for name in names {
+            let replaced = SEGMENT_SUFFIXES
+                .iter()
+                .find_map(|suffix| offset_of_name(name, suffix));
+            if replaced.is_some_and(|base| base >= first && base < end) {
+                self.remove(name)?;
+            }
+        }
+        for name in names {
+            if let Some(target) = name.strip_suffix(".swap") {
+                let dir = &self.params.dir;
+                self.disk.rename(&dir.join(name), &dir.join(target))?;
+            }
+        }
+        self.disk.sync_dir(&self.params.dir)
+    }
+}
+
+/// The offset of a leftover file of any kind: 20 digits, whatever, then `suffix`.
+fn leftover(name: &str, suffix: &str) -> Option<i64> {
+    name.strip_suffix(suffix)?.get(..20)?.parse().ok()
+}

@@ -1,0 +1,95 @@
+//! Loading, part: producer state, from a snapshot and the batches behind it.
+
+use crate::batch::{Batch, Records};
+use crate::producer_state::ProducerState;
+use crate::recovery::{LoadedSegment, Loader};
+use crate::scan::{self, Scanner};
+use crate::segment::{LOG_SUFFIX, SNAPSHOT_SUFFIX, offset_of_name};
+use flumen_base::OpenMode;
+use std::io;
+
+const SNAPSHOT_FILE_MAX: u64 = 1 << 30;
+
+impl Loader<'_> {
+    /// The latest good snapshot between the log's start and end, and the batches behind it.
+    pub(crate) fn load_producers(
+        &mut self,
+        segments: &[LoadedSegment],
+        log_start: i64,
+        log_end: i64,
+    ) -> io::Result<ProducerState> {
+        let names = self.disk.list(&self.params.dir)?;
+        let mut offsets: Vec<i64> = names
+            .iter()
+            .filter_map(|n| offset_of_name(&n.0, SNAPSHOT_SUFFIX))
+            .collect();
+        offsets.sort_unstable();
+        let mut state = ProducerState::default();
+        let mut from = log_start;
+        let had_snapshots = !offsets.is_empty();
+        while let Some(offset) = offsets.pop() {
+            let useful = offset <= log_end && offset >= log_start;
+            let decoded = match useful {
+                true => {
+                    let path = self.path(offset, SNAPSHOT_SUFFIX);
+                    ProducerState::decode(&self.disk.read_all(&path, SNAPSHOT_FILE_MAX)?)
+                }
+                false => None,
+            };
+            match decoded {
+                Some(decoded) => {
+                    (state, from) = (decoded, offset);
+                    break;
+                }
+                None => self.remove(&format!("{offset:020}{SNAPSHOT_SUFFIX}"))?,
+            }
+        }
+        let base = |offset: &i64| segments.iter().any(|s| s.base_offset == *offset);
+        for stray in offsets.iter().filter(|o| !base(o)) {
+            self.remove(&format!("{stray:020}{SNAPSHOT_SUFFIX}"))?;
+        }
+        state.expire(
+            self.params.now_ms,
+            self.params.config.producer_id_expiration_ms,
+        );
+        // A clean shutdown always leaves one: without any, this log never had producers (or is another broker's).
+        if from < log_end && (had_snapshots || !self.params.clean) {
+            self.replay_producers(&mut state, segments, from)?;
+        }
+        Ok(state)
+    }
+
+    fn replay_producers(
+        &self,
+        state: &mut ProducerState,
+        segments: &[LoadedSegment],
+        from: i64,
+    ) -> io::Result<()> {
+        for segment in segments.iter().filter(|s| s.end > from) {
+            let file = self
+                .disk
+                .open(&self.path(segment.base_offset, LOG_SUFFIX), OpenMode::Read)?;
+            let mut scanner = Scanner::new(&*file, 0, segment.mark.size, false);
+            loop {
+                let scanned = match scanner.next_header()? {
+                    Ok(Some(scanned)) => scanned,
+                    Ok(None) => break,
+                    Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+                };
+                let header = scanned.header();
+                if header.last_offset() < from || header.producer_id() < 0 {
+                    continue;
+                }
+                let mut bytes = Vec::new();
+                if header.is_control() {
+                    bytes = scan::read_whole(&*file, &scanned)?;
+                }
+                let batch = Batch::parse(&bytes).ok();
+                let records = batch.map(|b| Records::new(b.records_section(), header.count()));
+                let marker = records.and_then(|mut r| r.next()).and_then(Result::ok);
+                state.apply(&header, marker.as_ref());
+            }
+        }
+        Ok(())
+    }
+}
