@@ -1,6 +1,8 @@
-//! Settings of the coordinator, by Kafka's names (dots for underscores), with Kafka 4.3.1's defaults.
+//! Settings of the coordinator, by Kafka's names (dots for underscores), with Kafka 4.3.1's
+//! defaults.
 
-/// Plain values; the shard fills them from the settings. Times in milliseconds unless said otherwise.
+/// Plain values; the shard fills them from the settings. Times in milliseconds unless said
+/// otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // each field is the Kafka setting of that name
 pub struct CoordinatorConfig {
@@ -16,10 +18,8 @@ pub struct CoordinatorConfig {
     pub offsets_retention_check_interval_ms: i64,
     /// Partitions of `__consumer_offsets`, as the topic really has them.
     pub offsets_topic_num_partitions: i32,
-    /// How long a member may take from JoinGroup's answer to SyncGroup is its rebalance timeout; a member that was told to
-    /// come back with its id (MEMBER_ID_REQUIRED) is forgotten after its session timeout. Neither has a setting of its own.
-    /// Milliseconds that an append of ours may take before the shard fails it (`offsets.commit.timeout.ms`): carried here
-    /// for the shard, the coordinator does not use it.
+    /// How long an append of ours may take before the shard fails it. Carried for the shard; the
+    /// coordinator does not use it.
     pub offsets_commit_timeout_ms: i32,
 }
 

@@ -1,4 +1,5 @@
-//! The coordinator itself: which partitions it holds, how requests find their group, what time does.
+//! The coordinator itself: which partitions it holds, how requests find their group, what time
+//! does.
 
 use crate::classic::State;
 use crate::config::CoordinatorConfig;
@@ -72,8 +73,8 @@ impl GroupCoordinator {
         self.partitions.entry(partition).or_default().loading = true;
     }
 
-    /// One record of a partition that is loading, in log order. Records of unknown kinds are skipped, and so are those of
-    /// other partitions.
+    /// One record of a partition that is loading, in log order. Records of unknown kinds are
+    /// skipped, and so are those of other partitions.
     ///
     /// # Errors
     /// The record's bytes can't be read; it was skipped and loading may go on.
@@ -123,8 +124,8 @@ impl GroupCoordinator {
         Ok(())
     }
 
-    /// Serves the partition from now on: loaded members' sessions start anew; a group larger than `group.max.size`
-    /// rebalances.
+    /// Serves the partition from now on: loaded members' sessions start anew; a group larger than
+    /// `group.max.size` rebalances.
     pub fn finish_load(&mut self, now: Now, partition: PartitionIndex, out: &mut Out) {
         let Some(state) = self.partitions.get_mut(&partition) else {
             return;
@@ -149,7 +150,8 @@ impl GroupCoordinator {
         }
     }
 
-    /// Gives a partition up: whoever waits hears NOT_COORDINATOR, its groups and outstanding appends are forgotten.
+    /// Gives a partition up: whoever waits hears NOT_COORDINATOR, its groups and outstanding
+    /// appends are forgotten.
     pub fn unload(&mut self, now: Now, partition: PartitionIndex, out: &mut Out) {
         let Some(state) = self.partitions.remove(&partition) else {
             return;
@@ -250,7 +252,8 @@ impl GroupCoordinator {
 
     /// Does what is due.
     pub fn tick(&mut self, now: Now, out: &mut Out) {
-        // This ends: what a timer sets anew lies later, or drops members of whom there are ever fewer.
+        // This ends: what a timer sets anew lies later, or drops members of whom there are ever
+        // fewer.
         let mut expiries = Vec::new();
         while let Some(entry) = self.timers.pop(now.mono) {
             match entry.1 {

@@ -18,7 +18,8 @@ pub(crate) struct Group {
     pub(crate) name: Arc<str>,
     /// Partition of `__consumer_offsets` that holds it.
     pub(crate) partition: PartitionIndex,
-    /// Whether a record of it was written: an unwritten group is invisible to admin requests, and gone if the write fails.
+    /// Whether a record of it was written: an unwritten group is invisible to admin requests, and
+    /// gone if the write fails.
     pub(crate) persisted: bool,
     /// Appends in flight that concern it.
     pub(crate) writes_pending: u32,

@@ -20,7 +20,8 @@ pub struct WriteToken(pub u64);
 /// Who sent a request.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestContext<'a> {
-    /// Version of the request: decides some rules (MEMBER_ID_REQUIRED from JoinGroup 4, batched leave from 3 ...).
+    /// Version of the request: decides some rules (MEMBER_ID_REQUIRED from JoinGroup 4, batched
+    /// leave from 3 ...).
     pub api_version: i16,
     /// The header's client id; "" when null. Member ids start with it.
     pub client_id: &'a str,
@@ -37,8 +38,9 @@ pub struct Record {
     pub value: Option<Bytes>,
 }
 
-/// Records to append as one batch (split only where they exceed the topic's `max.message.bytes`), timestamped with the
-/// turn's wall clock. Answer with `commit` or `append_failed`, per partition in the order handed out.
+/// Records to append as one batch (split only where they exceed the topic's `max.message.bytes`),
+/// timestamped with the turn's wall clock. Answer with `commit` or `append_failed`, per partition
+/// in the order handed out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Append {
     /// Partition of `__consumer_offsets`; owned by this shard.
@@ -49,8 +51,8 @@ pub struct Append {
     pub write_token: WriteToken,
 }
 
-/// The effects of a call; the shard drains both lists after each call (replies may leave before appends are done: a reply
-/// that depends on an append comes out of its `commit`).
+/// The effects of a call; the shard drains both lists after each call (replies may leave before
+/// appends are done: a reply that depends on an append comes out of its `commit`).
 #[derive(Debug, Default)]
 pub struct Out {
     /// In the order they must be appended.

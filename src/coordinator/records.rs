@@ -1,4 +1,5 @@
-//! Records of `__consumer_offsets`, byte for byte as Kafka 4.3.1 writes them, and read in every version it reads.
+//! Records of `__consumer_offsets`, byte for byte as Kafka 4.3.1 writes them, and read in every
+//! version it reads.
 //!
 //! | key type | key | value versions read | written |
 //! |--|--|--|--|

@@ -45,7 +45,8 @@ impl GroupCoordinator {
         Ok(partition)
     }
 
-    /// JoinGroup. Answered with [`Reply::JoinGroup`] when the group has gathered, which may take the rebalance timeout.
+    /// JoinGroup. Answered with [`Reply::JoinGroup`] when the group has gathered, which may take
+    /// the rebalance timeout.
     pub fn join_group(
         &mut self,
         now: Now,
@@ -261,9 +262,10 @@ impl GroupCoordinator {
         });
     }
 
-    /// One group of an OffsetFetch, in the form of version 8 and later ([`crate::offset_fetch_group_of`] makes it of an
-    /// older request, [`crate::offset_fetch_response_of`] turns the answer back). Answered with [`Reply::OffsetFetch`]; with
-    /// `require_stable` after the appends in flight of this group.
+    /// One group of an OffsetFetch, in the form of version 8 and later
+    /// ([`crate::offset_fetch_group_of`] makes it of an older request,
+    /// [`crate::offset_fetch_response_of`] turns the answer back). Answered with
+    /// [`Reply::OffsetFetch`]; with `require_stable` after the appends in flight of this group.
     pub fn offset_fetch(
         &mut self,
         ctx: RequestContext<'_>,
@@ -317,8 +319,8 @@ impl GroupCoordinator {
         }
     }
 
-    /// DeleteGroups, for those groups of the request that are this shard's. Answered with [`Reply::DeleteGroups`], one
-    /// result per group in this order, when all are written.
+    /// DeleteGroups, for those groups of the request that are this shard's. Answered with
+    /// [`Reply::DeleteGroups`], one result per group in this order, when all are written.
     pub fn delete_groups(&mut self, now: Now, token: ReplyToken, groups: &[&str], out: &mut Out) {
         self.gather_last += 1;
         let gather = self.gather_last;

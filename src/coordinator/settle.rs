@@ -1,4 +1,5 @@
-//! How appends end: what they carried becomes the committed state, or is undone; then the replies leave.
+//! How appends end: what they carried becomes the committed state, or is undone; then the replies
+//! leave.
 
 use crate::classic::{ClassicGroup, State, metadata_append_error};
 use crate::coordinator::GroupCoordinator;
@@ -25,8 +26,8 @@ impl GroupCoordinator {
         self.end_write(now, token, ErrorCode::None, out);
     }
 
-    /// An append did not happen, and never will: what hung on it is undone, and who waited hears the error that Kafka makes
-    /// of this one.
+    /// An append did not happen, and never will: what hung on it is undone, and who waited hears
+    /// the error that Kafka makes of this one.
     pub fn append_failed(&mut self, now: Now, token: WriteToken, error: ErrorCode, out: &mut Out) {
         let error = match error {
             ErrorCode::None => ErrorCode::UnknownServerError,
@@ -123,6 +124,8 @@ impl Group {
         self.persisted |= written;
         match (part.effect, written) {
             (Effect::None | Effect::Created, true) | (Effect::None, false) => {}
+            // A later record of the group is on its way, and begins it as well as this one.
+            (Effect::Created, false) if self.writes_pending > 0 || self.persisted => {}
             (Effect::Created, false) => {
                 self.answer_all(env, metadata_append_error(error));
                 self.classic = ClassicGroup::new(env.now.wall_ms);

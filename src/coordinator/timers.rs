@@ -1,15 +1,17 @@
 //! Deadlines with a cost per heartbeat that does not depend on the number of members.
 //!
-//! The truth is a [`Deadline`] inside the member or group; the queue only holds hints. Moving a deadline later (each
-//! heartbeat does) touches nothing but the field: the old entry comes up, finds the deadline moved, and is queued again.
-//! So a member costs one queue operation per session timeout, not per heartbeat.
+//! The truth is a [`Deadline`] inside the member or group; the queue only holds hints. Moving a
+//! deadline later (each heartbeat does) touches nothing but the field: the old entry comes up,
+//! finds the deadline moved, and is queued again. So a member costs one queue operation per session
+//! timeout, not per heartbeat.
 
 use crate::limits::TIMER_SWEEP_MIN;
 use flumen_base::{Mono, PartitionIndex};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// Number of a group, unique in a coordinator's life: a deleted and recreated group never meets its past.
+/// Number of a group, unique in a coordinator's life: a deleted and recreated group never meets its
+/// past.
 pub(crate) type GroupSerial = u64;
 /// Number of a member, unique within its group; in order of joining.
 pub(crate) type MemberSerial = u64;
@@ -76,7 +78,8 @@ impl Timers {
         self.queue.pop().map(|Reverse(entry)| entry)
     }
 
-    /// Whether the deadline that `entry` hints at has passed; it is then unset. A deadline that moved is queued again.
+    /// Whether the deadline that `entry` hints at has passed; it is then unset. A deadline that
+    /// moved is queued again.
     pub(crate) fn take_due(
         &mut self,
         deadline: &mut Deadline,

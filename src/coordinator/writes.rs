@@ -1,4 +1,5 @@
-//! Appends that were handed out and not answered yet, and what each will do to the state when it is.
+//! Appends that were handed out and not answered yet, and what each will do to the state when it
+//! is.
 
 use crate::classic::StaticReplacement;
 use crate::out::{Reply, ReplyToken};
@@ -20,7 +21,8 @@ pub(crate) struct Write {
     pub(crate) parts: Vec<Part>,
     /// Who hears of it.
     pub(crate) done: Done,
-    /// Replies computed from state that this write makes true (OffsetFetch with requireStable); they leave with it.
+    /// Replies computed from state that this write makes true (OffsetFetch with requireStable);
+    /// they leave with it.
     pub(crate) waiters: Vec<(ReplyToken, Reply)>,
 }
 
@@ -38,8 +40,8 @@ pub(crate) struct Part {
 /// What a write does to a group besides offsets.
 #[derive(Debug)]
 pub(crate) enum Effect {
-    /// Nothing: offsets only, or metadata of a group that became empty (losing it is harmless: the generation before has
-    /// no members that live).
+    /// Nothing: offsets only, or metadata of a group that became empty (losing it is harmless: the
+    /// generation before has no members that live).
     None,
     /// First record of a group that a join created: without it there is no group.
     Created,

@@ -7,7 +7,8 @@ use flumen_base::ErrorCode;
 use flumen_wire::messages::HeartbeatRequest;
 
 impl ClassicGroup {
-    /// The member that a request speaks for. A static member whose id was given to a newer instance is fenced.
+    /// The member that a request speaks for. A static member whose id was given to a newer instance
+    /// is fenced.
     pub(crate) fn validate_member(
         &self,
         id: &str,

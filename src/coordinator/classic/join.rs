@@ -1,7 +1,8 @@
 //! JoinGroup (11), versions 0-9.
 //!
 //! - 0: no rebalance timeout, the session timeout stands for it.
-//! - 4: a dynamic member without id is told one and must come back with it (MEMBER_ID_REQUIRED, KIP-394).
+//! - 4: a dynamic member without id is told one and must come back with it (MEMBER_ID_REQUIRED,
+//!   KIP-394).
 //! - 5: static members (`group.instance.id`, KIP-345).
 //! - 7: protocol type in the answer, protocol name nullable.
 //! - 9: a returning static leader skips the assignment (KIP-814).
@@ -36,7 +37,8 @@ pub(crate) struct StaticReplacement {
     pub(crate) old_protocols: Vec<Protocol>,
     pub(crate) old_rebalance_timeout_ms: i32,
     pub(crate) old_session_timeout_ms: i32,
-    /// The leader before, by id: versions that can't skip the assignment must not take themselves for the leader.
+    /// The leader before, by id: versions that can't skip the assignment must not take themselves
+    /// for the leader.
     pub(crate) old_leader_id: Box<str>,
 }
 
@@ -143,8 +145,8 @@ impl Group {
         }
     }
 
-    /// `group.max.size`. While members gather, those who wait already count, so that the last ones to come back are the
-    /// ones to go; afterwards the members count.
+    /// `group.max.size`. While members gather, those who wait already count, so that the last ones
+    /// to come back are the ones to go; afterwards the members count.
     fn accepts(&self, env: &Env<'_>, member_id: &str) -> bool {
         let known = self.classic.find(member_id);
         match self.classic.state {
@@ -205,7 +207,8 @@ impl Group {
         let instance = request.group_instance_id.as_deref();
         if let Some(serial) = self.classic.find_pending(&request.member_id) {
             if instance.is_some() {
-                // Ids are handed out to dynamic members only; Kafka fails here with an internal error.
+                // Ids are handed out to dynamic members only; Kafka fails here with an internal
+                // error.
                 let reply = join_error(parked, &request.member_id, ErrorCode::UnknownServerError);
                 return env.reply(parked.token, reply);
             }
@@ -298,8 +301,8 @@ impl Group {
         if let Some((_, deadline)) = self.classic.pending.get(&serial) {
             session = *deadline; // its queue entry goes on under the same number
         }
-        // A member that waits in its first JoinGroup can't heartbeat, and its connection is not read: if the client went
-        // away, only this limit removes it.
+        // A member that waits in its first JoinGroup can't heartbeat, and its connection is not
+        // read: if the client went away, only this limit removes it.
         let at = env.now.mono.plus_ms(NEW_MEMBER_JOIN_TIMEOUT_MS);
         env.timers
             .set(&mut session, TimerKey::Session(self.serial, serial), at);
@@ -344,14 +347,16 @@ impl Group {
             member.session_timeout_ms = request.session_timeout_ms;
         }
         if let Some(old) = self.classic.park_join(serial, parked) {
-            // The client sent it again on another connection; whoever still reads the first one may retry.
+            // The client sent it again on another connection; whoever still reads the first one may
+            // retry.
             let reply = join_error(old, &request.member_id, ErrorCode::RebalanceInProgress);
             env.reply(old.token, reply);
         }
     }
 
-    /// A static member is back without its id (it restarted): it gets a new one, the old one is fenced. If the group is
-    /// stable and would choose the same protocol, nobody else needs to know.
+    /// A static member is back without its id (it restarted): it gets a new one, the old one is
+    /// fenced. If the group is stable and would choose the same protocol, nobody else needs to
+    /// know.
     fn replace_static(
         &mut self,
         env: &mut Env<'_>,
@@ -424,8 +429,8 @@ impl Group {
         Some((old_id, serial))
     }
 
-    /// The record of a [`StaticReplacement`] is written: the member may go on. If a rebalance has answered it meanwhile,
-    /// there is nothing to say.
+    /// The record of a [`StaticReplacement`] is written: the member may go on. If a rebalance has
+    /// answered it meanwhile, there is nothing to say.
     pub(crate) fn static_replaced(&mut self, env: &mut Env<'_>, replaced: &StaticReplacement) {
         if !self.is_parked(replaced) {
             return;

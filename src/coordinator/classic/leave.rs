@@ -1,5 +1,5 @@
-//! LeaveGroup (13), versions 0-5. Until 2: one member, its error on top. 3: several members, by id or by
-//! `group.instance.id` (an administrator's removal). 5: a reason (of no effect).
+//! LeaveGroup (13), versions 0-5. Until 2: one member, its error on top. 3: several members, by id
+//! or by `group.instance.id` (an administrator's removal). 5: a reason (of no effect).
 
 use super::State;
 use crate::group::{Env, Group};
@@ -67,7 +67,8 @@ fn result(leaving: &Leaving<'_>, error: ErrorCode) -> MemberResponse<'static> {
 }
 
 impl Group {
-    /// LeaveGroup, when the group was found. The answer waits for the record if the group became empty by it.
+    /// LeaveGroup, when the group was found. The answer waits for the record if the group became
+    /// empty by it.
     pub(crate) fn leave(
         &mut self,
         env: &mut Env<'_>,

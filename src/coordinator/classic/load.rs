@@ -7,8 +7,8 @@ use bytes::Bytes;
 use flumen_wire::records::GroupMetadataValue;
 
 impl ClassicGroup {
-    /// The group of a GroupMetadata record: stable if it has members, else empty. Sessions start with
-    /// [`crate::GroupCoordinator::finish_load`].
+    /// The group of a GroupMetadata record: stable if it has members, else empty. Sessions start
+    /// with [`crate::GroupCoordinator::finish_load`].
     pub(crate) fn load(value: &GroupMetadataValue<'_>) -> Self {
         let mut classic = Self::new(value.current_state_timestamp);
         classic.generation = value.generation;

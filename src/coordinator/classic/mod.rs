@@ -1,14 +1,14 @@
 //! The classic group protocol: JoinGroup, SyncGroup, Heartbeat, LeaveGroup.
 //!
 //! ```text
-//!            join (first member)            delay over / all joined          leader's SyncGroup is written
-//!   Empty ----------------------> Preparing ------------------> Completing ------------------------------> Stable
-//!     ^                            Rebalance   generation + 1    Rebalance                                   |
-//!     |    nobody joined               ^                             | join, leave, expiry                   |
-//!     +--------------------------------+-----------------------------+---------------------------------------+
+//!        first join             delay over, or all joined       assignment is written
+//! Empty ------------> Preparing --------------------> Completing ---------------> Stable
+//!   ^                 Rebalance     generation + 1     Rebalance                     |
+//!   |                   |   ^                              |                         |
+//!   +-- nobody joined --+   +---- join, leave, expiry -----+-------------------------+
 //! ```
-//! Dead: the tombstone of the group is being written. Membership lives in memory; each generation that became stable is
-//! one GroupMetadata record, and that record is what a restart brings back.
+//! Dead: the tombstone of the group is being written. Membership lives in memory; each generation
+//! that became stable is one GroupMetadata record, and that record is what a restart brings back.
 
 mod heartbeat;
 mod join;

@@ -21,7 +21,8 @@ impl Group {
         }
     }
 
-    /// Takes a member out; whatever it waited for ends with UNKNOWN_MEMBER_ID, so that it joins anew if it still lives.
+    /// Takes a member out; whatever it waited for ends with UNKNOWN_MEMBER_ID, so that it joins
+    /// anew if it still lives.
     pub(crate) fn drop_member(&mut self, env: &mut Env<'_>, serial: MemberSerial) {
         let Some(member) = self.classic.remove(serial) else {
             return;
@@ -35,7 +36,8 @@ impl Group {
         }
     }
 
-    /// Membership changed: rebalance, or if that goes on already, see whether it was the last one missing.
+    /// Membership changed: rebalance, or if that goes on already, see whether it was the last one
+    /// missing.
     pub(crate) fn rebalance_or_complete_join(&mut self, env: &mut Env<'_>) {
         if self.classic.can_rebalance() {
             self.prepare_rebalance(env);
@@ -44,7 +46,8 @@ impl Group {
         }
     }
 
-    /// Starts gathering. An empty group waits for more members than the first; any other for the members it has.
+    /// Starts gathering. An empty group waits for more members than the first; any other for the
+    /// members it has.
     pub(crate) fn prepare_rebalance(&mut self, env: &mut Env<'_>) {
         if self.classic.state == State::CompletingRebalance {
             self.end_sync_with(env, ErrorCode::RebalanceInProgress);
@@ -78,7 +81,8 @@ impl Group {
         env.timers.set(&mut self.classic.join_deadline, key, at);
     }
 
-    /// Ends the join phase if it was waiting for this only. The first rebalance of a group always takes its delay.
+    /// Ends the join phase if it was waiting for this only. The first rebalance of a group always
+    /// takes its delay.
     pub(crate) fn maybe_complete_join(&mut self, env: &mut Env<'_>) {
         let classic = &self.classic;
         if classic.state == State::PreparingRebalance
@@ -115,7 +119,8 @@ impl Group {
         self.complete_join(env);
     }
 
-    /// Starts the next generation with those who have joined; dynamic members who have not are out, static ones stay.
+    /// Starts the next generation with those who have joined; dynamic members who have not are out,
+    /// static ones stay.
     pub(crate) fn complete_join(&mut self, env: &mut Env<'_>) {
         self.classic.join_deadline.cancel();
         let late = |m: &Member| m.join.is_none() && m.instance.is_none();
@@ -125,8 +130,8 @@ impl Group {
             self.drop_member(env, serial);
         }
         if !self.classic.elect_joined_leader() && !self.classic.members.is_empty() {
-            // Only static members are left and none has come: wait for them or for the ends of their sessions. At least
-            // a moment, so that a timeout of zero does not spin.
+            // Only static members are left and none has come: wait for them or for the ends of
+            // their sessions. At least a moment, so that a timeout of zero does not spin.
             let timeout_ms = self.classic.rebalance_timeout_ms().max(1);
             return self.set_join_timer(env, JoinTimer::Complete, timeout_ms);
         }
@@ -176,7 +181,8 @@ impl Group {
         env.timers.set(&mut self.classic.sync_deadline, key, at);
     }
 
-    /// The sync phase's timer: members that have not sent SyncGroup are out, the others go on without them.
+    /// The sync phase's timer: members that have not sent SyncGroup are out, the others go on
+    /// without them.
     pub(crate) fn sync_timer_fired(&mut self, env: &mut Env<'_>) {
         let classic = &mut self.classic;
         let waiting = matches!(classic.state, State::CompletingRebalance | State::Stable);
@@ -243,7 +249,8 @@ impl Group {
         }
     }
 
-    /// This generation as a record, with the given assignments; `None` when a string is too long for it.
+    /// This generation as a record, with the given assignments; `None` when a string is too long
+    /// for it.
     pub(crate) fn metadata_record(&self, assignment: impl Fn(&Member) -> Bytes) -> Option<Record> {
         records::group_metadata(&self.name, &self.classic, assignment)
     }

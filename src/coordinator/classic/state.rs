@@ -5,7 +5,8 @@ use crate::timers::{Deadline, MemberSerial};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// `ConsumerProtocol.PROTOCOL_TYPE`: the only protocol type the coordinator looks into (for subscribed topics).
+/// `ConsumerProtocol.PROTOCOL_TYPE`: the only protocol type the coordinator looks into (for
+/// subscribed topics).
 const CONSUMER_PROTOCOL_TYPE: &str = "consumer";
 
 /// State of a classic group.
@@ -34,7 +35,8 @@ impl State {
 /// What the end of the join phase's timer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum JoinTimer {
-    /// The first rebalance of an empty group: wait `delay_ms`, longer while members come, up to `remaining_ms` more.
+    /// The first rebalance of an empty group: wait `delay_ms`, longer while members come, up to
+    /// `remaining_ms` more.
     Initial { delay_ms: i32, remaining_ms: i32 },
     /// Go on with those who have joined.
     Complete,
@@ -159,7 +161,8 @@ impl ClassicGroup {
         self.pending.insert(serial, (id, deadline));
     }
 
-    /// Adds a member (its protocols already fit); the first one gives the group its type, and leads.
+    /// Adds a member (its protocols already fit); the first one gives the group its type, and
+    /// leads.
     pub(crate) fn add(&mut self, serial: MemberSerial, mut member: Member, protocol_type: &str) {
         self.pending.remove(&serial);
         if self.members.is_empty() {
@@ -178,8 +181,8 @@ impl ClassicGroup {
         }
     }
 
-    /// Takes a member or a pending member out; the leadership goes to the first of the others. The caller answers what the
-    /// member was waiting for.
+    /// Takes a member or a pending member out; the leadership goes to the first of the others. The
+    /// caller answers what the member was waiting for.
     pub(crate) fn remove(&mut self, serial: MemberSerial) -> Option<Member> {
         if let Some((id, _)) = self.pending.remove(&serial) {
             self.ids.remove(&id);
@@ -199,7 +202,8 @@ impl ClassicGroup {
         Some(member)
     }
 
-    /// Gives a static member a new id (and number); its leadership stays. The old deadline dies with the old number.
+    /// Gives a static member a new id (and number); its leadership stays. The old deadline dies
+    /// with the old number.
     pub(crate) fn rename(&mut self, old: MemberSerial, id: Arc<str>) -> Option<MemberSerial> {
         let mut member = self.members.remove(&old)?;
         self.ids.remove(&member.id);
@@ -320,8 +324,8 @@ impl ClassicGroup {
             && names.any(|name| self.members.is_empty() || self.offered_by_all(name))
     }
 
-    /// The protocol with most votes: each member votes for the first of its list that all offer. Ties go to the earliest
-    /// member's vote.
+    /// The protocol with most votes: each member votes for the first of its list that all offer.
+    /// Ties go to the earliest member's vote.
     pub(crate) fn select_protocol(&self) -> Option<Box<str>> {
         let mut votes: Vec<(&str, usize)> = Vec::new();
         for member in self.members.values() {
@@ -342,7 +346,8 @@ impl ClassicGroup {
 
     /// The next generation begins, with the members there are.
     pub(crate) fn next_generation(&mut self, wall_ms: i64) {
-        // Java's int wraps here after 2^31 rebalances; a generation must not go back, so ours stays.
+        // Java's int wraps here after 2^31 rebalances; a generation must not go back, so ours
+        // stays.
         self.generation = self.generation.saturating_add(1);
         self.protocol = if self.members.is_empty() {
             None
@@ -367,7 +372,8 @@ impl ClassicGroup {
         self.protocol_type.as_deref() == Some(CONSUMER_PROTOCOL_TYPE)
     }
 
-    /// Whether a member may read this topic: offsets of such topics are neither deleted nor expired.
+    /// Whether a member may read this topic: offsets of such topics are neither deleted nor
+    /// expired.
     pub(crate) fn is_subscribed(&self, topic: &str) -> bool {
         match &self.subscribed {
             Some(topics) => topics.contains(topic),

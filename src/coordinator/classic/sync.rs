@@ -1,4 +1,5 @@
-//! SyncGroup (14), versions 0-5. 3: `group.instance.id`. 5: protocol type and name must be there and match.
+//! SyncGroup (14), versions 0-5. 3: `group.instance.id`. 5: protocol type and name must be there
+//! and match.
 
 use super::member::Parked;
 use super::{ClassicGroup, State, metadata_append_error};
@@ -117,7 +118,8 @@ impl Group {
         }
     }
 
-    /// The leader has decided: write it, and give it out when it is written. Members it left out get nothing.
+    /// The leader has decided: write it, and give it out when it is written. Members it left out
+    /// get nothing.
     fn write_assignment(&mut self, env: &mut Env<'_>, request: &SyncGroupRequest<'_>) {
         let mut by_member: BTreeMap<Box<str>, Bytes> = BTreeMap::new();
         for assigned in &request.assignments {

@@ -1,4 +1,5 @@
-//! What admin requests see of a classic group: DescribeGroups (15), versions 0-6, and ListGroups (16), versions 0-5.
+//! What admin requests see of a classic group: DescribeGroups (15), versions 0-6, and ListGroups
+//! (16), versions 0-5.
 
 use super::State;
 use crate::group::Group;
@@ -88,8 +89,8 @@ impl Group {
     }
 }
 
-/// Adds the topics of a consumer's subscription: int16 version, then (in every version first) an array of topic names.
-/// `None` when the bytes are not one.
+/// Adds the topics of a consumer's subscription: int16 version, then (in every version first) an
+/// array of topic names. `None` when the bytes are not one.
 pub(crate) fn read_subscription(metadata: &[u8], topics: &mut BTreeSet<Box<str>>) -> Option<()> {
     let version = i16::from_be_bytes(*metadata.first_chunk()?);
     if version < 0 {

@@ -1,7 +1,8 @@
 //! OffsetCommit (8), versions 2-10.
 //!
 //! - 2-4: a retention of its own for the commit. 5: gone.
-//! - 6: leader epoch. 7: `group.instance.id`. 9: GROUP_ID_NOT_FOUND where there was ILLEGAL_GENERATION. 10: topic ids.
+//! - 6: leader epoch. 7: `group.instance.id`. 9: GROUP_ID_NOT_FOUND where there was
+//!   ILLEGAL_GENERATION. 10: topic ids.
 
 use super::{OffsetValue, offset_append_error};
 use crate::classic::State;
@@ -65,7 +66,8 @@ fn partition_result(index: i32, error: ErrorCode) -> OffsetCommitResponsePartiti
     }
 }
 
-/// Turns the answer of a commit that was accepted into that of one that failed: partitions refused before keep their error.
+/// Turns the answer of a commit that was accepted into that of one that failed: partitions refused
+/// before keep their error.
 pub(crate) fn fail_commit(response: &mut OffsetCommitResponse<'static>, error: ErrorCode) {
     refuse_commit(response, offset_append_error(error));
 }
@@ -135,8 +137,8 @@ pub(crate) fn refuse_long_metadata(
     }
 }
 
-/// The error of a commit to a group that does not exist, unless it comes from outside a group (and so creates a simple
-/// one).
+/// The error of a commit to a group that does not exist, unless it comes from outside a group (and
+/// so creates a simple one).
 pub(crate) fn validate_new(generation: i32, api_version: i16) -> Result<(), ErrorCode> {
     match generation {
         ..0 => Ok(()),

@@ -137,7 +137,8 @@ impl Group {
         self.append_tombstones(env, records, buried, Effect::Deleted, done);
     }
 
-    /// The group is being deleted. Its state's timestamp stays: if the append fails, it goes on as it was.
+    /// The group is being deleted. Its state's timestamp stays: if the append fails, it goes on as
+    /// it was.
     pub(crate) fn mark_dead(&mut self) {
         self.classic.previous = self.classic.state;
         self.classic.state = State::Dead;
@@ -148,8 +149,8 @@ impl Group {
         self.classic.state = State::Empty;
     }
 
-    /// Removes the offsets of deleted topics, given by name and id. An offset that knows the id of another topic of this
-    /// name stays.
+    /// Removes the offsets of deleted topics, given by name and id. An offset that knows the id of
+    /// another topic of this name stays.
     pub(crate) fn on_topics_deleted(&mut self, env: &mut Env<'_>, deleted: &[(&str, Uuid)]) {
         let mut keys: Vec<OffsetKey> = Vec::new();
         for (name, id) in deleted {

@@ -2,7 +2,8 @@
 //!
 //! - A simple group (offsets only): each offset after the retention since its commit.
 //! - An empty group: all offsets after the retention since it became empty.
-//! - A stable consumer group: offsets of topics it does not read, after the retention since their commit.
+//! - A stable consumer group: offsets of topics it does not read, after the retention since their
+//!   commit.
 //! - An offset with an expiry of its own: at that time.
 //!
 //! An empty group without offsets is deleted.
@@ -69,8 +70,8 @@ impl Group {
             .collect()
     }
 
-    /// Adds tombstones for what has expired, at most [`EXPIRY_RECORDS_PER_APPEND_MAX`] records in all; true when this
-    /// group is through.
+    /// Adds tombstones for what has expired, at most [`EXPIRY_RECORDS_PER_APPEND_MAX`] records in
+    /// all; true when this group is through.
     pub(crate) fn expire(
         &mut self,
         env: &mut Env<'_>,

@@ -1,9 +1,10 @@
 //! OffsetFetch (9), versions 1-10.
 //!
-//! - 1-7: one group. 2: all topics with null, error on top. 7: requireStable. 8: several groups. 9: member and epoch (of
-//!   no effect on classic groups). 10: topic ids.
+//! - 1-7: one group. 2: all topics with null, error on top. 7: requireStable. 8: several groups. 9:
+//!   member and epoch (of no effect on classic groups). 10: topic ids.
 //!
-//! Everything works on the group of version 8; [`offset_fetch_group_of`] and [`offset_fetch_response_of`] translate.
+//! Everything works on the group of version 8; [`offset_fetch_group_of`] and
+//! [`offset_fetch_response_of`] translate.
 
 use super::{OffsetValue, Slot};
 use crate::classic::State;
@@ -67,7 +68,8 @@ pub fn offset_fetch_response_of(
     }
 }
 
-/// The answer of a group that fails as a whole. Version 1 has no place for it: it stands on each partition.
+/// The answer of a group that fails as a whole. Version 1 has no place for it: it stands on each
+/// partition.
 pub(crate) fn fetch_group_error(
     request: &OffsetFetchRequestGroup<'_>,
     error: ErrorCode,
@@ -89,7 +91,8 @@ pub(crate) fn fetch_group_error(
     group
 }
 
-/// What a fetch hears that waited for an append that failed. Old consumers can't handle COORDINATOR_NOT_AVAILABLE here.
+/// What a fetch hears that waited for an append that failed. Old consumers can't handle
+/// COORDINATOR_NOT_AVAILABLE here.
 pub(crate) fn fetch_append_error(error: ErrorCode) -> ErrorCode {
     match error {
         ErrorCode::UnknownTopicOrPartition
@@ -144,7 +147,8 @@ fn visible(slot: &Slot, latest: bool) -> Option<&OffsetValue> {
     }
 }
 
-/// Committed offsets of a group (`None`: it does not exist, and so has none). `latest`: those on their way to the log too.
+/// Committed offsets of a group (`None`: it does not exist, and so has none). `latest`: those on
+/// their way to the log too.
 pub(crate) fn fetch(
     group: Option<&Group>,
     request: &OffsetFetchRequestGroup<'_>,

@@ -1,8 +1,9 @@
 //! Committed offsets of a group: those in the log, and those on their way there.
 //!
-//! A slot holds the committed value and the values of appends in flight. Requests that decide (commit, delete, expiry) see
-//! the latest value; OffsetFetch sees the committed one, or with requireStable the latest and waits for its append.
-//! Transactional offsets will stand beside, per producer.
+//! A slot holds the committed value and the values of appends in flight. Requests that decide
+//! (commit, delete, expiry) see the latest value; OffsetFetch sees the committed one, or with
+//! requireStable the latest and waits for its append. Transactional offsets will stand beside, per
+//! producer.
 
 mod commit;
 mod delete;
@@ -128,7 +129,8 @@ impl Offsets {
         let Some(slot) = slots.get_mut(partition) else {
             return;
         };
-        // One write may hold the same partition twice (a request may name it twice): the last one wins, as in the log.
+        // One write may hold the same partition twice (a request may name it twice): the last one
+        // wins, as in the log.
         while let Some(at) = slot.pending.iter().position(|(token, _)| *token == write) {
             let (_, value) = slot.pending.remove(at);
             if written {

@@ -174,7 +174,8 @@ fn protocol_with_most_votes_wins() {
         &[("b", b""), ("c", b""), ("a", b"")],
     ];
     let tokens = offers.map(|o| w.join(7, &static_join(G, "", "", o)));
-    // an empty instance id is an instance id like any other: the same for all three, so each fences the one before
+    // an empty instance id is an instance id like any other: the same for all three, so each fences
+    // the one before
     assert_eq!(
         w.joined(tokens[0]).error_code,
         code(ErrorCode::FencedInstanceId)

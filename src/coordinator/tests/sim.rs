@@ -1,10 +1,13 @@
-//! Many members doing anything in any order, appends that fail, restarts, under a seed. On every step:
+//! Many members doing anything in any order, appends that fail, restarts, under a seed. On every
+//! step:
 //!
 //! - no request is answered twice, and in the end each is answered (or died with a restart);
 //! - a group's generation never goes back while the group lives;
 //! - a SyncGroup answer carries what the leader of that generation assigned to that member;
-//! - all members of a generation hear of the same protocol, and only one of them is given the members;
-//! - what the log says is what the coordinator shows: offsets always, groups when nothing is in flight.
+//! - all members of a generation hear of the same protocol, and only one of them is given the
+//!   members;
+//! - what the log says is what the coordinator shows: offsets always, groups when nothing is in
+//!   flight.
 //!
 //! `FLUMEN_TEST_ROUNDS` multiplies the number of seeds; a failure prints its seed.
 
@@ -54,7 +57,8 @@ struct Sim {
     generation: BTreeMap<usize, i32>,
     protocol: BTreeMap<(usize, i32), String>,
     led: BTreeMap<(usize, i32), BTreeSet<String>>,
-    /// The last record of the group's metadata could not be written: the log is a generation behind, until the next.
+    /// The last record of the group's metadata could not be written: the log is a generation
+    /// behind, until the next.
     unwritten: [bool; 3],
     answered: usize,
     stabilized: usize,

@@ -1,5 +1,6 @@
 //! A coordinator with a log in memory and time by hand.
 #![allow(dead_code, unreachable_pub)] // each test binary uses its part
+#![allow(clippy::unwrap_used)] // tests, though outside of a #[test]
 
 use bytes::Bytes;
 use flumen_base::{ErrorCode, Mono, Now, PartitionIndex, Prng, Uuid};
@@ -340,7 +341,8 @@ impl World {
         }
     }
 
-    /// The committed offset of one partition, as a consumer without requireStable sees it; -1 for none.
+    /// The committed offset of one partition, as a consumer without requireStable sees it; -1 for
+    /// none.
     pub fn offset_of(&mut self, group: &str, topic: &str, partition: i32) -> i64 {
         let token = self.fetch(8, &fetch_request(group, topic, &[partition]), false);
         self.fetched(token).topics[0].partitions[0].committed_offset
