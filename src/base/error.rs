@@ -163,6 +163,7 @@ error_codes! {
     133 ShareSessionLimitReached true,
 }
 
+#[allow(clippy::derivable_impls)] // the enum comes from a macro that knows no special variant
 impl Default for ErrorCode {
     fn default() -> Self {
         Self::None

@@ -173,12 +173,12 @@ pub fn write_clean_shutdown(disk: &dyn Disk, log_dir: &Path, broker_epoch: i64) 
     disk.write_atomic(&log_dir.join(CLEAN_SHUTDOWN), text.as_bytes())
 }
 
-/// Opens or creates an empty file and makes its name durable.
+/// Creates an empty file if there is none, and makes its name durable.
 pub(crate) fn ensure_file(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     if disk.exists(path) {
         return Ok(());
     }
-    disk.open(path, OpenMode::Create)?.sync()?;
+    disk.open(path, OpenMode::Create)?; // empty: only its name must last
     match path.parent() {
         Some(dir) => disk.sync_dir(dir),
         None => Ok(()),

@@ -12,6 +12,28 @@
 //! Bytes on disk are exactly Kafka's (`.log`, `.index`, `.timeindex`, `.snapshot`, checkpoints), so that Kafka's own
 //! `DumpLogSegments` reads them. Nothing in this crate reads a clock, opens a file on the hot path, or draws a random
 //! number; nothing panics on bytes from the network or the disk.
+//!
+//! ```
+//! # use flumen_log::{validate, BatchBuilder, FileIds, Log, LogConfig, Origin, ReadPlan, ReadRequest};
+//! # use flumen_log::recovery::{load, LoadParams};
+//! # use flumen_base::{Disk, Now, Offset, Uuid};
+//! # fn run(disk: &dyn Disk) -> Result<(), Box<dyn std::error::Error>> {
+//! # let config = std::sync::Arc::new(LogConfig::default());
+//! # let params = LoadParams { dir: "logs/t-0".into(), config: config.clone(), recovery_point: Offset(0),
+//! #     log_start_offset: Offset(0), clean: false, now_ms: 0, topic_id: Uuid::from_bytes([1; 16]) };
+//! let mut log = Log::from_loaded(load(disk, params)?, config.clone(), FileIds::default());
+//! let mut batch = BatchBuilder::new();
+//! batch.push(0, Some(b"key"), Some(b"value"));
+//! let bytes = batch.build().ok_or("no records")?;
+//! let valid = validate(bytes, &config, Origin::Client, 0, 1 << 20)?;
+//! let info = log.append(Now::default(), valid, 0)?;
+//! let write = log.take_write().ok_or("nothing staged")?; // carried out by the runtime, then:
+//! log.write_done(true);
+//! assert!(log.written_end_offset() > info.last_offset); // now it may be acked and read
+//! let all = ReadRequest { offset: Offset(0), upper_bound: write.end_offset, max_bytes: 1 << 20, min_one: true };
+//! assert!(matches!(log.plan_read(&all), ReadPlan::File(range) if range.pos == 0));
+//! # Ok(()) }
+//! ```
 #![forbid(unsafe_code)]
 
 pub mod batch;

@@ -216,7 +216,7 @@ impl Loader<'_> {
                 continue;
             }
             let cut_before = self.report.cut.is_some();
-            let segment = self.recover_segment(base)?;
+            let segment = self.recover_segment(base, next.is_none())?;
             scanned_end = unflushed.then_some(segment.end);
             segments.push(segment);
             if !cut_before && self.report.cut.is_some() {
@@ -342,8 +342,9 @@ impl Loader<'_> {
         }))
     }
 
-    /// Reads all batches of a segment, cuts it at the first bad one, and rebuilds its indexes.
-    fn recover_segment(&mut self, base: i64) -> io::Result<LoadedSegment> {
+    /// Reads all batches of a segment, cuts it at the first bad one, and rebuilds its indexes. The last segment stays in
+    /// work: it need not be synced now, and its index files are written when it is sealed or closed.
+    fn recover_segment(&mut self, base: i64, is_last: bool) -> io::Result<LoadedSegment> {
         self.report.segments_recovered += 1;
         let file = self
             .disk
@@ -374,13 +375,13 @@ impl Loader<'_> {
             mark.bytes_since_index += batch.bytes().len() as u64;
             self.epochs_changed |= self.epochs_follow(header);
         };
+        let is_last = is_last || cut.is_some();
         if let Some(why) = cut {
             self.report.bytes_truncated += size - mark.size;
             let place = format!("segment {base} at byte {}: {why}", mark.size);
             self.report.cut.get_or_insert(place);
             file.set_len(mark.size)?;
         }
-        file.sync()?;
         let last = TimeEntry {
             timestamp: mark.max_timestamp,
             offset: crate::segment::relative(mark.max_timestamp_offset, base),
@@ -388,13 +389,13 @@ impl Loader<'_> {
         index::push_time(&mut times, last);
         (mark.index_len, mark.time_len) = (entries.len(), times.len());
         let index = OffsetIndex::Full(entries);
-        replace(
-            self.disk,
-            &self.path(base, INDEX_SUFFIX),
-            &index.encode().unwrap_or_default(),
-        )?;
-        let bytes = index::encode_times(&times);
-        replace(self.disk, &self.path(base, TIME_INDEX_SUFFIX), &bytes)?;
+        if !is_last {
+            file.sync()?;
+            let bytes = index.encode().unwrap_or_default();
+            replace(self.disk, &self.path(base, INDEX_SUFFIX), &bytes)?;
+            let bytes = index::encode_times(&times);
+            replace(self.disk, &self.path(base, TIME_INDEX_SUFFIX), &bytes)?;
+        }
         Ok(LoadedSegment {
             base_offset: base,
             mark,
@@ -447,6 +448,16 @@ impl Loader<'_> {
             self.disk
                 .write_atomic(&path, self.epochs.encode().as_bytes())?;
         }
+        // A clean shutdown synced everything, recovery all segments but the last.
+        let recovery_point = match self.params.clean && self.report.segments_recovered == 0 {
+            true => log_end,
+            false => self
+                .params
+                .recovery_point
+                .0
+                .min(log_end)
+                .max(segments[last].base_offset),
+        };
         let producers = self.load_producers(&segments, log_start, log_end)?;
         Ok(LoadedLog {
             dir: self.params.dir,
@@ -454,8 +465,7 @@ impl Loader<'_> {
             segments,
             log_start,
             log_end,
-            // Recovery synced what it read; a clean shutdown synced everything.
-            recovery_point: log_end,
+            recovery_point,
             producers,
             epochs: self.epochs,
             report: self.report,

@@ -53,6 +53,12 @@ fn recovery_rebuilds_the_same_indexes_and_epochs() {
     assert_eq!(rig.report.segments_recovered, 4);
     assert_eq!(rig.report.cut, None);
     assert_eq!(rig.log.latest_epoch(), 2);
+    assert_eq!(
+        rig.log.recovery_point(),
+        Offset(9),
+        "the last segment is not synced"
+    );
+    let (disk, _) = rig.close();
     let after: Vec<_> = [".index", ".timeindex", "checkpoint"]
         .map(|s| contents(&disk, s))
         .into_iter()
