@@ -114,3 +114,66 @@ impl Timers {
         self.sweep_at = self.queue.len() * 2;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heartbeats_do_not_touch_the_queue() {
+        let mut timers = Timers::default();
+        let mut deadlines: Vec<_> = (0..10_000).map(|_| Deadline::default()).collect();
+        let mut popped = 0;
+        for second in 0..60u64 {
+            let now = Mono(second * 1_000_000_000);
+            while let Some(entry) = timers.pop(now) {
+                popped += 1;
+                let TimerKey::Session(group, _) = entry.1 else {
+                    unreachable!("only sessions were set");
+                };
+                let deadline = &mut deadlines[group as usize];
+                assert!(!timers.take_due(deadline, entry, now), "nobody fell silent");
+            }
+            for (group, deadline) in deadlines.iter_mut().enumerate() {
+                let key = TimerKey::Session(group as u64, 1);
+                timers.set(deadline, key, now.plus_ms(10_000));
+            }
+            assert_eq!(timers.queue.len(), 10_000);
+        }
+        assert!(
+            popped < 10_000 * 60 / 8,
+            "{popped} looks for 600,000 heartbeats"
+        );
+    }
+
+    #[test]
+    fn a_deadline_moved_earlier_fires_then_and_only_once() {
+        let mut timers = Timers::default();
+        let mut deadline = Deadline::default();
+        let key = TimerKey::Join(1);
+        timers.set(&mut deadline, key, Mono(100));
+        timers.set(&mut deadline, key, Mono(50));
+        let entry = timers.pop(Mono(50)).unwrap();
+        assert!(timers.take_due(&mut deadline, entry, Mono(50)));
+        let stale = timers.pop(Mono(100)).unwrap();
+        assert!(!timers.take_due(&mut deadline, stale, Mono(100)));
+        timers.set(&mut deadline, key, Mono(200));
+        deadline.cancel();
+        let entry = timers.pop(Mono(300)).unwrap();
+        assert!(!timers.take_due(&mut deadline, entry, Mono(300)));
+        assert_eq!(timers.next(), None);
+    }
+
+    #[test]
+    fn a_sweep_drops_what_nobody_owns() {
+        let mut timers = Timers::default();
+        for group in 0..2_000 {
+            let mut gone = Deadline::default();
+            timers.set(&mut gone, TimerKey::Join(group), Mono(group + 1));
+        }
+        assert!(timers.wants_sweep());
+        timers.sweep(|_, key| key == TimerKey::Join(7));
+        assert_eq!(timers.next(), Some(Mono(8)));
+        assert!(!timers.wants_sweep());
+    }
+}
