@@ -365,3 +365,112 @@ pub(crate) fn decode_all(bytes: &[u8]) -> Result<Vec<MetadataRecord>, RecordErro
     d.finish()?;
     Ok(records)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn samples() -> Vec<MetadataRecord> {
+        let id = Uuid::from_bytes([9; 16]);
+        let broker = Broker {
+            id: 1,
+            epoch: 7,
+            incarnation: id,
+            endpoints: vec![Endpoint {
+                listener: "EXTERNAL".to_owned(),
+                host: "h".to_owned(),
+                port: 65535,
+                security_protocol: 3,
+            }],
+            rack: Some(String::new()),
+            fenced: true,
+            log_dirs: vec![id, Uuid::ZERO],
+        };
+        vec![
+            MetadataRecord::ClusterId("c".to_owned()),
+            MetadataRecord::RegisterBroker(broker),
+            MetadataRecord::UnregisterBroker { id: -1 },
+            MetadataRecord::FenceBroker {
+                id: 3,
+                fenced: true,
+            },
+            MetadataRecord::Topic {
+                name: "töpic".to_owned(),
+                id,
+            },
+            MetadataRecord::Partition(PartitionRecord {
+                topic_id: id,
+                replicas: vec![1, 2, 3],
+                isr: vec![2],
+                leader: -1,
+                ..PartitionRecord::default()
+            }),
+            MetadataRecord::PartitionChange(PartitionChange {
+                leader: Some(-1),
+                isr: Some(Vec::new()),
+                directories: Some(vec![id]),
+                ..PartitionChange::default()
+            }),
+            MetadataRecord::RemoveTopic { id },
+            MetadataRecord::Config(ConfigRecord {
+                kind: ResourceType::Group,
+                resource: "g".to_owned(),
+                key: "k".to_owned(),
+                value: None,
+            }),
+            MetadataRecord::ProducerIds {
+                broker: 1,
+                next: i64::MAX,
+            },
+            MetadataRecord::Feature {
+                name: "metadata.version".to_owned(),
+                level: 30,
+            },
+        ]
+    }
+
+    #[test]
+    fn records_survive_the_round_trip_and_nothing_shorter_or_longer_is_one() {
+        let records = samples();
+        let bytes = encode_all(&records);
+        assert_eq!(decode_all(&bytes), Ok(records));
+        for len in 0..bytes.len() {
+            assert!(decode_all(&bytes[..len]).is_err(), "{len}");
+        }
+        let longer = [&bytes[..], &[0]].concat();
+        assert_eq!(decode_all(&longer), Err(RecordError::Trailing(1)));
+    }
+
+    #[test]
+    fn records_of_a_later_release_are_refused() {
+        let mut bytes = encode_all(&[MetadataRecord::UnregisterBroker { id: 1 }]);
+        bytes[6] = 9;
+        let number = UNREGISTER_BROKER;
+        let version = 9;
+        let refused = RecordError::UnknownVersion { number, version };
+        assert_eq!(decode_all(&bytes), Err(refused));
+        bytes[6] = 0;
+        bytes[4] = 0x70;
+        assert!(matches!(
+            decode_all(&bytes),
+            Err(RecordError::UnknownType { number: 0x7003 })
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_bytes_never_panic(at in 0usize..500, with: u8, cut in 0usize..500) {
+            let mut bytes = encode_all(&samples());
+            let len = bytes.len();
+            bytes[at % len] = with;
+            bytes.truncate(len - cut % 50);
+            let _ = decode_all(&bytes);
+        }
+
+        #[test]
+        fn random_bytes_never_panic(bytes: Vec<u8>) {
+            let _ = decode_all(&bytes);
+        }
+    }
+}

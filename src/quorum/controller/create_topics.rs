@@ -241,6 +241,7 @@ impl Batch<'_, '_> {
         Ok(CreatableTopicResult {
             name: owned(name),
             topic_id,
+            error_message: None,
             num_partitions: count as i32,
             replication_factor: factor as i16,
             configs: Some(self.effective_configs(&configs)),

@@ -50,6 +50,7 @@ pub fn update_features(
     // From version 2 on the answer for all is the answer for each.
     let listed = request.feature_updates.iter().filter(|_| version <= 1);
     let response = UpdateFeaturesResponse {
+        error_message: None,
         results: listed
             .map(|update| UpdatableFeatureResult {
                 feature: owned(&update.feature),

@@ -46,6 +46,7 @@ pub fn alter_partition_reassignments(
     }
     let response = AlterPartitionReassignmentsResponse {
         allow_replication_factor_change: allow_change,
+        error_message: None,
         responses,
         ..AlterPartitionReassignmentsResponse::default()
     };
@@ -214,6 +215,7 @@ pub fn list_partition_reassignments(
     }
     ListPartitionReassignmentsResponse {
         topics,
+        error_message: None,
         ..ListPartitionReassignmentsResponse::default()
     }
 }
