@@ -22,3 +22,9 @@ pub const SCHEMA_DEPTH_MAX: usize = 16;
 
 const _: () = assert!(CONN_FRAME_BYTES_MAX < SHARD_FRAME_BYTES_MAX);
 const _: () = assert!(TAIL_CACHE_BYTES_MAX < SHARD_FRAME_BYTES_MAX);
+/// Partitions in all fetch sessions of one shard.
+pub const FETCH_SESSION_PARTITIONS_MAX: usize = 200_000;
+/// Bytes that checking one batch may unfold on a shard's turn; more goes to a job.
+pub const VALIDATE_INLINE_BYTES_MAX: usize = 256 << 10;
+/// Partitions of one shard that are loaded at the same time.
+pub const LOADS_IN_FLIGHT_MAX: usize = 16;

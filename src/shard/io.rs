@@ -218,24 +218,30 @@ pub enum CloseReason {
 
 /// The effects of one turn, in order. The runtime owns it, drains it after [`crate::Shard::end_turn`] and hands the same one
 /// in again, so that its memory is reused.
-#[derive(Debug, Default)]
-pub struct Effects {
-    list: Vec<Effect>,
+#[derive(Debug)]
+pub struct Effects<M = Message, J = Job> {
+    list: Vec<Effect<M, J>>,
 }
 
-impl Effects {
+impl<M, J> Default for Effects<M, J> {
+    fn default() -> Self {
+        Self { list: Vec::new() }
+    }
+}
+
+impl<M, J> Effects<M, J> {
     /// None yet.
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Adds one at the end.
-    pub fn push(&mut self, effect: Effect) {
+    pub fn push(&mut self, effect: Effect<M, J>) {
         self.list.push(effect);
     }
 
     /// Takes all of them, oldest first; the memory stays.
-    pub fn drain(&mut self) -> std::vec::Drain<'_, Effect> {
+    pub fn drain(&mut self) -> std::vec::Drain<'_, Effect<M, J>> {
         self.list.drain(..)
     }
 

@@ -1,2 +1,283 @@
-//! To be written: see io.rs for the boundary.
-// pub mod io;
+//! The brain of one core: a synchronous state machine. Inputs and the time go in, effects come out; it never reads a clock,
+//! draws from the OS, waits, or touches a file or socket.
+//!
+//! ```text
+//! step(Frame)  conn -> api::HANDLERS -> handler -> answer now, or
+//!                                         ops for partitions and groups of any shard (ops), or
+//!                                         the whole request to the shard that decides (mesh)
+//! step(Mesh)   ops of other shards, their results, forwarded requests, new images
+//! step(IoDone, JobDone)  what was parked under that token goes on
+//! end_turn     one write per partition, one message per shard, the quorum's effects
+//! tick         deadlines: long polls, groups, housekeeping
+//! ```
+//! A shard owns the partitions that [`flumen_base::TopicPartition::shard`] gives it and the groups whose
+//! `__consumer_offsets` partition it owns; shard 0 also runs the controller. What must not be in here: sockets, rings, files,
+//! threads (the runtime), formats of batches and files (`flumen-log`), rules of groups (`flumen-coordinator`) and of metadata
+//! (`flumen-quorum`), bytes of messages (`flumen-wire`).
+//!
+//! Start reading with [`Shard::step`], then `api/produce.rs`, `partition.rs`, and `flumen-log`'s append.
+#![forbid(unsafe_code)]
+
+pub mod api;
+mod config;
+mod conn;
+mod controller;
+mod forward;
+mod groups;
+mod housekeeping;
+mod image;
+pub mod io;
+pub mod jobs;
+mod life;
+mod logs;
+pub mod mesh;
+mod metrics;
+mod ops;
+mod partition;
+mod partitions;
+mod request;
+mod session;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod timers;
+mod turn;
+
+pub use config::{LogDir, LogDirState, ShardConfig, ShardInit};
+pub use jobs::{Job, JobOutput};
+pub use turn::Turn;
+
+use crate::conn::Conn;
+use crate::controller::Controller;
+use crate::groups::Groups;
+use crate::io::{ConnId, Effect, Effects, Input, IoFailure, IoOutput, Token};
+use crate::metrics::Metrics;
+use crate::ops::{Gather, OpFrom, Outbox};
+use crate::partitions::{Partitions, Pending};
+use crate::request::Reply;
+use crate::session::Sessions;
+use crate::timers::{TimerKey, Timers};
+use flumen_base::{IdMap, Mono, Now, Prng, ShardId, TopicPartition};
+use flumen_quorum::Image;
+use flumen_settings::BrokerConfig;
+use std::sync::Arc;
+
+/// One shard. Owned by one thread (or by the simulator); all calls come from there.
+pub struct Shard {
+    id: ShardId,
+    shards: u16,
+    config: Arc<ShardConfig>,
+    /// The settings with the image's dynamic ones laid over them.
+    broker: Arc<BrokerConfig>,
+    prng: Prng,
+    image: Arc<Image>,
+    /// Whether the image came from shard 0 (and not with the start).
+    image_followed: bool,
+    /// The last number given to a token, gather or forwarded request.
+    last_id: u64,
+    conns: IdMap<ConnId, Conn>,
+    /// Requests that another shard handles.
+    forwards: IdMap<u64, Reply>,
+    gathers: IdMap<u64, Gather>,
+    fetches: IdMap<u64, api::fetch::Fetch>,
+    sessions: Sessions,
+    partitions: Partitions,
+    outbox: Outbox,
+    pending: IdMap<Token, Pending>,
+    timers: Timers,
+    groups: Groups,
+    producer_ids: api::init_producer_id::ProducerIds,
+    /// On shard 0 only.
+    controller: Option<Controller>,
+    metrics: Metrics,
+    life: life::Life,
+    /// Housekeeping that is in the middle of its partitions.
+    sweeps: std::collections::BTreeMap<timers::Task, housekeeping::Sweep>,
+}
+
+impl std::fmt::Debug for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shard")
+            .field("id", &self.id)
+            .field("conns", &self.conns.len())
+            .field("partitions", &self.partitions.len())
+            .field("pending", &self.pending.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shard {
+    /// A shard with the partitions that the image gives it, none of them loaded. Call [`Shard::end_turn`] at once: the
+    /// jobs that load them leave there. [`Effect::Ready`] follows when it serves.
+    pub fn new(init: ShardInit) -> Self {
+        let ShardInit {
+            id, shards, config, ..
+        } = init;
+        let shards = shards.max(1);
+        let broker = image::effective_broker(&config.broker, &init.image);
+        let slots = broker.fetch.max_incremental_fetch_session_cache_slots;
+        let slots = usize::try_from(slots).unwrap_or(0) / usize::from(shards);
+        let mut prng = Prng::new(init.seed);
+        let groups = Groups::new(&broker, Prng::new(prng.next_u64()));
+        let controller = init
+            .quorum
+            .map(|quorum| Controller::new(quorum, shards, Prng::new(prng.next_u64())));
+        let mut shard = Self {
+            id,
+            shards,
+            broker: Arc::new(broker),
+            prng,
+            image: init.image,
+            image_followed: false,
+            last_id: 0,
+            conns: IdMap::default(),
+            forwards: IdMap::default(),
+            gathers: IdMap::default(),
+            fetches: IdMap::default(),
+            sessions: Sessions::new(id, shards, slots),
+            partitions: Partitions::new(id, init.log_dirs),
+            outbox: Outbox::new(id, shards),
+            pending: IdMap::default(),
+            timers: Timers::default(),
+            groups,
+            producer_ids: api::init_producer_id::ProducerIds::default(),
+            controller,
+            metrics: Metrics::default(),
+            life: life::Life::Starting { registered: false },
+            sweeps: std::collections::BTreeMap::new(),
+            config,
+        };
+        shard.adopt_all_partitions();
+        shard.arm_housekeeping(init.now);
+        shard
+    }
+
+    /// Takes one input. Effects are appended to `fx`; those that are batched per turn leave with [`Shard::end_turn`].
+    pub fn step(&mut self, now: Now, input: Input, fx: &mut Effects) {
+        let turn = &mut Turn { now, fx };
+        match input {
+            Input::Frame(conn, frame) => self.on_frame(turn, conn, frame),
+            Input::IoDone(token, result) => self.on_io(turn, token, result),
+            Input::Mesh(from, message) => self.on_message(turn, from, message),
+            Input::Sent(conn, count) => {
+                if let Some(c) = self.conns.get_mut(&conn) {
+                    c.sent(conn, count, turn.fx);
+                }
+            }
+            Input::JobDone(token, output) => self.on_job(turn, token, output),
+            Input::ConnOpened(conn, info) => self.on_conn_opened(turn, conn, info),
+            Input::ConnClosed(conn) => self.on_conn_closed(turn, conn),
+            Input::MetricsWanted(token) => {
+                let text = self.metrics_text();
+                turn.fx.push(Effect::Metrics(token, text));
+            }
+            Input::Shutdown => self.on_shutdown(turn),
+        }
+        self.drain_results(turn);
+    }
+
+    /// Ends a turn: writes, messages and the quorum's effects leave. Bounded by what the turn's steps left behind.
+    pub fn end_turn(&mut self, now: Now, fx: &mut Effects) {
+        let turn = &mut Turn { now, fx };
+        self.start_loads(turn);
+        self.poll_controller(turn);
+        self.poll_groups(turn);
+        self.write_dirty(turn);
+        self.drain_results(turn);
+        self.outbox.flush(turn);
+        self.arm_deadlines();
+        self.check_life(turn);
+    }
+
+    /// Handles all deadlines that have passed. Call [`Shard::end_turn`] afterwards.
+    pub fn tick(&mut self, now: Now, fx: &mut Effects) {
+        let turn = &mut Turn { now, fx };
+        while let Some(key) = self.timers.pop_due(now.mono) {
+            match key {
+                TimerKey::Fetch(gather) => self.fetch_timed_out(turn, gather),
+                TimerKey::Groups => self.tick_groups(turn),
+                TimerKey::Quorum => self.tick_controller(turn),
+                TimerKey::Housekeeping(task) => self.run_housekeeping(turn, task),
+                TimerKey::Unlink(n) => self.unlink_due(turn, n),
+                TimerKey::Reload(n) => self.reload_due(turn, n),
+                TimerKey::Shutdown => self.life_deadline(turn),
+            }
+            self.drain_results(turn);
+        }
+    }
+
+    /// When [`Shard::tick`] wants to be called next.
+    pub fn next_deadline(&self) -> Option<Mono> {
+        self.timers.next()
+    }
+
+    /// A number that was not used before, for tokens, gathers and forwarded requests.
+    fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// Parks `what` and gives its token.
+    fn park(&mut self, what: Pending) -> Token {
+        let token = Token(self.next_id());
+        self.pending.insert(token, what);
+        token
+    }
+
+    /// The shard that owns a partition.
+    fn owner(&self, tp: TopicPartition) -> ShardId {
+        tp.shard(self.shards)
+    }
+
+    fn on_io(&mut self, turn: &mut Turn<'_>, token: Token, result: Result<IoOutput, IoFailure>) {
+        let Some(pending) = self.pending.remove(&token) else {
+            return;
+        };
+        if let Err(failure) = &result {
+            tracing::error!(shard = self.id.0, %failure, "disk operation failed");
+        }
+        match pending {
+            Pending::Write(tp) => self.write_done(turn, tp, result.is_ok()),
+            Pending::Sync(tp, end) => self.sync_done(turn, tp, end, result.is_ok()),
+            Pending::Scan(scan) => self.scan_done(turn, *scan, result),
+            Pending::GroupRead(read) => self.group_read_done(turn, *read, result),
+            Pending::QuorumAppend => self.quorum_append_done(result),
+            Pending::Job(_) => {}
+        }
+    }
+
+    fn on_job(&mut self, turn: &mut Turn<'_>, token: Token, output: JobOutput) {
+        if let Some(Pending::Job(job)) = self.pending.remove(&token) {
+            self.job_done(turn, job, output);
+        }
+    }
+
+    fn on_message(&mut self, turn: &mut Turn<'_>, from: ShardId, message: mesh::Message) {
+        use mesh::Message as M;
+        match message {
+            M::Ops(ops) => {
+                for op in ops {
+                    let to = OpFrom {
+                        shard: from,
+                        gather: op.gather,
+                        index: op.index,
+                    };
+                    self.run_op(turn, to, op.op);
+                }
+            }
+            M::Results(results) => {
+                for result in results {
+                    self.take_result(turn, result);
+                }
+            }
+            M::Unwatch(gather) => self.unwatch(from, gather),
+            M::Forward(n, request) => self.on_forwarded(turn, from, n, *request),
+            M::Forwarded(n, answer) => self.on_forward_answered(turn, n, answer),
+            M::ForwardedClose(n, reason) => self.on_forward_close(turn, n, reason),
+            M::Image(image, delta) => self.apply_image(turn, image, &delta),
+            M::Applied(version) => self.on_applied(turn, from, version),
+            M::Registered => self.life.registered(),
+            M::Checkpoint(lines) => self.on_checkpoint(from, lines),
+            M::LogsClosed(lines) => self.on_logs_closed(turn, from, lines),
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! ApiVersions (key 18), versions 0 to 4: what [`super::HANDLERS`] serves, and the cluster's features.
+//!
+//! - A version that is not known is answered in version 0 with UNSUPPORTED_VERSION and this API's own range (KIP-511).
+//! - v3: flexible (the response header never is), client name and version: checked, kept for logs.
+//! - v3: supported and finalized features (KIP-584). v4: also those that may be at level 0 (KAFKA-17011).
+//!
+//! Only features whose protection is built are named: naming `transaction.version` would make clients use it.
+
+use super::{HANDLERS, decode};
+use crate::request::{Reply, ReplyTo, Request};
+use crate::{Shard, Turn};
+use flumen_base::ErrorCode;
+use flumen_quorum::controller::{METADATA_VERSION, METADATA_VERSION_FEATURE};
+use flumen_wire::ApiKey;
+use flumen_wire::messages::api_versions_response as wire;
+use flumen_wire::messages::{ApiVersionsRequest, ApiVersionsResponse};
+use std::borrow::Cow;
+
+pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
+    let message = decode!(shard, turn, request, ApiVersionsRequest<'_>);
+    if request.reply.version >= 3 {
+        let (name, version) = (
+            &message.client_software_name,
+            &message.client_software_version,
+        );
+        if !is_software_word(name) || !is_software_word(version) {
+            let response = ApiVersionsResponse {
+                error_code: ErrorCode::InvalidRequest.code(),
+                ..Default::default()
+            };
+            shard.reply(turn, request.reply, &response);
+            return;
+        }
+        if let ReplyTo::Conn(id, _) = request.reply.to
+            && let Some(conn) = shard.conns.get_mut(&id)
+        {
+            conn.software = Some((name.to_string(), version.to_string()));
+        }
+    }
+    let image = shard.image.clone();
+    let finalized = image
+        .features()
+        .iter()
+        .map(|(name, level)| wire::FinalizedFeatureKey {
+            name: Cow::Borrowed(name),
+            max_version_level: *level,
+            min_version_level: *level,
+        });
+    let response = ApiVersionsResponse {
+        api_keys: HANDLERS.iter().map(line).collect(),
+        supported_features: vec![wire::SupportedFeatureKey {
+            name: Cow::Borrowed(METADATA_VERSION_FEATURE),
+            min_version: 7,
+            max_version: METADATA_VERSION,
+        }],
+        finalized_features_epoch: i64::try_from(image.features_index()).unwrap_or(-1),
+        finalized_features: finalized.collect(),
+        ..Default::default()
+    };
+    shard.reply(turn, request.reply, &response);
+}
+
+/// Answers a version that is not known; `reply` has version 0.
+pub(crate) fn refuse_version(shard: &mut Shard, turn: &mut Turn<'_>, reply: Reply) {
+    let own = HANDLERS.iter().filter(|h| h.key == ApiKey::ApiVersions);
+    let response = ApiVersionsResponse {
+        error_code: ErrorCode::UnsupportedVersion.code(),
+        api_keys: own.map(line).collect(),
+        ..Default::default()
+    };
+    shard.reply(turn, reply, &response);
+}
+
+fn line(handler: &super::Handler) -> wire::ApiVersion {
+    let min = handler.key.info().advertised_min();
+    wire::ApiVersion {
+        api_key: handler.key.code(),
+        min_version: min.min(handler.min),
+        max_version: handler.max,
+    }
+}
+
+/// Letters and digits, with '-' and '.' between them (KIP-511).
+fn is_software_word(text: &str) -> bool {
+    let word = |b: u8| b.is_ascii_alphanumeric();
+    let bytes = text.as_bytes();
+    bytes.iter().all(|b| word(*b) || matches!(b, b'-' | b'.'))
+        && bytes.first().is_some_and(|b| word(*b))
+        && bytes.last().is_some_and(|b| word(*b))
+}

@@ -1,0 +1,56 @@
+//! A gather for requests that ask several partitions: the answer stands ready, and each result is put into its place.
+
+use crate::ops::{Gathering, Op, OpResult, PartitionOp};
+use crate::request::Reply;
+use crate::{Shard, Turn};
+use flumen_base::{ErrorCode, ShardId, TopicPartition};
+use flumen_wire::Message;
+
+/// A place in an answer: index of the topic, index of the partition in it.
+pub(crate) type Place = (usize, usize);
+
+/// The answer, the place of each operation's result, and how to put it there.
+pub(crate) struct Fill<R> {
+    pub(crate) response: R,
+    pub(crate) places: Vec<Place>,
+    pub(crate) put: fn(&mut R, Place, OpResult),
+}
+
+impl<R: Message<'static> + Send> Gathering for Fill<R> {
+    fn take(&mut self, index: u32, result: OpResult) {
+        if let Some(place) = self.places.get(index as usize) {
+            (self.put)(&mut self.response, *place, result);
+        }
+    }
+
+    fn finish(self: Box<Self>, shard: &mut Shard, turn: &mut Turn<'_>, reply: Reply) {
+        shard.reply(turn, reply, &self.response);
+    }
+}
+
+/// The operations of a request for several partitions, gathered while its answer is laid out.
+#[derive(Debug, Default)]
+pub(crate) struct Scatter {
+    pub(crate) ops: Vec<(ShardId, Op)>,
+    pub(crate) places: Vec<Place>,
+}
+
+impl Scatter {
+    /// Adds an operation whose result belongs at `place`.
+    pub(crate) fn add(&mut self, shard: &Shard, tp: TopicPartition, place: Place, op: PartitionOp) {
+        self.ops.push((shard.owner(tp), Op::Partition(tp, op)));
+        self.places.push(place);
+    }
+}
+
+impl Shard {
+    /// The partition that a client names, or UNKNOWN_TOPIC_OR_PARTITION.
+    pub(crate) fn known_partition(
+        &self,
+        topic: &str,
+        index: i32,
+    ) -> Result<TopicPartition, ErrorCode> {
+        self.partition_id(topic, index)
+            .ok_or(ErrorCode::UnknownTopicOrPartition)
+    }
+}

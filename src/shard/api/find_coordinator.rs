@@ -1,0 +1,100 @@
+//! FindCoordinator (key 10), versions 0 to 6. A single node coordinates every group itself; the offsets topic is created with
+//! the first question. v1: key type (KIP-98). v3: flexible. v4: many keys (KIP-699). v6: share groups (KIP-932).
+//!
+//! Gaps: transaction and share coordinators are answered UNSUPPORTED_VERSION, which clients report instead of asking on.
+
+use super::decode;
+use crate::groups::OFFSETS_TOPIC;
+use crate::ops::{Gathering, Op, OpResult};
+use crate::request::{Reply, Request};
+use crate::{Shard, Turn};
+use flumen_base::{ErrorCode, ShardId};
+use flumen_wire::messages::find_coordinator_response as wire;
+use flumen_wire::messages::{FindCoordinatorRequest, FindCoordinatorResponse};
+use std::borrow::Cow;
+
+const GROUP: i8 = 0;
+const TRANSACTION: i8 = 1;
+const SHARE: i8 = 2;
+const BATCHED_FROM: i16 = 4;
+
+pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
+    let message = decode!(shard, turn, request, FindCoordinatorRequest<'_>);
+    let keys: Vec<String> = if request.reply.version >= BATCHED_FROM {
+        message
+            .coordinator_keys
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    } else {
+        vec![message.key.to_string()]
+    };
+    let question = Question {
+        keys,
+        listener: request.listener,
+        error: match message.key_type {
+            GROUP => ErrorCode::None,
+            TRANSACTION | SHARE => ErrorCode::UnsupportedVersion,
+            _ => ErrorCode::InvalidRequest,
+        },
+    };
+    let mut ops = Vec::new();
+    if question.error.is_none() && shard.image.topic(OFFSETS_TOPIC).is_none() {
+        let create = Op::AutoCreate(vec![OFFSETS_TOPIC.to_owned()]);
+        ops.push((ShardId::FIRST, create));
+    }
+    drop(message);
+    shard.gather(turn, request.reply, Box::new(question), ops);
+}
+
+struct Question {
+    keys: Vec<String>,
+    listener: usize,
+    error: ErrorCode,
+}
+
+impl Gathering for Question {
+    fn take(&mut self, _index: u32, _result: OpResult) {
+        // Whether it was created shows in the image.
+    }
+
+    fn finish(self: Box<Self>, shard: &mut Shard, turn: &mut Turn<'_>, reply: Reply) {
+        let broker = shard.image.brokers().get(&shard.broker.node_id);
+        let endpoint = broker.and_then(|b| shard.endpoint(b, self.listener));
+        let error = match (&endpoint, shard.image.topic(OFFSETS_TOPIC)) {
+            _ if !self.error.is_none() => self.error,
+            (Some(_), Some(_)) => ErrorCode::None,
+            _ => ErrorCode::CoordinatorNotAvailable,
+        };
+        let (node_id, (host, port)) = match endpoint.filter(|_| error.is_none()) {
+            Some(endpoint) => (shard.broker.node_id, endpoint),
+            None => (-1, (String::new(), -1)),
+        };
+        let message = match error {
+            ErrorCode::None => None,
+            ErrorCode::UnsupportedVersion => {
+                Some("this kind of coordinator is not built yet".to_owned())
+            }
+            other => Some(format!("{other:?}")),
+        };
+        let mut response = FindCoordinatorResponse::default();
+        if reply.version >= BATCHED_FROM {
+            let line = |key: String| wire::Coordinator {
+                key: Cow::Owned(key),
+                node_id,
+                host: Cow::Owned(host.clone()),
+                port,
+                error_code: error.code(),
+                error_message: message.clone().map(Cow::Owned),
+            };
+            response.coordinators = self.keys.into_iter().map(line).collect();
+        } else {
+            response.error_code = error.code();
+            response.error_message = message.map(Cow::Owned);
+            response.node_id = node_id;
+            response.host = Cow::Owned(host);
+            response.port = port;
+        }
+        shard.reply(turn, reply, &response);
+    }
+}

@@ -1,0 +1,91 @@
+//! InitProducerId (key 22), versions 0 to 5, for idempotent producers: a new id with epoch 0 each time, from blocks that the
+//! controller gives out and that are never given twice. v2: flexible. v3: id and epoch of before (KIP-360), which only matter
+//! with a transactional id.
+//!
+//! Gaps: a transactional id is refused with UNSUPPORTED_VERSION (transactions are not built).
+
+use super::decode;
+use crate::ops::{Gathering, Op, OpResult};
+use crate::request::{Reply, Request};
+use crate::{Shard, Turn};
+use flumen_base::{ErrorCode, ShardId};
+use flumen_wire::messages::{InitProducerIdRequest, InitProducerIdResponse};
+
+/// The ids that this shard may give out.
+#[derive(Debug, Default)]
+pub(crate) struct ProducerIds {
+    next: i64,
+    end: i64,
+    /// A block was asked for.
+    asked: bool,
+    /// Requests that wait for it.
+    waiting: Vec<Reply>,
+}
+
+pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
+    let message = decode!(shard, turn, request, InitProducerIdRequest<'_>);
+    let error = match message.transactional_id.as_deref() {
+        Some("") => Some(ErrorCode::InvalidRequest),
+        Some(_) => Some(ErrorCode::UnsupportedVersion),
+        None => None,
+    };
+    match error {
+        Some(error) => answer(shard, turn, request.reply, Err(error)),
+        None => shard.give_producer_id(turn, request.reply),
+    }
+}
+
+fn answer(shard: &mut Shard, turn: &mut Turn<'_>, reply: Reply, id: Result<i64, ErrorCode>) {
+    let response = InitProducerIdResponse {
+        error_code: id.err().unwrap_or_default().code(),
+        producer_id: id.unwrap_or(-1),
+        producer_epoch: if id.is_ok() { 0 } else { -1 },
+        ..Default::default()
+    };
+    shard.reply(turn, reply, &response);
+}
+
+impl Shard {
+    fn give_producer_id(&mut self, turn: &mut Turn<'_>, reply: Reply) {
+        let ids = &mut self.producer_ids;
+        if ids.next < ids.end {
+            let id = ids.next;
+            ids.next += 1;
+            answer(self, turn, reply, Ok(id));
+            return;
+        }
+        if !std::mem::replace(&mut ids.asked, true) {
+            let block = Box::new(Block(None));
+            self.gather(turn, reply, block, vec![(ShardId::FIRST, Op::ProducerIds)]);
+        } else {
+            ids.waiting.push(reply);
+        }
+    }
+}
+
+/// Waits for a block.
+struct Block(Option<Result<(i64, i32), ErrorCode>>);
+
+impl Gathering for Block {
+    fn take(&mut self, _index: u32, result: OpResult) {
+        if let OpResult::ProducerIds(block) = result {
+            self.0 = Some(block);
+        }
+    }
+
+    fn finish(self: Box<Self>, shard: &mut Shard, turn: &mut Turn<'_>, reply: Reply) {
+        shard.producer_ids.asked = false;
+        let block = self.0.unwrap_or(Err(ErrorCode::CoordinatorLoadInProgress));
+        match block {
+            Ok((first, len)) => {
+                shard.producer_ids.next = first;
+                shard.producer_ids.end = first + i64::from(len);
+                shard.give_producer_id(turn, reply);
+            }
+            Err(error) => answer(shard, turn, reply, Err(error)),
+        }
+        for reply in std::mem::take(&mut shard.producer_ids.waiting) {
+            shard.give_producer_id(turn, reply);
+        }
+    }
+}

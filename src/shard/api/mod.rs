@@ -1,0 +1,178 @@
+//! One file per Kafka API, and the table that says which versions of which are served: the single source for ApiVersions and
+//! for `docs/protocol-support.md`.
+//!
+//! To add one: a file here with `run(&mut Shard, &mut Turn, Request)`, its header comment (versions, behaviour, notes per
+//! version with their KIP, known gaps), and a line in [`HANDLERS`]. The wire types exist for every API. A request that
+//! only the controller can answer has [`Route::Controller`] and goes on with `Shard::decide`.
+
+pub(crate) mod api_versions;
+pub(crate) mod controller_apis;
+pub(crate) mod delete_records;
+pub(crate) mod describe_cluster;
+pub(crate) mod describe_configs;
+pub(crate) mod describe_log_dirs;
+pub(crate) mod describe_topic_partitions;
+pub(crate) mod fetch;
+pub(crate) mod fill;
+pub(crate) mod find_coordinator;
+pub(crate) mod group_apis;
+pub(crate) mod init_producer_id;
+pub(crate) mod list_config_resources;
+pub(crate) mod list_offsets;
+pub(crate) mod metadata;
+pub(crate) mod multi_group_apis;
+pub(crate) mod offset_for_leader_epoch;
+pub(crate) mod produce;
+
+use crate::request::Request;
+use crate::{Shard, Turn};
+use flumen_wire::ApiKey;
+
+/// Decodes the body of a request, or ends its connection and returns.
+macro_rules! decode {
+    ($shard:ident, $turn:ident, $request:ident, $message:ty) => {
+        match <$message as flumen_wire::Message<'_>>::decode_exact(
+            &$request.body,
+            $request.reply.version,
+        ) {
+            Ok(message) => message,
+            Err(error) => {
+                $shard.malformed($turn, $request.reply, error);
+                return;
+            }
+        }
+    };
+}
+pub(crate) use decode;
+
+/// Where a request is handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// On the shard of its connection, which asks others where it must.
+    Here,
+    /// On shard 0.
+    Controller,
+}
+
+/// One API.
+pub(crate) struct Handler {
+    pub(crate) key: ApiKey,
+    /// The versions served. Advertised as they are, but for Produce (see [`ApiKey`]'s table).
+    pub(crate) min: i16,
+    pub(crate) max: i16,
+    pub(crate) route: Route,
+    pub(crate) run: fn(&mut Shard, &mut Turn<'_>, Request),
+    /// What is missing, for the documentation; empty when nothing is known.
+    pub(crate) gaps: &'static str,
+}
+
+impl Handler {
+    /// Whether requests of this version are handled.
+    pub(crate) fn serves(&self, version: i16) -> bool {
+        (self.min..=self.max).contains(&version)
+    }
+}
+
+macro_rules! handlers {
+    ($($key:ident $min:literal $max:literal $route:ident $run:path, $gaps:literal;)*) => {
+        /// Every API that is served, by ascending key.
+        pub(crate) const HANDLERS: &[Handler] = &[$(Handler {
+            key: ApiKey::$key,
+            min: $min,
+            max: $max,
+            route: Route::$route,
+            run: $run,
+            gaps: $gaps,
+        }),*];
+    };
+}
+
+handlers! {
+    Produce 3 13 Here produce::run, "transactions; CurrentLeader tags";
+    Fetch 4 18 Here fetch::run, "followers; CurrentLeader tags; preferred read replica";
+    ListOffsets 1 11 Here list_offsets::run, "";
+    Metadata 0 13 Here metadata::run, "authorized operations are not computed";
+    OffsetCommit 2 10 Here group_apis::offset_commit, "";
+    OffsetFetch 1 10 Here multi_group_apis::offset_fetch, "";
+    FindCoordinator 0 6 Here find_coordinator::run, "transaction and share coordinators";
+    JoinGroup 0 9 Here group_apis::join_group, "";
+    Heartbeat 0 4 Here group_apis::heartbeat, "";
+    LeaveGroup 0 5 Here group_apis::leave_group, "";
+    SyncGroup 0 5 Here group_apis::sync_group, "";
+    DescribeGroups 0 6 Here multi_group_apis::describe_groups, "authorized operations are not computed";
+    ListGroups 0 5 Here multi_group_apis::list_groups, "";
+    ApiVersions 0 4 Here api_versions::run, "";
+    CreateTopics 2 7 Controller controller_apis::create_topics, "";
+    DeleteTopics 1 6 Controller controller_apis::delete_topics, "";
+    DeleteRecords 0 2 Here delete_records::run, "";
+    InitProducerId 0 5 Here init_producer_id::run, "with a transactional id: refused";
+    OffsetForLeaderEpoch 2 4 Here offset_for_leader_epoch::run, "";
+    DescribeConfigs 1 4 Here describe_configs::run, "broker loggers";
+    AlterConfigs 0 2 Controller controller_apis::alter_configs, "";
+    DescribeLogDirs 1 5 Here describe_log_dirs::run, "free and total bytes are not known";
+    CreatePartitions 0 3 Controller controller_apis::create_partitions, "";
+    DeleteGroups 0 2 Here multi_group_apis::delete_groups, "";
+    ElectLeaders 0 2 Controller controller_apis::elect_leaders, "";
+    IncrementalAlterConfigs 0 1 Controller controller_apis::incremental_alter_configs, "broker loggers";
+    AlterPartitionReassignments 0 1 Controller controller_apis::alter_partition_reassignments, "";
+    ListPartitionReassignments 0 0 Controller controller_apis::list_partition_reassignments, "";
+    OffsetDelete 0 0 Here group_apis::offset_delete, "";
+    DescribeQuorum 0 2 Controller controller_apis::describe_quorum, "";
+    UpdateFeatures 0 2 Controller controller_apis::update_features, "";
+    DescribeCluster 0 2 Here describe_cluster::run, "authorized operations are not computed";
+    UnregisterBroker 0 0 Controller controller_apis::unregister_broker, "";
+    ListConfigResources 0 1 Here list_config_resources::run, "";
+    DescribeTopicPartitions 0 0 Here describe_topic_partitions::run, "authorized operations are not computed";
+}
+
+/// The handler of an API.
+pub(crate) fn handler(key: ApiKey) -> Option<&'static Handler> {
+    let found = HANDLERS.binary_search_by_key(&key.code(), |h| h.key.code());
+    found.ok().and_then(|n| HANDLERS.get(n))
+}
+
+/// One line of `docs/protocol-support.md`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Support {
+    /// Key of the API.
+    pub key: i16,
+    /// Kafka's name of it.
+    pub name: &'static str,
+    /// The versions of Kafka 4.3.1.
+    pub kafka: (i16, i16),
+    /// The versions served; `None` where the API is not built yet.
+    pub served: Option<(i16, i16)>,
+    /// What is missing in what is served.
+    pub gaps: &'static str,
+}
+
+/// All APIs of a Kafka 4.3.1 broker's client listener and what of them is served.
+pub fn support_table() -> Vec<Support> {
+    ApiKey::ALL
+        .iter()
+        .map(|key| {
+            let handler = handler(*key);
+            Support {
+                key: key.code(),
+                name: key.info().name,
+                kafka: (key.info().min, key.info().max),
+                served: handler.map(|h| (h.min, h.max)),
+                gaps: handler.map_or("", |h| h.gaps),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handlers_ascend_and_stay_within_kafka_versions() {
+        assert!(HANDLERS.is_sorted_by_key(|h| h.key.code()));
+        for h in HANDLERS {
+            let info = h.key.info();
+            assert!(h.min >= info.min && h.max <= info.max, "{}", info.name);
+        }
+    }
+}

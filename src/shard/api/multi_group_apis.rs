@@ -1,0 +1,221 @@
+//! The APIs that are about several groups: each group is asked of the shard that coordinates it, and the answers are joined.
+//!
+//! - OffsetFetch (9) 1 to 10: v2 all topics by null, v7 require stable (KIP-447), v8 many groups (KIP-709), v10 topic ids.
+//! - DescribeGroups (15) 0 to 6: v6 GROUP_ID_NOT_FOUND (KIP-1043). DeleteGroups (42) 0 to 2 (KIP-229).
+//! - ListGroups (16) 0 to 5: v4 states (KIP-518), v5 types (KIP-848).
+
+use super::decode;
+use crate::ops::{Gathering, GroupOp, GroupResult, Op, OpResult};
+use crate::request::{Reply, Request};
+use crate::{Shard, Turn};
+use flumen_base::{ErrorCode, ShardId};
+use flumen_wire::messages as wire;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use wire::delete_groups_response::DeletableGroupResult;
+use wire::describe_groups_response::DescribedGroup;
+use wire::offset_fetch_response::OffsetFetchResponseGroup;
+
+/// OffsetFetch names many groups from here on.
+const MANY_GROUPS_FROM: i16 = 8;
+
+pub(crate) fn offset_fetch(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
+    let message = decode!(shard, turn, request, wire::OffsetFetchRequest<'_>);
+    let version = request.reply.version;
+    let groups: Vec<String> = if version >= MANY_GROUPS_FROM {
+        message
+            .groups
+            .iter()
+            .map(|g| g.group_id.to_string())
+            .collect()
+    } else {
+        vec![message.group_id.to_string()]
+    };
+    drop(message);
+    let mut ops = Vec::new();
+    let mut places = Vec::new();
+    let mut results = Vec::new();
+    for (n, group_id) in groups.into_iter().enumerate() {
+        let owner = shard.coordinator_of(&group_id);
+        results.push(OffsetFetchResponseGroup {
+            group_id: Cow::Owned(group_id),
+            error_code: owner.err().unwrap_or_default().code(),
+            ..Default::default()
+        });
+        if let Ok(owner) = owner {
+            let op = GroupOp::OffsetFetch {
+                body: request.body.clone(),
+                group: n,
+                version,
+            };
+            ops.push((owner, Op::Group(op)));
+            places.push(n);
+        }
+    }
+    let gathering = Offsets { results, places };
+    shard.gather(turn, request.reply, Box::new(gathering), ops);
+}
+
+struct Offsets {
+    results: Vec<OffsetFetchResponseGroup<'static>>,
+    places: Vec<usize>,
+}
+
+impl Gathering for Offsets {
+    fn take(&mut self, index: u32, result: OpResult) {
+        let place = self.places.get(index as usize);
+        let place = place.and_then(|n| self.results.get_mut(*n));
+        if let (Some(place), OpResult::Group(GroupResult::OffsetFetch(group))) = (place, result) {
+            *place = *group;
+        }
+    }
+
+    fn finish(mut self: Box<Self>, shard: &mut Shard, turn: &mut Turn<'_>, reply: Reply) {
+        if reply.version >= MANY_GROUPS_FROM {
+            let response = wire::OffsetFetchResponse {
+                groups: self.results,
+                ..Default::default()
+            };
+            shard.reply(turn, reply, &response);
+            return;
+        }
+        let mut group = self.results.pop().unwrap_or_default();
+        if reply.version < 2 {
+            // No error of its own then: the client asks again for a partition that has one.
+            group.error_code = 0;
+        }
+        let response = flumen_coordinator::offset_fetch_response_of(group);
+        shard.reply(turn, reply, &response);
+    }
+}
+
+pub(crate) fn describe_groups(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
+    let message = decode!(shard, turn, request, wire::DescribeGroupsRequest<'_>);
+    let version = request.reply.version;
+    let mut ops = Vec::new();
+    let mut places = Vec::new();
+    let mut results = Vec::new();
+    for (n, group) in message.groups.iter().enumerate() {
+        let owner = shard.coordinator_of(group);
+        results.push(DescribedGroup {
+            group_id: Cow::Owned(group.to_string()),
+            error_code: owner.err().unwrap_or_default().code(),
+            ..Default::default()
+        });
+        if let Ok(owner) = owner {
+            let group = group.to_string();
+            ops.push((owner, Op::Group(GroupOp::Describe { group, version })));
+            places.push(n);
+        }
+    }
+    drop(message);
+    let gathering = Described { results, places };
+    shard.gather(turn, request.reply, Box::new(gathering), ops);
+}
+
+struct Described {
+    results: Vec<DescribedGroup<'static>>,
+    places: Vec<usize>,
+}
+
+impl Gathering for Described {
+    fn take(&mut self, index: u32, result: OpResult) {
+        let place = self.places.get(index as usize);
+        let place = place.and_then(|n| self.results.get_mut(*n));
+        if let (Some(place), OpResult::Group(GroupResult::Describe(group))) = (place, result) {
+            *place = *group;
+        }
+    }
+
+    fn finish(self: Box<Self>, shard: &mut Shard, turn: &mut Turn<'_>, reply: Reply) {
+        let response = wire::DescribeGroupsResponse {
+            groups: self.results,
+            ..Default::default()
+        };
+        shard.reply(turn, reply, &response);
+    }
+}
+
+pub(crate) fn delete_groups(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
+    let message = decode!(shard, turn, request, wire::DeleteGroupsRequest<'_>);
+    let mut by_shard: BTreeMap<ShardId, Vec<String>> = BTreeMap::new();
+    let mut results = Vec::new();
+    for group in &message.groups_names {
+        match shard.coordinator_of(group) {
+            Ok(owner) => by_shard.entry(owner).or_default().push(group.to_string()),
+            Err(error) => results.push(DeletableGroupResult {
+                group_id: Cow::Owned(group.to_string()),
+                error_code: error.code(),
+            }),
+        }
+    }
+    drop(message);
+    let ops = by_shard
+        .into_iter()
+        .map(|(owner, groups)| (owner, Op::Group(GroupOp::Delete { groups })))
+        .collect();
+    shard.gather(turn, request.reply, Box::new(Deleted(results)), ops);
+}
+
+struct Deleted(Vec<DeletableGroupResult<'static>>);
+
+impl Gathering for Deleted {
+    fn take(&mut self, _index: u32, result: OpResult) {
+        if let OpResult::Group(GroupResult::Delete(results)) = result {
+            self.0.extend(results);
+        }
+    }
+
+    fn finish(self: Box<Self>, shard: &mut Shard, turn: &mut Turn<'_>, reply: Reply) {
+        let response = wire::DeleteGroupsResponse {
+            results: self.0,
+            ..Default::default()
+        };
+        shard.reply(turn, reply, &response);
+    }
+}
+
+pub(crate) fn list_groups(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
+    let message = decode!(shard, turn, request, wire::ListGroupsRequest<'_>);
+    drop(message);
+    let ops = (0..shard.shards)
+        .map(|n| {
+            let op = GroupOp::List {
+                body: request.body.clone(),
+                version: request.reply.version,
+            };
+            (ShardId(n), Op::Group(op))
+        })
+        .collect();
+    let listed = Box::new(Listed::default());
+    shard.gather(turn, request.reply, listed, ops);
+}
+
+#[derive(Default)]
+struct Listed {
+    error: ErrorCode,
+    groups: Vec<wire::list_groups_response::ListedGroup<'static>>,
+}
+
+impl Gathering for Listed {
+    fn take(&mut self, _index: u32, result: OpResult) {
+        match result {
+            OpResult::Group(GroupResult::List(Ok(groups))) => self.groups.extend(groups),
+            OpResult::Group(GroupResult::List(Err(error))) => self.error = error,
+            _ => {}
+        }
+    }
+
+    fn finish(self: Box<Self>, shard: &mut Shard, turn: &mut Turn<'_>, reply: Reply) {
+        let response = wire::ListGroupsResponse {
+            error_code: self.error.code(),
+            groups: if self.error.is_none() {
+                self.groups
+            } else {
+                Vec::new()
+            },
+            ..Default::default()
+        };
+        shard.reply(turn, reply, &response);
+    }
+}

@@ -1,0 +1,161 @@
+//! One client connection as the shard sees it: answers leave in request order, and the number of requests in flight is
+//! bounded.
+//!
+//! ```text
+//! frame -> slot (waiting) ... handler answers -> slot (ready) -> oldest ready slots leave -> Sent -> freed
+//! ```
+//! A slot is taken for each request in order of arrival. Handlers answer in any order; an answer leaves when all before it
+//! have left. A produce with acks=0 takes a slot too and ends it with nothing to send. Reading stops while more than
+//! [`CONN_REQUESTS_IN_FLIGHT_MAX`] answers are owed or not yet in the kernel, or more than [`CONN_FRAME_BYTES_MAX`] bytes
+//! of frames are in work, so that a slow or greedy client waits in its own socket.
+
+use crate::io::{ConnId, ConnInfo, Effect, Effects, Response};
+use flumen_base::Mono;
+use flumen_base::limits::{CONN_FRAME_BYTES_MAX, CONN_REQUESTS_IN_FLIGHT_MAX};
+use std::collections::VecDeque;
+
+/// The number of a request on its connection, from 0.
+pub(crate) type SlotSeq = u64;
+
+#[derive(Debug)]
+enum SlotState {
+    Waiting,
+    Ready(Response),
+    /// Done without an answer (acks=0).
+    Silent,
+}
+
+#[derive(Debug)]
+struct Slot {
+    state: SlotState,
+    frame_bytes: usize,
+}
+
+/// State of one connection. Lives from `ConnOpened` to `ConnClosed` on the shard that was given the connection.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    /// Index of the listener and the peer's address.
+    pub(crate) info: ConnInfo,
+    /// `client.software.name` and version of its ApiVersions request (KIP-511), once sent.
+    pub(crate) software: Option<(String, String)>,
+    /// When the last request came, for `connections.max.idle.ms`.
+    pub(crate) last_active: Mono,
+    /// Its fetches that wait for data; a disconnect cancels them.
+    pub(crate) fetches: Vec<u64>,
+    slots: VecDeque<Slot>,
+    first: SlotSeq,
+    unsent: usize,
+    frame_bytes: usize,
+    reading: bool,
+    closing: bool,
+}
+
+impl Conn {
+    /// A new connection that is being read.
+    pub(crate) fn new(info: ConnInfo, now: Mono) -> Self {
+        Self {
+            info,
+            software: None,
+            last_active: now,
+            fetches: Vec::new(),
+            slots: VecDeque::new(),
+            first: 0,
+            unsent: 0,
+            frame_bytes: 0,
+            reading: true,
+            closing: false,
+        }
+    }
+
+    /// Takes the next slot for a request whose frame holds `frame_bytes`.
+    pub(crate) fn take_slot(&mut self, frame_bytes: usize) -> SlotSeq {
+        self.slots.push_back(Slot {
+            state: SlotState::Waiting,
+            frame_bytes,
+        });
+        self.frame_bytes += frame_bytes;
+        self.first + self.slots.len() as u64 - 1
+    }
+
+    /// The answer of a slot (or its end without one); emits what may leave now. A slot that is gone already (the
+    /// connection is closing) is ignored.
+    pub(crate) fn fill(
+        &mut self,
+        id: ConnId,
+        seq: SlotSeq,
+        answer: Option<Response>,
+        fx: &mut Effects,
+    ) {
+        let index = seq.checked_sub(self.first).map(|n| n as usize);
+        let Some(slot) = index.and_then(|n| self.slots.get_mut(n)) else {
+            return;
+        };
+        debug_assert!(matches!(slot.state, SlotState::Waiting), "answered twice");
+        slot.state = answer.map_or(SlotState::Silent, SlotState::Ready);
+        self.flush(id, fx);
+    }
+
+    fn flush(&mut self, id: ConnId, fx: &mut Effects) {
+        while let Some(slot) = self.slots.front() {
+            if matches!(slot.state, SlotState::Waiting) {
+                break;
+            }
+            let Some(slot) = self.slots.pop_front() else {
+                break;
+            };
+            self.first += 1;
+            self.frame_bytes = self.frame_bytes.saturating_sub(slot.frame_bytes);
+            if let SlotState::Ready(response) = slot.state {
+                if !self.closing {
+                    self.unsent += 1;
+                    fx.push(Effect::Send(id, response));
+                }
+            }
+        }
+        self.update_reading(id, fx);
+    }
+
+    /// So many answers have left completely.
+    pub(crate) fn sent(&mut self, id: ConnId, count: u32, fx: &mut Effects) {
+        self.unsent = self.unsent.saturating_sub(count as usize);
+        self.update_reading(id, fx);
+    }
+
+    /// Stops or resumes reading as the bounds say. Resumes at half of them, so that it doesn't flap.
+    pub(crate) fn update_reading(&mut self, id: ConnId, fx: &mut Effects) {
+        if self.closing {
+            return;
+        }
+        let owed = self.slots.len() + self.unsent;
+        let full = owed >= CONN_REQUESTS_IN_FLIGHT_MAX || self.frame_bytes >= CONN_FRAME_BYTES_MAX;
+        let relaxed =
+            owed <= CONN_REQUESTS_IN_FLIGHT_MAX / 2 && self.frame_bytes < CONN_FRAME_BYTES_MAX / 2;
+        if self.reading && full {
+            self.reading = false;
+            fx.push(Effect::SetReading(id, false));
+        } else if !self.reading && relaxed {
+            self.reading = true;
+            fx.push(Effect::SetReading(id, true));
+        }
+    }
+
+    /// Marks it as closing; false if it was already.
+    pub(crate) fn close(&mut self) -> bool {
+        !std::mem::replace(&mut self.closing, true)
+    }
+
+    /// Whether a close was asked for: frames that still come are dropped.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    /// Requests without an answer yet.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Answers that have not left completely.
+    pub(crate) fn unsent(&self) -> usize {
+        self.unsent
+    }
+}

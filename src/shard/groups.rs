@@ -1,0 +1,494 @@
+//! The group coordinator of one shard: requests go in, its appends go to the shard's partitions of `__consumer_offsets`, and
+//! after a start its groups are read back from there.
+
+use crate::Shard;
+use crate::io::{DiskOp, Effect, FileSlice, IoFailure, IoOutput, Segment};
+use crate::ops::{GroupOp, GroupResult, Op, OpFrom, OpResult, PartitionOp, ReadOp, ReadResult};
+use crate::partition::AckTo;
+use crate::partitions::Pending;
+use crate::request::{Reply, Request};
+use crate::timers::TimerKey;
+use crate::turn::Turn;
+use bytes::Bytes;
+use flumen_base::{
+    ErrorCode, IdMap, IdSet, Mono, PartitionIndex, Prng, ShardId, TopicPartition, Uuid,
+};
+use flumen_coordinator::{
+    Append, CoordinatorConfig, GroupCoordinator, Out, ReplyToken, RequestContext, Topics,
+    WriteToken, partition_for,
+};
+use flumen_log::{BatchBuilder, Origin};
+use flumen_quorum::Image;
+use flumen_settings::BrokerConfig;
+use flumen_wire::Message;
+use flumen_wire::messages::{ListGroupsRequest, OffsetFetchRequest};
+
+/// The topic that groups live in.
+pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
+/// Bytes read at a time while groups are loaded: one slice of work.
+const LOAD_CHUNK_BYTES: u32 = 1 << 20;
+
+/// Whether a topic is the one that groups live in.
+pub(crate) fn is_offsets_topic(name: &str) -> bool {
+    name == OFFSETS_TOPIC
+}
+
+/// The coordinator and who waits for it.
+pub(crate) struct Groups {
+    pub(crate) coordinator: GroupCoordinator,
+    pub(crate) out: Out,
+    /// Who waits for which answer.
+    waiting: IdMap<ReplyToken, WaitingFor>,
+    /// Partitions that are being read, by the number of the read.
+    loads: IdMap<u64, GroupLoad>,
+    /// Partitions that the coordinator serves or loads.
+    served: IdMap<PartitionIndex, TopicPartition>,
+    /// Those of them whose groups are not known yet.
+    loading: IdSet<PartitionIndex>,
+    timer: Option<Mono>,
+}
+
+enum WaitingFor {
+    Request(Reply),
+    Op(OpFrom),
+}
+
+/// A partition whose groups are being read.
+struct GroupLoad {
+    tp: TopicPartition,
+    next_offset: i64,
+}
+
+/// A range of a log file that groups are read from.
+pub(crate) struct GroupRead {
+    load: u64,
+}
+
+impl Groups {
+    /// None yet.
+    pub(crate) fn new(broker: &BrokerConfig, prng: Prng) -> Self {
+        Self {
+            coordinator: GroupCoordinator::new(config_of(broker), prng),
+            out: Out::default(),
+            waiting: IdMap::default(),
+            loads: IdMap::default(),
+            served: IdMap::default(),
+            loading: IdSet::default(),
+            timer: None,
+        }
+    }
+}
+
+fn config_of(broker: &BrokerConfig) -> CoordinatorConfig {
+    CoordinatorConfig {
+        group_min_session_timeout_ms: broker.groups.min_session_timeout_ms,
+        group_max_session_timeout_ms: broker.groups.max_session_timeout_ms,
+        group_initial_rebalance_delay_ms: broker.groups.initial_rebalance_delay_ms,
+        group_max_size: usize::try_from(broker.groups.max_size).unwrap_or(usize::MAX),
+        offset_metadata_max_bytes: usize::try_from(broker.offsets.metadata_max_bytes).unwrap_or(0),
+        offsets_retention_ms: i64::from(broker.offsets.retention_minutes) * 60_000,
+        offsets_retention_check_interval_ms: broker.offsets.retention_check_interval_ms,
+        offsets_topic_num_partitions: broker.offsets.topic_num_partitions,
+        offsets_commit_timeout_ms: broker.offsets.commit_timeout_ms,
+    }
+}
+
+/// The image as the coordinator asks it.
+pub(crate) struct ImageTopics<'a>(pub(crate) &'a Image);
+
+impl Topics for ImageTopics<'_> {
+    fn id_of(&self, name: &str) -> Option<Uuid> {
+        self.0.topic(name).map(|t| t.id)
+    }
+
+    fn name_of(&self, id: Uuid) -> Option<&str> {
+        self.0.topic_by_id(&id).map(|t| &*t.name)
+    }
+
+    fn has_partition(&self, name: &str, partition: PartitionIndex) -> bool {
+        self.0
+            .topic(name)
+            .is_some_and(|t| t.partition(partition).is_some())
+    }
+}
+
+impl Shard {
+    /// The shard that coordinates a group; COORDINATOR_NOT_AVAILABLE until the offsets topic exists.
+    pub(crate) fn coordinator_of(&self, group: &str) -> Result<ShardId, ErrorCode> {
+        let topic = self.image.topic(OFFSETS_TOPIC);
+        let topic = topic.ok_or(ErrorCode::CoordinatorNotAvailable)?;
+        let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+        let index = partition_for(group, count);
+        Ok(self.owner(crate::image::id_of(topic, index)))
+    }
+
+    /// A name for a request whose answer comes out of the coordinator.
+    pub(crate) fn next_reply_token(&mut self) -> ReplyToken {
+        ReplyToken(self.next_id())
+    }
+
+    /// The answer with this token is for this request. (Answers are taken out at the end of the turn.)
+    pub(crate) fn await_groups(&mut self, token: ReplyToken, reply: Reply) {
+        self.groups
+            .waiting
+            .insert(token, WaitingFor::Request(reply));
+    }
+
+    /// Runs `call` with what a handler of the coordinator needs.
+    pub(crate) fn with_coordinator<T>(
+        &mut self,
+        request: &Request,
+        call: impl FnOnce(&mut GroupCoordinator, RequestContext<'_>, &ImageTopics<'_>, &mut Out) -> T,
+    ) -> T {
+        let host = format!("/{}", request.peer.ip());
+        let ctx = RequestContext {
+            api_version: request.version(),
+            client_id: request.client_id(),
+            client_host: &host,
+        };
+        let topics = ImageTopics(&self.image);
+        call(
+            &mut self.groups.coordinator,
+            ctx,
+            &topics,
+            &mut self.groups.out,
+        )
+    }
+
+    /// At the end of a turn: appends and answers of the coordinator leave.
+    pub(crate) fn poll_groups(&mut self, turn: &mut Turn<'_>) {
+        while !self.groups.out.appends.is_empty() || !self.groups.out.replies.is_empty() {
+            let out = std::mem::take(&mut self.groups.out);
+            for append in out.appends {
+                self.append_group_records(turn, append);
+            }
+            for (token, reply) in out.replies {
+                self.group_replied(turn, token, reply);
+            }
+        }
+    }
+
+    fn append_group_records(&mut self, turn: &mut Turn<'_>, append: Append) {
+        let mut batch = BatchBuilder::new();
+        for record in &append.records {
+            batch.push(turn.now.wall_ms, Some(&record.key), record.value.as_deref());
+        }
+        let tp = self.groups.served.get(&append.partition).copied();
+        match (tp, batch.build()) {
+            (Some(tp), Some(bytes)) => {
+                let to = AckTo::Groups(append.write_token);
+                self.append_batch(turn, tp, bytes, Origin::Coordinator, to);
+            }
+            _ => {
+                let error = Some(ErrorCode::NotCoordinator);
+                self.group_append_done(turn, append.write_token, error);
+            }
+        }
+    }
+
+    /// An append of the coordinator is written, or failed.
+    pub(crate) fn group_append_done(
+        &mut self,
+        turn: &mut Turn<'_>,
+        token: WriteToken,
+        error: Option<ErrorCode>,
+    ) {
+        let Groups {
+            coordinator, out, ..
+        } = &mut self.groups;
+        match error {
+            None => coordinator.commit(turn.now, token, out),
+            Some(error) => coordinator.append_failed(turn.now, token, group_error(error), out),
+        }
+    }
+
+    fn group_replied(
+        &mut self,
+        turn: &mut Turn<'_>,
+        token: ReplyToken,
+        answer: flumen_coordinator::Reply,
+    ) {
+        use flumen_coordinator::Reply as R;
+        match (self.groups.waiting.remove(&token), answer) {
+            (Some(WaitingFor::Request(reply)), answer) => match answer {
+                R::JoinGroup(r) => self.reply(turn, reply, &r),
+                R::SyncGroup(r) => self.reply(turn, reply, &r),
+                R::LeaveGroup(r) => self.reply(turn, reply, &r),
+                R::OffsetCommit(r) => self.reply(turn, reply, &r),
+                R::OffsetDelete(r) => self.reply(turn, reply, &r),
+                R::OffsetFetch(_) | R::DeleteGroups(_) => {
+                    tracing::error!("the coordinator gave an answer of another kind");
+                }
+            },
+            (Some(WaitingFor::Op(from)), R::OffsetFetch(group)) => {
+                let result = GroupResult::OffsetFetch(Box::new(group));
+                self.outbox.result(from, OpResult::Group(result));
+            }
+            (Some(WaitingFor::Op(from)), R::DeleteGroups(results)) => {
+                let result = GroupResult::Delete(results);
+                self.outbox.result(from, OpResult::Group(result));
+            }
+            (Some(WaitingFor::Op(_)), _) => {
+                tracing::error!("the coordinator gave an answer of another kind");
+            }
+            (None, _) => {}
+        }
+    }
+
+    /// Op::Group of a shard.
+    pub(crate) fn run_group_op(&mut self, turn: &mut Turn<'_>, from: OpFrom, op: GroupOp) {
+        let now = turn.now;
+        let token = ReplyToken(self.next_id());
+        let topics = ImageTopics(&self.image);
+        let Groups {
+            coordinator,
+            out,
+            waiting,
+            ..
+        } = &mut self.groups;
+        let context = |api_version| RequestContext {
+            api_version,
+            client_id: "",
+            client_host: "",
+        };
+        match op {
+            GroupOp::Describe { group, version } => {
+                let described = coordinator.describe_group(context(version), &group);
+                let result = GroupResult::Describe(Box::new(described));
+                self.outbox.result(from, OpResult::Group(result));
+            }
+            GroupOp::List { body, version } => {
+                let result = match ListGroupsRequest::decode_exact(&body, version) {
+                    Ok(request) => coordinator.list_groups(&request),
+                    Err(_) => Err(ErrorCode::InvalidRequest),
+                };
+                let result = GroupResult::List(result);
+                self.outbox.result(from, OpResult::Group(result));
+            }
+            GroupOp::Delete { groups } => {
+                waiting.insert(token, WaitingFor::Op(from));
+                let names: Vec<&str> = groups.iter().map(String::as_str).collect();
+                coordinator.delete_groups(now, token, &names, out);
+            }
+            GroupOp::OffsetFetch {
+                body,
+                group,
+                version,
+            } => {
+                let Ok(request) = OffsetFetchRequest::decode_exact(&body, version) else {
+                    return;
+                };
+                let stable = request.require_stable;
+                let one = flumen_coordinator::offset_fetch_group_of(&request);
+                let group = request.groups.get(group).filter(|_| version >= 8);
+                let group = group.unwrap_or(&one);
+                waiting.insert(token, WaitingFor::Op(from));
+                coordinator.offset_fetch(context(version), token, group, stable, &topics, out);
+            }
+        }
+    }
+
+    /// Deadlines of the coordinator.
+    pub(crate) fn tick_groups(&mut self, turn: &mut Turn<'_>) {
+        self.groups.timer = None;
+        let Groups {
+            coordinator, out, ..
+        } = &mut self.groups;
+        coordinator.tick(turn.now, out);
+    }
+
+    /// At the end of a turn: the next deadlines of the coordinator and the quorum.
+    pub(crate) fn arm_deadlines(&mut self) {
+        let wanted = self.groups.coordinator.next_deadline();
+        if wanted != self.groups.timer {
+            if let Some(at) = self.groups.timer {
+                self.timers.disarm(at, TimerKey::Groups);
+            }
+            if let Some(at) = wanted {
+                self.timers.arm(at, TimerKey::Groups);
+            }
+            self.groups.timer = wanted;
+        }
+    }
+
+    /// The broker's settings have changed.
+    pub(crate) fn reconfigure_groups(&mut self) {
+        let mut config = config_of(&self.broker);
+        if let Some(topic) = self.image.topic(OFFSETS_TOPIC) {
+            config.offsets_topic_num_partitions =
+                i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+        }
+        self.groups.coordinator.set_config(config);
+    }
+
+    /// Topics are gone, with their ids: their offsets go, and the coordinator's partitions if it was their topic.
+    pub(crate) fn forget_topics(&mut self, turn: &mut Turn<'_>, deleted: &[(&str, Uuid)]) {
+        let Groups {
+            coordinator,
+            out,
+            served,
+            loading,
+            ..
+        } = &mut self.groups;
+        if deleted.iter().any(|(name, _)| is_offsets_topic(name)) {
+            for (index, _) in served.drain() {
+                loading.remove(&index);
+                coordinator.unload(turn.now, index, out);
+            }
+        }
+        coordinator.on_topics_deleted(turn.now, deleted, out);
+    }
+
+    /// A partition of the offsets topic is this shard's: its groups answer COORDINATOR_LOAD_IN_PROGRESS until it is read.
+    pub(crate) fn announce_groups(&mut self, tp: TopicPartition) {
+        if self.groups.served.insert(tp.partition, tp).is_none() {
+            self.groups.loading.insert(tp.partition);
+            self.groups.coordinator.begin_load(tp.partition);
+        }
+    }
+
+    /// Its log is loaded: reads the groups from it, unless they are known (the log was loaded again after a failed write).
+    pub(crate) fn load_groups(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
+        let Some(p) = self.partitions.get(&tp) else {
+            return;
+        };
+        let next_offset = p.log().map_or(0, |log| log.log_start_offset().0);
+        if !self.groups.loading.contains(&tp.partition) {
+            return;
+        }
+        let load = self.next_id();
+        self.groups
+            .loads
+            .insert(load, GroupLoad { tp, next_offset });
+        self.read_groups(turn, load);
+    }
+
+    /// Reads the next chunk, or ends the load.
+    fn read_groups(&mut self, turn: &mut Turn<'_>, load: u64) {
+        let Some(GroupLoad { tp, next_offset }) = self.groups.loads.get(&load) else {
+            return;
+        };
+        let (tp, offset) = (*tp, *next_offset);
+        let end = self.partitions.get(&tp).map_or(-1, |p| p.high_watermark());
+        if offset >= end {
+            self.groups.loads.remove(&load);
+            let Groups {
+                coordinator,
+                out,
+                loading,
+                ..
+            } = &mut self.groups;
+            loading.remove(&tp.partition);
+            coordinator.finish_load(turn.now, tp.partition, out);
+            return;
+        }
+        let op = PartitionOp::Read(ReadOp {
+            offset,
+            max_bytes: LOAD_CHUNK_BYTES,
+            min_one: true,
+            current_leader_epoch: -1,
+            last_fetched_epoch: -1,
+            committed_only: false,
+        });
+        self.send_op(turn, self.id, load, 0, Op::Partition(tp, op));
+    }
+
+    /// A chunk's place is known: bytes in memory, or a range of a file to be read.
+    pub(crate) fn take_group_read(&mut self, turn: &mut Turn<'_>, load: u64, result: ReadResult) {
+        if !self.groups.loads.contains_key(&load) {
+            return;
+        }
+        if !result.error.is_none() || result.data.is_empty() {
+            tracing::error!(error = %result.error, "groups could not be read");
+            self.groups.loads.remove(&load);
+            return;
+        }
+        let mut file = None;
+        for segment in result.data {
+            match segment {
+                Segment::Bytes(bytes) => {
+                    self.replay_groups(load, &bytes);
+                }
+                Segment::File(slice) => file = Some(slice),
+            }
+        }
+        match file {
+            None => self.read_groups(turn, load),
+            Some(FileSlice { file, pos, len }) => {
+                let token = self.park(Pending::GroupRead(Box::new(GroupRead { load })));
+                turn.fx
+                    .push(Effect::Io(token, DiskOp::Read { file, pos, len }));
+            }
+        }
+    }
+
+    /// A chunk has been read.
+    pub(crate) fn group_read_done(
+        &mut self,
+        turn: &mut Turn<'_>,
+        read: GroupRead,
+        result: Result<IoOutput, IoFailure>,
+    ) {
+        let Ok(IoOutput::Read(bytes)) = result else {
+            self.groups.loads.remove(&read.load);
+            return;
+        };
+        if self.replay_groups(read.load, &bytes) {
+            self.read_groups(turn, read.load);
+        } else {
+            tracing::error!("groups could not be read: no whole batch");
+            self.groups.loads.remove(&read.load);
+        }
+    }
+
+    /// Replays the whole batches of a chunk; false if there was none.
+    fn replay_groups(&mut self, load: u64, bytes: &Bytes) -> bool {
+        let Groups {
+            coordinator, loads, ..
+        } = &mut self.groups;
+        let Some(load) = loads.get_mut(&load) else {
+            return false;
+        };
+        let partition = load.tp.partition;
+        let mut moved = false;
+        for batch in flumen_log::batch::Batches::new(bytes) {
+            let Ok(batch) = batch else {
+                break;
+            };
+            let header = batch.header;
+            if !header.is_control()
+                && header.last_offset() >= load.next_offset
+                && let Ok(section) = batch.unfold(flumen_base::limits::DECOMPRESSED_BATCH_BYTES_MAX)
+            {
+                for record in flumen_log::batch::Records::new(&section, header.count()) {
+                    let Ok(record) = record else {
+                        break;
+                    };
+                    if let Some(key) = record.key
+                        && let Err(error) = coordinator.replay(partition, key, record.value)
+                    {
+                        tracing::warn!(partition, %error, "a record of {OFFSETS_TOPIC} is skipped");
+                    }
+                }
+            }
+            load.next_offset = load.next_offset.max(header.last_offset() + 1);
+            moved = true;
+        }
+        moved
+    }
+}
+
+/// What a failed append means for a group's client, as Kafka's coordinator says it.
+fn group_error(error: ErrorCode) -> ErrorCode {
+    match error {
+        ErrorCode::NotLeaderOrFollower | ErrorCode::KafkaStorageError => ErrorCode::NotCoordinator,
+        ErrorCode::UnknownTopicOrPartition
+        | ErrorCode::NotEnoughReplicas
+        | ErrorCode::NotEnoughReplicasAfterAppend
+        | ErrorCode::RequestTimedOut => ErrorCode::CoordinatorNotAvailable,
+        ErrorCode::MessageTooLarge
+        | ErrorCode::RecordListTooLarge
+        | ErrorCode::InvalidFetchSize => ErrorCode::UnknownServerError,
+        other => other,
+    }
+}

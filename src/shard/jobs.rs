@@ -1,0 +1,204 @@
+//! Work that blocks, as plain data: made on a shard's turn, run beside the shards with a [`Disk`], its output handed back
+//! with the token it went out with.
+
+use bytes::Bytes;
+use flumen_base::{Disk, Offset, TopicId};
+use flumen_log::checkpoint::{self, Offsets};
+use flumen_log::lookup::{TimestampLookup, TimestampOffset};
+use flumen_log::recovery::{self, LoadParams, LoadedLog};
+use flumen_log::{
+    CloseJob, Closed, DeleteJob, Deleted, EpochJob, LogConfig, Origin, SealJob, Sealed, UnlinkJob,
+    ValidBatch, ValidateError,
+};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// One job.
+#[derive(Debug)]
+pub enum Job {
+    /// Load (and where needed recover) a partition.
+    Load(Box<LoadParams>),
+    /// Finish a rolled segment.
+    Seal(SealJob),
+    /// Write `leader-epoch-checkpoint`.
+    Epoch(EpochJob),
+    /// Set retired segments aside.
+    Retire(DeleteJob),
+    /// Unlink retired segments.
+    Unlink(UnlinkJob),
+    /// Close a log for shutdown.
+    Close(CloseJob),
+    /// Find an offset by time.
+    Lookup(TimestampLookup),
+    /// Check a batch that has much to unfold.
+    Validate(ValidateJob),
+    /// Rename a deleted partition's directory and remove it.
+    RemovePartition {
+        /// Its directory.
+        dir: PathBuf,
+        /// The name it gets first (`topic-partition.<id>-delete`), so that a crash leaves nothing that looks alive.
+        renamed: PathBuf,
+        /// Id of its topic: a directory of a younger topic of the same name stays.
+        topic_id: TopicId,
+    },
+    /// Remove what earlier deletions left in a log directory.
+    RemoveLeftBehind(PathBuf),
+    /// Write the two offset checkpoints of a log directory.
+    Checkpoint(CheckpointJob),
+    /// Write the last checkpoints and the marker of a clean shutdown, in every log directory.
+    CleanShutdown(Vec<CheckpointJob>),
+    /// Something of the quorum.
+    Quorum(flumen_quorum::Job),
+}
+
+/// Input of [`Job::Validate`].
+#[derive(Debug)]
+pub struct ValidateJob {
+    pub(crate) batch: Bytes,
+    pub(crate) config: Arc<LogConfig>,
+    pub(crate) now_ms: i64,
+    pub(crate) decompressed_max: usize,
+}
+
+/// The checkpoint values of one log directory.
+#[derive(Debug)]
+pub struct CheckpointJob {
+    pub(crate) dir: PathBuf,
+    pub(crate) recovery_points: Offsets,
+    pub(crate) log_starts: Offsets,
+}
+
+/// What a job gives.
+#[derive(Debug)]
+pub enum JobOutput {
+    /// Of [`Job::Load`].
+    Load(io::Result<Box<LoadedLog>>),
+    /// Of [`Job::Seal`].
+    Seal(io::Result<Sealed>),
+    /// Of [`Job::Retire`].
+    Retire(io::Result<Deleted>),
+    /// Of [`Job::Close`].
+    Close(io::Result<Closed>),
+    /// Of [`Job::Lookup`].
+    Lookup(io::Result<Option<TimestampOffset>>),
+    /// Of [`Job::Validate`].
+    Validate(Result<ValidBatch, ValidateError>),
+    /// Of [`Job::Quorum`].
+    Quorum(flumen_quorum::JobResult),
+    /// Of all others.
+    Done(io::Result<()>),
+}
+
+impl Job {
+    /// Does it. Blocking.
+    pub fn run(self, disk: &dyn Disk) -> JobOutput {
+        match self {
+            Self::Load(params) => JobOutput::Load(recovery::load(disk, *params).map(Box::new)),
+            Self::Seal(job) => JobOutput::Seal(job.run(disk)),
+            Self::Epoch(job) => JobOutput::Done(job.run(disk)),
+            Self::Retire(job) => JobOutput::Retire(job.run(disk)),
+            Self::Unlink(job) => JobOutput::Done(job.run(disk)),
+            Self::Close(job) => JobOutput::Close(job.run(disk)),
+            Self::Lookup(job) => JobOutput::Lookup(job.run(disk)),
+            Self::Validate(job) => JobOutput::Validate(job.run()),
+            Self::RemovePartition {
+                dir,
+                renamed,
+                topic_id,
+            } => JobOutput::Done(remove_partition(disk, &dir, &renamed, topic_id)),
+            Self::RemoveLeftBehind(dir) => {
+                JobOutput::Done(recovery::remove_deleted_dirs(disk, &dir).map(|_| ()))
+            }
+            Self::Checkpoint(job) => JobOutput::Done(job.run(disk)),
+            Self::CleanShutdown(jobs) => JobOutput::Done(clean_shutdown(disk, jobs)),
+            Self::Quorum(job) => JobOutput::Quorum(job.run(disk)),
+        }
+    }
+
+    /// A word for logs and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Load(_) => "load",
+            Self::Seal(_) => "seal",
+            Self::Epoch(_) => "epoch checkpoint",
+            Self::Retire(_) => "retire",
+            Self::Unlink(_) => "unlink",
+            Self::Close(_) => "close",
+            Self::Lookup(_) => "time lookup",
+            Self::Validate(_) => "validate",
+            Self::RemovePartition { .. } => "remove partition",
+            Self::RemoveLeftBehind(_) => "remove leftovers",
+            Self::Checkpoint(_) => "checkpoint",
+            Self::CleanShutdown(_) => "clean shutdown",
+            Self::Quorum(_) => "quorum",
+        }
+    }
+}
+
+impl ValidateJob {
+    fn run(self) -> Result<ValidBatch, ValidateError> {
+        flumen_log::validate(
+            self.batch,
+            &self.config,
+            Origin::Client,
+            self.now_ms,
+            self.decompressed_max,
+        )
+    }
+}
+
+impl CheckpointJob {
+    /// For a log directory, without partitions yet.
+    pub(crate) fn new(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            recovery_points: Offsets::new(),
+            log_starts: Offsets::new(),
+        }
+    }
+
+    /// Adds one partition. A log start of 0 is left out, as Kafka does: it is what is assumed.
+    pub(crate) fn add(&mut self, key: (String, i32), recovery_point: Offset, log_start: Offset) {
+        if log_start.0 > 0 {
+            self.log_starts.insert(key.clone(), log_start);
+        }
+        self.recovery_points.insert(key, recovery_point);
+    }
+
+    fn run(&self, disk: &dyn Disk) -> io::Result<()> {
+        let (points, starts) = (&self.recovery_points, &self.log_starts);
+        checkpoint::write_offsets(disk, &self.dir, checkpoint::RECOVERY_POINT, points)?;
+        checkpoint::write_offsets(disk, &self.dir, checkpoint::LOG_START, starts)
+    }
+}
+
+fn clean_shutdown(disk: &dyn Disk, jobs: Vec<CheckpointJob>) -> io::Result<()> {
+    for job in jobs {
+        job.run(disk)?;
+        checkpoint::write_clean_shutdown(disk, &job.dir, -1)?;
+    }
+    Ok(())
+}
+
+fn remove_partition(
+    disk: &dyn Disk,
+    dir: &Path,
+    renamed: &Path,
+    topic_id: TopicId,
+) -> io::Result<()> {
+    match checkpoint::read_partition_metadata(disk, dir) {
+        Ok(Some(id)) if id != topic_id => return Ok(()),
+        _ => {}
+    }
+    match disk.rename(dir, renamed) {
+        Ok(()) => {}
+        // Created but never written: nothing is there.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    }
+    if let Some(parent) = renamed.parent() {
+        disk.sync_dir(parent)?;
+    }
+    disk.remove_dir_all(renamed)
+}

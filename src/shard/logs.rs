@@ -1,0 +1,345 @@
+//! The life of a partition's log on its shard: loading, the jobs beside the hot path, reloading after a failed write, and
+//! removal.
+//!
+//! ```text
+//! image assigns it -> to_load -> Job::Load -> Online -> (seal, epoch, retire, sync jobs) -> Close at shutdown
+//!                        ^                       | failed write
+//!                        +-----------------------+
+//! image drops it -> everybody who waits is refused -> nothing in flight -> directory renamed and removed
+//! ```
+
+use crate::Shard;
+use crate::io::{DiskOp, Effect};
+use crate::jobs::{Job, JobOutput};
+use crate::ops::{ListedOffset, OpResult};
+use crate::partition::{Partition, State, refused_op};
+use crate::partitions::{Pending, PendingJob};
+use crate::timers::TimerKey;
+use crate::turn::Turn;
+use flumen_base::limits::LOADS_IN_FLIGHT_MAX;
+use flumen_base::{ErrorCode, Offset, TopicPartition};
+use flumen_log::lookup::TimestampOffset;
+use flumen_log::recovery::{LoadParams, LoadedLog};
+use flumen_log::{Deleted, Log};
+use std::io;
+
+/// A load that failed is tried again after this time (the directory of a deleted topic of the same name may still be
+/// there), so many times.
+const RELOAD_DELAY_MS: i64 = 50;
+const RELOADS_MAX: u32 = 100;
+
+impl Shard {
+    /// Emits load jobs while fewer than the limit run.
+    pub(crate) fn start_loads(&mut self, turn: &mut Turn<'_>) {
+        while self.partitions.loading < LOADS_IN_FLIGHT_MAX {
+            let Some(tp) = self.partitions.to_load.pop_front() else {
+                return;
+            };
+            let Some(p) = self.partitions.map.get_mut(&tp) else {
+                continue;
+            };
+            if !matches!(p.state, State::Loading(_)) {
+                continue;
+            }
+            let params = LoadParams {
+                dir: p.dir.clone(),
+                config: p.config.clone(),
+                recovery_point: p.found.recovery_point,
+                log_start_offset: p.found.log_start,
+                clean: p.found.clean,
+                now_ms: turn.now.wall_ms,
+                topic_id: tp.topic_id,
+            };
+            p.in_flight += 1;
+            self.partitions.loading += 1;
+            self.start_job(turn, PendingJob::Load(tp), Job::Load(Box::new(params)));
+        }
+    }
+
+    /// The output of a job has come.
+    pub(crate) fn job_done(&mut self, turn: &mut Turn<'_>, whose: PendingJob, output: JobOutput) {
+        match (whose, output) {
+            (PendingJob::Load(tp), JobOutput::Load(loaded)) => self.loaded(turn, tp, loaded),
+            (PendingJob::Seal(tp), JobOutput::Seal(result)) => {
+                if let Some(log) = self.job_ended(turn, tp) {
+                    log.seal_done(result);
+                    self.start_log_jobs(turn, tp);
+                }
+            }
+            (PendingJob::Epoch(tp), JobOutput::Done(result)) => {
+                warn_failed("epoch checkpoint", &result);
+                self.job_ended(turn, tp);
+            }
+            (PendingJob::Retire(tp), JobOutput::Retire(result)) => {
+                self.job_ended(turn, tp);
+                self.retired(turn, result);
+            }
+            (PendingJob::Close(tp), JobOutput::Close(result)) => self.closed(turn, tp, result),
+            (PendingJob::Lookup(from, epochs), JobOutput::Lookup(result)) => {
+                let listed = looked_up(result, epochs);
+                self.outbox.result(from, OpResult::ListOffset(listed));
+            }
+            (PendingJob::Validate(tp, id), JobOutput::Validate(outcome)) => {
+                self.validated(turn, tp, id, outcome);
+            }
+            (PendingJob::Quorum, JobOutput::Quorum(result)) => self.quorum_job_done(result),
+            (PendingJob::CleanShutdown, JobOutput::Done(result)) => {
+                warn_failed("clean shutdown", &result);
+                self.all_stopped(turn);
+            }
+            (PendingJob::Background(what), JobOutput::Done(result)) => warn_failed(what, &result),
+            (_, output) => tracing::error!(?output, "a job gave an output of another kind"),
+        }
+    }
+
+    fn loaded(
+        &mut self,
+        turn: &mut Turn<'_>,
+        tp: TopicPartition,
+        loaded: io::Result<Box<LoadedLog>>,
+    ) {
+        self.partitions.loading -= 1;
+        let ids = self.partitions.file_ids.clone();
+        let Some(p) = self.partitions.map.get_mut(&tp) else {
+            return;
+        };
+        p.in_flight -= 1;
+        if matches!(p.state, State::Removing) {
+            self.removal_goes_on(turn, tp);
+            return;
+        }
+        match loaded {
+            Ok(loaded) => {
+                let report = &loaded.report;
+                if report.segments_recovered > 0 || report.cut.is_some() {
+                    tracing::info!(partition = p.dir_name(), ?report, "recovered");
+                }
+                p.load_failures = 0;
+                let log = Log::from_loaded(*loaded, p.config.clone(), ids);
+                let state = State::Online(Box::new(log));
+                let before = std::mem::replace(&mut p.state, state);
+                let offsets = crate::groups::is_offsets_topic(&p.topic);
+                if let State::Loading(parked) = before {
+                    for (from, op) in parked {
+                        self.run_partition_op(turn, from, tp, op);
+                    }
+                }
+                if offsets {
+                    self.load_groups(turn, tp);
+                }
+            }
+            Err(error) => self.load_failed(turn, tp, &error),
+        }
+    }
+
+    fn load_failed(&mut self, turn: &mut Turn<'_>, tp: TopicPartition, error: &io::Error) {
+        let n = self.next_id();
+        let Some(p) = self.partitions.map.get_mut(&tp) else {
+            return;
+        };
+        p.load_failures += 1;
+        if p.load_failures < RELOADS_MAX {
+            tracing::debug!(partition = p.dir_name(), %error, "load failed, will try again");
+            self.partitions.reloads.insert(n, tp);
+            let at = turn.now.mono.plus_ms(RELOAD_DELAY_MS);
+            self.timers.arm(at, TimerKey::Reload(n));
+            return;
+        }
+        tracing::error!(partition = p.dir_name(), %error, "load failed");
+        if let State::Loading(parked) = std::mem::replace(&mut p.state, State::Failed) {
+            for (from, op) in parked {
+                let result = refused_op(&op, ErrorCode::KafkaStorageError);
+                self.outbox.result(from, result);
+            }
+        }
+    }
+
+    /// The delay after a failed load is over.
+    pub(crate) fn reload_due(&mut self, _turn: &mut Turn<'_>, n: u64) {
+        if let Some(tp) = self.partitions.reloads.remove(&n) {
+            self.partitions.to_load.push_back(tp);
+        }
+    }
+
+    /// A write failed: the log is forgotten and loaded again from what the disk holds, once nothing is in flight on it.
+    pub(crate) fn reload(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
+        if let Some(p) = self.partitions.map.get_mut(&tp) {
+            let known = p
+                .log()
+                .map(|log| (log.recovery_point(), log.log_start_offset()));
+            if let Some((recovery_point, log_start)) = known {
+                p.found.recovery_point = recovery_point;
+                p.found.log_start = log_start;
+            }
+            p.found.clean = false;
+            p.state = State::Loading(Vec::new());
+            p.reload = true;
+            self.removal_goes_on(turn, tp);
+        }
+    }
+
+    /// Emits the jobs that a log has become due for.
+    pub(crate) fn start_log_jobs(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
+        let Some(p) = self.partitions.map.get_mut(&tp) else {
+            return;
+        };
+        let Some(log) = p.log_mut() else {
+            return;
+        };
+        let (seal, epoch) = (log.take_seal_job(), log.take_epoch_job());
+        p.in_flight += u32::from(seal.is_some()) + u32::from(epoch.is_some());
+        if let Some(job) = seal {
+            self.start_job(turn, PendingJob::Seal(tp), Job::Seal(job));
+        }
+        if let Some(job) = epoch {
+            self.start_job(turn, PendingJob::Epoch(tp), Job::Epoch(job));
+        }
+    }
+
+    /// A job on a log has ended; gives the log if it still serves.
+    fn job_ended(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) -> Option<&mut Log> {
+        self.partitions.map.get_mut(&tp)?.in_flight -= 1;
+        self.removal_goes_on(turn, tp);
+        self.partitions.map.get_mut(&tp)?.log_mut()
+    }
+
+    fn retired(&mut self, turn: &mut Turn<'_>, result: io::Result<Deleted>) {
+        match result {
+            Ok(deleted) => {
+                let n = self.next_id();
+                let at = turn.now.mono.plus_ms(deleted.delay_ms);
+                self.partitions.unlinks.insert(n, deleted.unlink);
+                self.timers.arm(at, TimerKey::Unlink(n));
+            }
+            Err(error) => tracing::warn!(%error, "retired segments could not be set aside"),
+        }
+    }
+
+    /// `file.delete.delay.ms` of retired segments is over.
+    pub(crate) fn unlink_due(&mut self, turn: &mut Turn<'_>, n: u64) {
+        if let Some(unlink) = self.partitions.unlinks.remove(&n) {
+            self.start_job(turn, PendingJob::Background("unlink"), Job::Unlink(unlink));
+        }
+    }
+
+    /// Runs retention on one partition.
+    pub(crate) fn retention(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
+        let Some(p) = self.partitions.map.get_mut(&tp) else {
+            return;
+        };
+        let high_watermark = Offset(p.high_watermark());
+        let job = p
+            .log_mut()
+            .and_then(|log| log.retention(turn.now, high_watermark));
+        if let Some(job) = job {
+            p.in_flight += 1;
+            self.start_job(turn, PendingJob::Retire(tp), Job::Retire(job));
+        }
+        self.start_log_jobs(turn, tp);
+    }
+
+    /// Emits the sync that `flush.ms` asks for.
+    pub(crate) fn flush(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
+        let Some(p) = self.partitions.map.get_mut(&tp) else {
+            return;
+        };
+        if let Some(sync) = p.log_mut().and_then(|log| log.take_sync(turn.now)) {
+            p.in_flight += 1;
+            let token = self.park(Pending::Sync(tp, sync.end_offset));
+            turn.fx
+                .push(Effect::Io(token, DiskOp::Sync { file: sync.file }));
+        }
+    }
+
+    /// A sync has ended.
+    pub(crate) fn sync_done(
+        &mut self,
+        turn: &mut Turn<'_>,
+        tp: TopicPartition,
+        end: Offset,
+        ok: bool,
+    ) {
+        if let Some(log) = self.job_ended(turn, tp) {
+            log.sync_done(end, ok);
+        }
+    }
+
+    /// The image has dropped the partition: nobody waits for it any more, and its files go when nothing is in flight.
+    pub(crate) fn remove_partition(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
+        let Some(p) = self.partitions.map.get_mut(&tp) else {
+            return;
+        };
+        let mut out = Vec::new();
+        p.fail_all(ErrorCode::UnknownTopicOrPartition, &mut out);
+        if let State::Loading(parked) = std::mem::replace(&mut p.state, State::Removing) {
+            for (from, op) in parked {
+                let result = refused_op(&op, ErrorCode::UnknownTopicOrPartition);
+                self.outbox.result(from, result);
+            }
+        }
+        self.carry_outcomes(turn, out);
+        self.removal_goes_on(turn, tp);
+    }
+
+    /// Nothing may be in flight any more on a partition: what waited for that goes on.
+    pub(crate) fn removal_goes_on(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
+        let Some(p) = self.partitions.map.get_mut(&tp) else {
+            return;
+        };
+        if p.in_flight > 0 {
+            return;
+        }
+        if p.reload && matches!(p.state, State::Loading(_)) {
+            p.reload = false;
+            self.partitions.to_load.push_back(tp);
+        } else if matches!(p.state, State::Removing) {
+            let job = removal(p);
+            self.partitions.map.remove(&tp);
+            self.start_job(turn, PendingJob::Background("remove partition"), job);
+        }
+    }
+}
+
+/// The answer to a search by time; nothing found is no error.
+fn looked_up(
+    found: io::Result<Option<TimestampOffset>>,
+    epochs: bool,
+) -> Result<ListedOffset, ErrorCode> {
+    match found {
+        Ok(found) => Ok(ListedOffset {
+            timestamp: found.map_or(-1, |f| f.timestamp),
+            offset: found.map_or(-1, |f| f.offset.0),
+            leader_epoch: found.filter(|_| epochs).map_or(-1, |f| f.leader_epoch),
+        }),
+        Err(error) => {
+            tracing::warn!(%error, "a search by time failed");
+            Err(ErrorCode::KafkaStorageError)
+        }
+    }
+}
+
+fn removal(p: &Partition) -> Job {
+    let id =
+        p.tp.topic_id
+            .as_bytes()
+            .iter()
+            .fold(String::new(), |mut text, b| {
+                text.push_str(&format!("{b:02x}"));
+                text
+            });
+    // Kafka keeps the whole name within 255 bytes by cutting the topic.
+    let mut name = p.dir_name();
+    name.truncate(200);
+    Job::RemovePartition {
+        dir: p.dir.clone(),
+        renamed: p.dir.with_file_name(format!("{name}.{id}-delete")),
+        topic_id: p.tp.topic_id,
+    }
+}
+
+/// Logs a background job that failed; the next run does its work.
+pub(crate) fn warn_failed(what: &str, result: &io::Result<()>) {
+    if let Err(error) = result {
+        tracing::warn!(%error, "{what} failed");
+    }
+}

@@ -1,0 +1,61 @@
+//! What shards say to each other. All of it is plain data; buffers and file leases travel by reference count.
+//!
+//! ```text
+//! connection's shard                            partition's or group's shard
+//!   Ops [op, op, ...]   -- one message per turn -->  carries each out, some at once, some when a write is done
+//!                       <-- one message per turn --  Results [result, ...]
+//!   Forward(request)    -->                          runs the whole request there
+//!                       <--                          Forwarded(answer)
+//! shard 0 (controller)
+//!   Image(image)        -->  all                     swaps it in, starts loading new partitions
+//!                       <--                          Applied(version)
+//! ```
+
+use crate::io::{CloseReason, Response};
+use crate::ops::{OpReply, OpRequest};
+use crate::request::Request;
+use flumen_base::{Offset, PartitionIndex};
+use flumen_quorum::{Delta, Image};
+use std::sync::Arc;
+
+/// A message from one shard to another. Those of one pair arrive in order.
+#[derive(Debug)]
+pub enum Message {
+    /// Operations for partitions and groups of the receiver.
+    Ops(Vec<OpRequest>),
+    /// Their results.
+    Results(Vec<OpReply>),
+    /// The fetch with this number at the sender no longer waits for data.
+    Unwatch(u64),
+    /// A whole request to be handled by the receiver; the number is the sender's.
+    Forward(u64, Box<Request>),
+    /// The answer to a forwarded request; `None` where nothing is to be sent (acks=0).
+    Forwarded(u64, Option<Response>),
+    /// The receiver's connection with this forwarded request is to be closed.
+    ForwardedClose(u64, CloseReason),
+    /// From shard 0: the newest image, and what changed since the one before.
+    Image(Arc<Image>, Arc<Delta>),
+    /// To shard 0: the sender has applied the image up to this version.
+    Applied(u64),
+    /// From shard 0: this process is registered as a broker, and all shards have the image that says so.
+    Registered,
+    /// To shard 0: checkpoint values of the sender's partitions, all of them.
+    Checkpoint(Vec<CheckpointLine>),
+    /// To shard 0: all logs of the sender are flushed and closed; nothing follows.
+    LogsClosed(Vec<CheckpointLine>),
+}
+
+/// The checkpoint values of one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointLine {
+    /// Index of its log directory in `ShardConfig::log_dirs`.
+    pub log_dir: usize,
+    /// Name of its topic.
+    pub topic: Arc<str>,
+    /// Its index.
+    pub partition: PartitionIndex,
+    /// Everything below is on disk.
+    pub recovery_point: Offset,
+    /// Where the log starts.
+    pub log_start: Offset,
+}

@@ -1,0 +1,442 @@
+//! One partition on the shard that owns it: its log, who waits for its writes, and who waits for its data.
+//!
+//! ```text
+//! append -> validate (here, or as a job when there is much to unfold) -> Log::append -> waiting ack
+//! end of turn -> one write of all that is staged -> write done -> acks leave, watchers wake
+//! ```
+//! The high watermark of a partition with one replica is the end of what is written: nothing is read or acked before.
+//! Everything here is keyed by topic id, so a topic that is deleted and created again starts afresh.
+
+use crate::io::Segment;
+use crate::ops::{AppendResult, OpFrom, OpResult, PartitionOp, ReadOp, ReadResult};
+use flumen_base::{ErrorCode, Now, Offset, TopicPartition};
+use flumen_coordinator::WriteToken;
+use flumen_log::{AppendInfo, Log, LogConfig, ReadPlan, ReadRequest, Scan, ValidBatch};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Operations that wait for a partition to load; more are answered with a retriable error.
+const PARKED_MAX: usize = 10_000;
+
+/// A partition of this shard. Made when the image assigns it here, dropped when its topic is deleted.
+pub(crate) struct Partition {
+    pub(crate) tp: TopicPartition,
+    pub(crate) topic: Arc<str>,
+    /// Index of its log directory.
+    pub(crate) log_dir: usize,
+    pub(crate) dir: PathBuf,
+    pub(crate) leader_epoch: i32,
+    pub(crate) config: Arc<LogConfig>,
+    pub(crate) state: State,
+    /// Disk work and jobs on its files that have not ended. A deleted partition's directory is removed at zero.
+    pub(crate) in_flight: u32,
+    /// Appends that wait for their write, by ascending offset.
+    acks: VecDeque<Ack>,
+    /// Appends whose batches are being checked by jobs, and those behind them, in order of arrival.
+    pub(crate) validating: VecDeque<Validating>,
+    watchers: BTreeMap<OpFrom, Watcher>,
+    /// In the shard's list of partitions to write at the end of the turn.
+    pub(crate) dirty: bool,
+    /// Failed loads in a row.
+    pub(crate) load_failures: u32,
+    /// To be loaded again when nothing is in flight.
+    pub(crate) reload: bool,
+    /// What is known before it is loaded.
+    pub(crate) found: Found,
+}
+
+/// What checkpoints say about a log that is to be loaded.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) clean: bool,
+    pub(crate) recovery_point: Offset,
+    pub(crate) log_start: Offset,
+}
+
+/// Whether its log is there.
+pub(crate) enum State {
+    /// Being loaded; operations wait.
+    Loading(Vec<(OpFrom, PartitionOp)>),
+    /// Serving.
+    Online(Box<Log>),
+    /// Can't be loaded or written: KAFKA_STORAGE_ERROR.
+    Failed,
+    /// Deleted; waits for `in_flight` to end.
+    Removing,
+}
+
+/// Who waits for an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AckTo {
+    /// A produce request.
+    Op(OpFrom),
+    /// A produce request with acks=0: its result leaves before the write.
+    Staged(OpFrom),
+    /// The group coordinator of this shard.
+    Groups(WriteToken),
+}
+
+struct Ack {
+    last_offset: Offset,
+    to: AckTo,
+    info: AppendInfo,
+}
+
+/// An append whose turn to be staged has not come.
+pub(crate) struct Validating {
+    /// Names it in the job's completion.
+    pub(crate) id: u64,
+    pub(crate) to: AckTo,
+    /// The outcome, once known.
+    pub(crate) outcome: Option<Result<ValidBatch, flumen_log::ValidateError>>,
+}
+
+struct Watcher {
+    above: i64,
+    size_at_start: u64,
+}
+
+/// What a completed write or append means for somebody outside.
+pub(crate) enum Outcome {
+    Result(OpFrom, OpResult),
+    GroupsDone(WriteToken),
+    GroupsFailed(WriteToken, ErrorCode),
+}
+
+/// A read that is answered, or one that needs the disk first.
+pub(crate) enum ReadStep {
+    Done(Box<ReadResult>),
+    Scan(Scan),
+}
+
+impl Partition {
+    /// A partition whose log is yet to be loaded.
+    pub(crate) fn new(
+        tp: TopicPartition,
+        topic: Arc<str>,
+        (log_dir, dir): (usize, PathBuf),
+        leader_epoch: i32,
+        config: Arc<LogConfig>,
+    ) -> Self {
+        Self {
+            tp,
+            topic,
+            log_dir,
+            dir,
+            leader_epoch,
+            config,
+            state: State::Loading(Vec::new()),
+            in_flight: 0,
+            acks: VecDeque::new(),
+            validating: VecDeque::new(),
+            watchers: BTreeMap::new(),
+            dirty: false,
+            load_failures: 0,
+            reload: false,
+            found: Found::default(),
+        }
+    }
+
+    /// The log, while it serves.
+    pub(crate) fn log(&self) -> Option<&Log> {
+        match &self.state {
+            State::Online(log) => Some(log),
+            _ => None,
+        }
+    }
+
+    /// The log, while it serves.
+    pub(crate) fn log_mut(&mut self) -> Option<&mut Log> {
+        match &mut self.state {
+            State::Online(log) => Some(log),
+            _ => None,
+        }
+    }
+
+    /// Everything below may be read. -1 while there is no log.
+    pub(crate) fn high_watermark(&self) -> i64 {
+        self.log().map_or(-1, |log| log.written_end_offset().0)
+    }
+
+    /// Lets an operation wait for the log; gives it back where too many wait.
+    pub(crate) fn park(
+        &mut self,
+        from: OpFrom,
+        op: PartitionOp,
+    ) -> Result<(), (PartitionOp, ErrorCode)> {
+        match &mut self.state {
+            State::Loading(parked) if parked.len() < PARKED_MAX => {
+                parked.push((from, op));
+                Ok(())
+            }
+            _ => Err((op, ErrorCode::NotLeaderOrFollower)),
+        }
+    }
+
+    /// FENCED_LEADER_EPOCH or UNKNOWN_LEADER_EPOCH when the client knows another epoch (KIP-320); -1 knows none.
+    pub(crate) fn check_epoch(&self, current_leader_epoch: i32) -> Result<(), ErrorCode> {
+        if current_leader_epoch < 0 || current_leader_epoch == self.leader_epoch {
+            Ok(())
+        } else if current_leader_epoch < self.leader_epoch {
+            Err(ErrorCode::FencedLeaderEpoch)
+        } else {
+            Err(ErrorCode::UnknownLeaderEpoch)
+        }
+    }
+
+    /// Gives a checked batch its offsets and stages it. The ack leaves when it is written; refusals leave now.
+    pub(crate) fn stage(&mut self, now: Now, batch: ValidBatch, to: AckTo, out: &mut Vec<Outcome>) {
+        let epoch = self.leader_epoch;
+        let Some(log) = self.log_mut() else {
+            refuse(to, ErrorCode::KafkaStorageError, None, out);
+            return;
+        };
+        match log.append(now, batch, epoch) {
+            Ok(info) if matches!(to, AckTo::Staged(_)) => ack(to, &info, out),
+            Ok(info) if info.last_offset < log.written_end_offset() => ack(to, &info, out),
+            Ok(info) => self.acks.push_back(Ack {
+                last_offset: info.last_offset,
+                to,
+                info,
+            }),
+            Err(e) => refuse(to, e.code, Some(e.message), out),
+        }
+    }
+
+    /// Stages the checked appends at the front of the queue.
+    pub(crate) fn stage_validated(&mut self, now: Now, out: &mut Vec<Outcome>) {
+        while let Some(front) = self.validating.front_mut() {
+            let Some(outcome) = front.outcome.take() else {
+                return;
+            };
+            let to = front.to;
+            self.validating.pop_front();
+            match outcome {
+                Ok(batch) => self.stage(now, batch, to, out),
+                Err(e) => out.push(refused_batch(to, e)),
+            }
+        }
+    }
+
+    /// Everything below `end` is written: acks leave, watchers wake.
+    pub(crate) fn advanced(&mut self, end: Offset, out: &mut Vec<Outcome>) {
+        while self.acks.front().is_some_and(|a| a.last_offset < end) {
+            if let Some(a) = self.acks.pop_front() {
+                ack(a.to, &a.info, out);
+            }
+        }
+        let size = self.log().map_or(0, Log::size_bytes);
+        for (from, watcher) in &self.watchers {
+            if end.0 > watcher.above {
+                let added = size.saturating_sub(watcher.size_at_start).max(1);
+                out.push(Outcome::Result(*from, OpResult::Wake(added)));
+            }
+        }
+    }
+
+    /// The log is gone (failed write, deletion): everybody who waits is told.
+    pub(crate) fn fail_all(&mut self, error: ErrorCode, out: &mut Vec<Outcome>) {
+        for a in self.acks.drain(..) {
+            refuse(a.to, error, None, out);
+        }
+        for v in self.validating.drain(..) {
+            refuse(v.to, error, None, out);
+        }
+        for (from, _) in std::mem::take(&mut self.watchers) {
+            out.push(Outcome::Result(from, OpResult::Wake(u64::MAX)));
+        }
+    }
+
+    /// Wakes `from` when the high watermark is above `above`; at once if it is.
+    pub(crate) fn watch(&mut self, from: OpFrom, above: i64, out: &mut Vec<Outcome>) -> bool {
+        let (hw, size) = match self.log() {
+            Some(log) => (log.written_end_offset().0, log.size_bytes()),
+            None => (i64::MAX, 0),
+        };
+        if hw > above {
+            out.push(Outcome::Result(from, OpResult::Wake(u64::MAX)));
+            return false;
+        }
+        let watcher = Watcher {
+            above,
+            size_at_start: size,
+        };
+        self.watchers.insert(from, watcher);
+        true
+    }
+
+    /// Ends all watches of one fetch.
+    pub(crate) fn unwatch(&mut self, shard: flumen_base::ShardId, gather: u64) {
+        let first = OpFrom {
+            shard,
+            gather,
+            index: 0,
+        };
+        let last = OpFrom {
+            index: u32::MAX,
+            ..first
+        };
+        while let Some((&from, _)) = self.watchers.range(first..=last).next() {
+            self.watchers.remove(&from);
+        }
+    }
+
+    /// Starts a read: the checks, then the log's plan.
+    pub(crate) fn read(&mut self, op: &ReadOp) -> ReadStep {
+        if let Err(error) = self.check_epoch(op.current_leader_epoch) {
+            return ReadStep::Done(Box::new(ReadResult::refused(error)));
+        }
+        if let Some(diverging) = self.diverging(op) {
+            let mut result = self.read_result(op, ErrorCode::None);
+            result.diverging = Some(diverging);
+            return ReadStep::Done(result);
+        }
+        let upper_bound = Offset(self.read_bound(op.committed_only));
+        let Some(log) = self.log_mut() else {
+            let refused = ReadResult::refused(ErrorCode::KafkaStorageError);
+            return ReadStep::Done(Box::new(refused));
+        };
+        let plan = log.plan_read(&ReadRequest {
+            offset: Offset(op.offset),
+            upper_bound,
+            max_bytes: op.max_bytes,
+            min_one: op.min_one,
+        });
+        self.carry_out(op, plan)
+    }
+
+    /// Goes on with a read whose scan has come back.
+    pub(crate) fn resume_read(&mut self, op: &ReadOp, scan: Scan, bytes: &[u8]) -> ReadStep {
+        match self.log_mut() {
+            Some(log) => {
+                let plan = log.resume_read(scan, bytes);
+                self.carry_out(op, plan)
+            }
+            None => ReadStep::Done(Box::new(ReadResult::refused(ErrorCode::KafkaStorageError))),
+        }
+    }
+
+    fn carry_out(&self, op: &ReadOp, plan: ReadPlan) -> ReadStep {
+        let mut result = self.read_result(op, ErrorCode::None);
+        match plan {
+            ReadPlan::NeedScan(scan) => return ReadStep::Scan(scan),
+            ReadPlan::Memory(bufs) => result.data.extend(bufs.into_iter().map(Segment::Bytes)),
+            ReadPlan::File(range) => result.data.push(Segment::File(crate::io::FileSlice {
+                file: range.file,
+                pos: range.pos,
+                len: range.len,
+            })),
+            ReadPlan::Empty => {}
+            ReadPlan::Corrupt => {
+                let refused = ReadResult::refused(ErrorCode::KafkaStorageError);
+                return ReadStep::Done(Box::new(refused));
+            }
+            ReadPlan::OffsetOutOfRange => {
+                return ReadStep::Done(Box::new(ReadResult::refused(ErrorCode::OffsetOutOfRange)));
+            }
+        }
+        ReadStep::Done(result)
+    }
+
+    fn read_result(&self, op: &ReadOp, error: ErrorCode) -> Box<ReadResult> {
+        Box::new(ReadResult {
+            error,
+            high_watermark: self.high_watermark(),
+            last_stable: self.read_bound(true),
+            log_start: self.log().map_or(-1, |log| log.log_start_offset().0),
+            // Transactions come with issue "Transactions": so far nothing can abort.
+            aborted: op.committed_only.then(Vec::new),
+            diverging: None,
+            data: Vec::new(),
+        })
+    }
+
+    /// Nothing at or above it is returned: the high watermark, or the last stable offset.
+    pub(crate) fn read_bound(&self, committed_only: bool) -> i64 {
+        let Some(log) = self.log() else {
+            return -1;
+        };
+        let high = log.written_end_offset();
+        let stable = match log.first_unstable_offset() {
+            Some(first) if committed_only => first.min(high),
+            _ => high,
+        };
+        stable.0
+    }
+
+    fn diverging(&self, op: &ReadOp) -> Option<(i32, i64)> {
+        if op.last_fetched_epoch < 0 {
+            return None;
+        }
+        let end = self.log()?.end_offset_for_epoch(op.last_fetched_epoch);
+        let diverges = end.epoch < op.last_fetched_epoch || end.end_offset.0 < op.offset;
+        (end.epoch >= 0 && diverges).then_some((end.epoch, end.end_offset.0))
+    }
+
+    /// The name of its directory.
+    pub(crate) fn dir_name(&self) -> String {
+        format!("{}-{}", self.topic, self.tp.partition)
+    }
+}
+
+fn ack(to: AckTo, info: &AppendInfo, out: &mut Vec<Outcome>) {
+    match to {
+        AckTo::Groups(token) => out.push(Outcome::GroupsDone(token)),
+        AckTo::Op(from) | AckTo::Staged(from) => {
+            let result = AppendResult {
+                error: ErrorCode::None,
+                base_offset: info.base_offset.0,
+                log_append_time: info.log_append_time_ms,
+                log_start: info.log_start_offset.0,
+                record_errors: Vec::new(),
+                message: None,
+            };
+            out.push(Outcome::Result(from, OpResult::Append(result)));
+        }
+    }
+}
+
+/// Tells whoever waits for an append that it failed.
+pub(crate) fn refuse(to: AckTo, error: ErrorCode, message: Option<String>, out: &mut Vec<Outcome>) {
+    match to {
+        AckTo::Groups(token) => out.push(Outcome::GroupsFailed(token, error)),
+        AckTo::Op(from) | AckTo::Staged(from) => {
+            let result = AppendResult {
+                message,
+                ..AppendResult::refused(error)
+            };
+            out.push(Outcome::Result(from, OpResult::Append(result)));
+        }
+    }
+}
+
+/// The answer to a batch that was refused.
+pub(crate) fn refused_batch(to: AckTo, error: flumen_log::ValidateError) -> Outcome {
+    match to {
+        AckTo::Op(from) | AckTo::Staged(from) => {
+            let records = error.record_errors.into_iter();
+            let result = AppendResult {
+                record_errors: records.map(|r| (r.batch_index, r.message)).collect(),
+                message: Some(error.message),
+                ..AppendResult::refused(error.code)
+            };
+            Outcome::Result(from, OpResult::Append(result))
+        }
+        AckTo::Groups(token) => Outcome::GroupsFailed(token, error.code),
+    }
+}
+
+/// What an operation answers when its partition can't serve it.
+pub(crate) fn refused_op(op: &PartitionOp, error: ErrorCode) -> OpResult {
+    match op {
+        PartitionOp::Append(_) => OpResult::Append(AppendResult::refused(error)),
+        PartitionOp::Read(_) => OpResult::Read(Box::new(ReadResult::refused(error))),
+        PartitionOp::Watch(_) => OpResult::Wake(u64::MAX),
+        PartitionOp::ListOffset(_) => OpResult::ListOffset(Err(error)),
+        PartitionOp::EpochEnd { .. } => OpResult::EpochEnd(Err(error)),
+        PartitionOp::DeleteRecords(_) => OpResult::DeleteRecords(Err(error)),
+        PartitionOp::Size => OpResult::Size(Err(error)),
+        PartitionOp::Producers => OpResult::Producers(Err(error)),
+    }
+}

@@ -1,0 +1,498 @@
+//! All partitions of a shard: operations on them, the turn's writes, and what parked disk work goes on with.
+
+use crate::LogDirState;
+use crate::Shard;
+use crate::groups::GroupRead;
+use crate::io::{DiskOp, Effect, IoFailure, IoOutput, Token};
+use crate::jobs::{Job, ValidateJob};
+use crate::ops::{
+    AppendOp, ListOffsetOp, ListedOffset, OpFrom, OpResult, PartitionOp, ReadOp, ReadResult,
+};
+use crate::partition::{
+    AckTo, Outcome, Partition, ReadStep, State, Validating, refused_batch, refused_op,
+};
+use crate::turn::Turn;
+use bytes::Bytes;
+use flumen_base::limits::{DECOMPRESSED_BATCH_BYTES_MAX, VALIDATE_INLINE_BYTES_MAX};
+use flumen_base::{ErrorCode, IdMap, Offset, ShardId, TopicPartition};
+use flumen_log::lookup::Target;
+use flumen_log::{FileIds, Log, Origin, Scan, UnlinkJob, WriteDone};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// The partitions of one shard and the work that is due on them.
+pub(crate) struct Partitions {
+    pub(crate) map: IdMap<TopicPartition, Partition>,
+    /// Those with something staged, in the order in which they got it.
+    pub(crate) dirty: Vec<TopicPartition>,
+    /// Those to be loaded when a job slot is free.
+    pub(crate) to_load: VecDeque<TopicPartition>,
+    pub(crate) loading: usize,
+    /// Which partitions each parked fetch watches.
+    watched: IdMap<(ShardId, u64), Vec<TopicPartition>>,
+    pub(crate) file_ids: FileIds,
+    pub(crate) found: Arc<Vec<LogDirState>>,
+    /// Failed loads that wait to be tried again.
+    pub(crate) reloads: IdMap<u64, TopicPartition>,
+    /// Retired files that wait for their delay.
+    pub(crate) unlinks: IdMap<u64, UnlinkJob>,
+    scratch: Vec<Outcome>,
+}
+
+/// What goes on when disk work under a token ends.
+pub(crate) enum Pending {
+    Write(TopicPartition),
+    Sync(TopicPartition, Offset),
+    Scan(Box<PendingScan>),
+    GroupRead(Box<GroupRead>),
+    QuorumAppend,
+    Job(PendingJob),
+}
+
+/// A read that waits for the disk.
+pub(crate) struct PendingScan {
+    tp: TopicPartition,
+    from: OpFrom,
+    op: ReadOp,
+    scan: Scan,
+}
+
+/// Whose job it is.
+pub(crate) enum PendingJob {
+    Load(TopicPartition),
+    Seal(TopicPartition),
+    Epoch(TopicPartition),
+    Retire(TopicPartition),
+    Close(TopicPartition),
+    /// The flag says whether the answer has room for a leader epoch.
+    Lookup(OpFrom, bool),
+    Validate(TopicPartition, u64),
+    Quorum,
+    CleanShutdown,
+    /// Nobody goes on: a failure is logged.
+    Background(&'static str),
+}
+
+impl Partitions {
+    /// None yet. File numbers are made unique in the process by the shard's own range.
+    pub(crate) fn new(id: ShardId, found: Arc<Vec<LogDirState>>) -> Self {
+        Self {
+            map: IdMap::default(),
+            dirty: Vec::new(),
+            to_load: VecDeque::new(),
+            loading: 0,
+            watched: IdMap::default(),
+            file_ids: FileIds::starting_at((u64::from(id.0) + 1) << 48),
+            found,
+            reloads: IdMap::default(),
+            unlinks: IdMap::default(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// The partition with this id.
+    pub(crate) fn get(&self, tp: &TopicPartition) -> Option<&Partition> {
+        self.map.get(tp)
+    }
+
+    /// Puts a partition on the list of those to write at the end of the turn.
+    pub(crate) fn mark_dirty(&mut self, tp: TopicPartition) {
+        if let Some(p) = self.map.get_mut(&tp)
+            && !p.dirty
+        {
+            p.dirty = true;
+            self.dirty.push(tp);
+        }
+    }
+}
+
+impl Shard {
+    /// Emits a job and remembers who goes on with its output.
+    pub(crate) fn start_job(&mut self, turn: &mut Turn<'_>, whose: PendingJob, job: Job) -> Token {
+        let token = self.park(Pending::Job(whose));
+        turn.fx.push(Effect::Job(token, job));
+        token
+    }
+
+    /// Carries out an operation on a partition of this shard, or lets it wait for the partition's log.
+    pub(crate) fn run_partition_op(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: OpFrom,
+        tp: TopicPartition,
+        op: PartitionOp,
+    ) {
+        let Some(p) = self.partitions.map.get_mut(&tp) else {
+            // The image that moved it here has not come yet, or one that deletes it overtook the request.
+            let result = refused_op(&op, ErrorCode::NotLeaderOrFollower);
+            self.outbox.result(from, result);
+            return;
+        };
+        if p.log().is_none() {
+            let refusal = |error| refused_op(&op, error);
+            let error = match &p.state {
+                State::Loading(_) => None,
+                State::Failed => Some(refusal(ErrorCode::KafkaStorageError)),
+                _ => Some(refusal(ErrorCode::UnknownTopicOrPartition)),
+            };
+            if let Some(result) = error {
+                self.outbox.result(from, result);
+            } else if let Err((op, error)) = p.park(from, op) {
+                self.outbox.result(from, refused_op(&op, error));
+            }
+            return;
+        }
+        match op {
+            PartitionOp::Append(op) => self.append(turn, from, tp, op),
+            PartitionOp::Read(op) => {
+                let step = p.read(&op);
+                self.read_step(turn, from, tp, op, step);
+            }
+            PartitionOp::Watch(above) => self.watch(turn, from, tp, above),
+            PartitionOp::ListOffset(op) => self.list_offset(turn, from, tp, &op),
+            op => {
+                let result = simple_op(p, &op);
+                self.outbox.result(from, result);
+            }
+        }
+    }
+
+    fn append(&mut self, turn: &mut Turn<'_>, from: OpFrom, tp: TopicPartition, op: AppendOp) {
+        let to = if op.acks == 0 {
+            AckTo::Staged(from)
+        } else {
+            AckTo::Op(from)
+        };
+        if op.version < ZSTD_PRODUCE_VERSION && is_zstd(&op.records) {
+            let result = crate::ops::AppendResult::refused(ErrorCode::UnsupportedCompressionType);
+            self.outbox.result(from, OpResult::Append(result));
+            return;
+        }
+        self.append_batch(turn, tp, op.records, Origin::Client, to);
+    }
+
+    /// Checks a batch and stages it; the write leaves at the end of the turn. The order of appends to a partition is kept
+    /// when some are checked by jobs.
+    pub(crate) fn append_batch(
+        &mut self,
+        turn: &mut Turn<'_>,
+        tp: TopicPartition,
+        batch: Bytes,
+        origin: Origin,
+        to: AckTo,
+    ) {
+        let Some(p) = self.partitions.map.get_mut(&tp) else {
+            let mut out = Vec::new();
+            crate::partition::refuse(to, ErrorCode::NotLeaderOrFollower, None, &mut out);
+            self.carry_outcomes(turn, out);
+            return;
+        };
+        let mut out = std::mem::take(&mut self.partitions.scratch);
+        let wall_ms = turn.now.wall_ms;
+        let cost = flumen_log::cost_estimate(&batch, &p.config);
+        let mut job = None;
+        if cost > VALIDATE_INLINE_BYTES_MAX {
+            job = Some(ValidateJob {
+                batch,
+                config: p.config.clone(),
+                now_ms: wall_ms,
+                decompressed_max: DECOMPRESSED_BATCH_BYTES_MAX,
+            });
+        } else {
+            let max = DECOMPRESSED_BATCH_BYTES_MAX;
+            let outcome = flumen_log::validate(batch, &p.config, origin, wall_ms, max);
+            if p.validating.is_empty() {
+                match outcome {
+                    Ok(batch) => p.stage(turn.now, batch, to, &mut out),
+                    Err(e) => out.push(refused_batch(to, e)),
+                }
+            } else {
+                let outcome = Some(outcome);
+                p.validating.push_back(Validating { id: 0, to, outcome });
+            }
+        }
+        self.partitions.mark_dirty(tp);
+        if let Some(job) = job {
+            self.validate_in_job(turn, tp, to, job);
+        }
+        self.carry_outcomes(turn, out);
+    }
+
+    fn validate_in_job(
+        &mut self,
+        turn: &mut Turn<'_>,
+        tp: TopicPartition,
+        to: AckTo,
+        job: ValidateJob,
+    ) {
+        let id = self.next_id();
+        if let Some(p) = self.partitions.map.get_mut(&tp) {
+            let outcome = None;
+            p.validating.push_back(Validating { id, to, outcome });
+        }
+        self.start_job(turn, PendingJob::Validate(tp, id), Job::Validate(job));
+    }
+
+    /// A batch was checked by a job: it and those behind it are staged.
+    pub(crate) fn validated(
+        &mut self,
+        turn: &mut Turn<'_>,
+        tp: TopicPartition,
+        id: u64,
+        outcome: Result<flumen_log::ValidBatch, flumen_log::ValidateError>,
+    ) {
+        let Some(p) = self.partitions.map.get_mut(&tp) else {
+            return;
+        };
+        if let Some(v) = p.validating.iter_mut().find(|v| v.id == id) {
+            v.outcome = Some(outcome);
+        }
+        let mut out = std::mem::take(&mut self.partitions.scratch);
+        p.stage_validated(turn.now, &mut out);
+        self.partitions.mark_dirty(tp);
+        self.carry_outcomes(turn, out);
+    }
+
+    /// Tells those outside what became of their appends and watches. `out` comes from the scratch list and goes back.
+    pub(crate) fn carry_outcomes(&mut self, turn: &mut Turn<'_>, mut out: Vec<Outcome>) {
+        for outcome in out.drain(..) {
+            match outcome {
+                Outcome::Result(to, result) => self.outbox.result(to, result),
+                Outcome::GroupsDone(token) => self.group_append_done(turn, token, None),
+                Outcome::GroupsFailed(token, e) => self.group_append_done(turn, token, Some(e)),
+            }
+        }
+        self.partitions.scratch = out;
+    }
+
+    /// Emits one write per partition that has something staged and none in flight.
+    pub(crate) fn write_dirty(&mut self, turn: &mut Turn<'_>) {
+        let mut dirty = std::mem::take(&mut self.partitions.dirty);
+        for tp in dirty.drain(..) {
+            let Some(p) = self.partitions.map.get_mut(&tp) else {
+                continue;
+            };
+            p.dirty = false;
+            let Some(write) = p.log_mut().and_then(Log::take_write) else {
+                continue;
+            };
+            p.in_flight += 1;
+            let bytes: usize = write.bufs.iter().map(Bytes::len).sum();
+            self.metrics.log_bytes_written += bytes as u64;
+            let token = self.park(Pending::Write(tp));
+            let op = DiskOp::Write {
+                file: write.file,
+                pos: write.pos,
+                bufs: write.bufs,
+                sync: write.sync,
+            };
+            turn.fx.push(Effect::Io(token, op));
+        }
+        // What was marked meanwhile keeps its place; the memory of the list is kept either way.
+        if self.partitions.dirty.is_empty() {
+            self.partitions.dirty = dirty;
+        }
+    }
+
+    /// A partition's write has ended.
+    pub(crate) fn write_done(&mut self, turn: &mut Turn<'_>, tp: TopicPartition, ok: bool) {
+        let Some(p) = self.partitions.map.get_mut(&tp) else {
+            return;
+        };
+        p.in_flight -= 1;
+        let Some(log) = p.log_mut() else {
+            self.removal_goes_on(turn, tp);
+            return;
+        };
+        let mut out = std::mem::take(&mut self.partitions.scratch);
+        match log.write_done(ok) {
+            WriteDone::Advanced(end) => {
+                p.advanced(end, &mut out);
+                self.partitions.mark_dirty(tp);
+                self.start_log_jobs(turn, tp);
+            }
+            WriteDone::Failed(_) => {
+                p.fail_all(ErrorCode::KafkaStorageError, &mut out);
+                self.reload(turn, tp);
+            }
+        }
+        self.carry_outcomes(turn, out);
+    }
+
+    fn read_step(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: OpFrom,
+        tp: TopicPartition,
+        op: ReadOp,
+        step: ReadStep,
+    ) {
+        match step {
+            ReadStep::Done(result) => self.outbox.result(from, OpResult::Read(result)),
+            ReadStep::Scan(scan) => {
+                let read = DiskOp::Read {
+                    file: scan.range.file.clone(),
+                    pos: scan.range.pos,
+                    len: scan.range.len,
+                };
+                let pending = PendingScan { tp, from, op, scan };
+                let token = self.park(Pending::Scan(Box::new(pending)));
+                turn.fx.push(Effect::Io(token, read));
+            }
+        }
+    }
+
+    /// The disk has answered a read that needed it.
+    pub(crate) fn scan_done(
+        &mut self,
+        turn: &mut Turn<'_>,
+        pending: PendingScan,
+        result: Result<IoOutput, IoFailure>,
+    ) {
+        let PendingScan { tp, from, op, scan } = pending;
+        let error = match (self.partitions.map.get_mut(&tp), result) {
+            (Some(p), Ok(IoOutput::Read(bytes))) => {
+                let step = p.resume_read(&op, scan, &bytes);
+                self.read_step(turn, from, tp, op, step);
+                return;
+            }
+            (None, _) => ErrorCode::NotLeaderOrFollower,
+            (Some(_), _) => ErrorCode::KafkaStorageError,
+        };
+        let refused = Box::new(ReadResult::refused(error));
+        self.outbox.result(from, OpResult::Read(refused));
+    }
+
+    fn watch(&mut self, turn: &mut Turn<'_>, from: OpFrom, tp: TopicPartition, above: i64) {
+        let Some(p) = self.partitions.map.get_mut(&tp) else {
+            return;
+        };
+        let mut out = std::mem::take(&mut self.partitions.scratch);
+        if p.watch(from, above, &mut out) {
+            let key = (from.shard, from.gather);
+            self.partitions.watched.entry(key).or_default().push(tp);
+        }
+        self.carry_outcomes(turn, out);
+    }
+
+    /// A fetch of shard `from` does not wait any more.
+    pub(crate) fn unwatch(&mut self, from: ShardId, gather: u64) {
+        let watched = self.partitions.watched.remove(&(from, gather));
+        for tp in watched.into_iter().flatten() {
+            if let Some(p) = self.partitions.map.get_mut(&tp) {
+                p.unwatch(from, gather);
+            }
+        }
+    }
+
+    fn list_offset(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: OpFrom,
+        tp: TopicPartition,
+        op: &ListOffsetOp,
+    ) {
+        let Some(p) = self.partitions.map.get(&tp) else {
+            return;
+        };
+        let bound = Offset(p.read_bound(op.committed_only));
+        let target = match op.timestamp {
+            -3 => Some(Target::MaxTimestamp),
+            t if t >= 0 => Some(Target::Timestamp(t)),
+            _ => None,
+        };
+        let lookup = match (p.check_epoch(op.current_leader_epoch), target, p.log()) {
+            (Err(error), ..) => {
+                self.outbox.result(from, OpResult::ListOffset(Err(error)));
+                return;
+            }
+            (Ok(()), Some(target), Some(log)) => log.lookup(target, bound),
+            _ => {
+                let listed = special_offset(p, op, bound);
+                self.outbox.result(from, OpResult::ListOffset(listed));
+                return;
+            }
+        };
+        self.start_job(
+            turn,
+            PendingJob::Lookup(from, op.epochs),
+            Job::Lookup(lookup),
+        );
+    }
+}
+
+/// zstd came with Produce 7 (KIP-110).
+const ZSTD_PRODUCE_VERSION: i16 = 7;
+
+fn is_zstd(batch: &[u8]) -> bool {
+    // The codec is in the low bits of the attributes (bytes 21 and 22 of the batch header).
+    batch.get(22).is_some_and(|a| a & 7 == 4)
+}
+
+/// ListOffsets' timestamps that need no search: latest, earliest, earliest local, latest tiered (KIP-405), earliest
+/// pending upload (KIP-1023). Without tiered storage the last two are never known.
+fn special_offset(
+    p: &Partition,
+    op: &ListOffsetOp,
+    bound: Offset,
+) -> Result<ListedOffset, ErrorCode> {
+    let log = p.log().ok_or(ErrorCode::KafkaStorageError)?;
+    let (offset, leader_epoch) = match op.timestamp {
+        -1 => (bound.0, p.leader_epoch),
+        -2 | -4 => {
+            let start = log.log_start_offset();
+            let epoch = log.epoch_at(start);
+            (start.0, if epoch < 0 { p.leader_epoch } else { epoch })
+        }
+        -5 | -6 => (-1, -1),
+        _ => return Err(ErrorCode::UnsupportedVersion),
+    };
+    Ok(ListedOffset {
+        timestamp: -1,
+        offset,
+        leader_epoch: if op.epochs { leader_epoch } else { -1 },
+    })
+}
+
+/// Operations that are answered at once.
+fn simple_op(p: &mut Partition, op: &PartitionOp) -> OpResult {
+    let high_watermark = p.high_watermark();
+    match *op {
+        PartitionOp::EpochEnd {
+            current_leader_epoch,
+            epoch,
+        } => OpResult::EpochEnd(p.check_epoch(current_leader_epoch).and_then(|()| {
+            let log = p.log().ok_or(ErrorCode::KafkaStorageError)?;
+            let end = log.end_offset_for_epoch(epoch);
+            Ok((end.epoch, end.end_offset.0))
+        })),
+        PartitionOp::DeleteRecords(below) => {
+            OpResult::DeleteRecords(delete_records(p, below, high_watermark))
+        }
+        PartitionOp::Size => {
+            let size = p.log().map(|log| (p.log_dir, log.size_bytes()));
+            OpResult::Size(size.ok_or(ErrorCode::KafkaStorageError))
+        }
+        PartitionOp::Producers => OpResult::Producers(Ok(Vec::new())),
+        _ => refused_op(op, ErrorCode::UnknownServerError),
+    }
+}
+
+fn delete_records(p: &mut Partition, below: i64, high_watermark: i64) -> Result<i64, ErrorCode> {
+    let policy = p.config.cleanup_policy;
+    let below = if below == -1 { high_watermark } else { below };
+    if policy.compact && !policy.delete {
+        return Err(ErrorCode::PolicyViolation);
+    }
+    if below < 0 || below > high_watermark {
+        return Err(ErrorCode::OffsetOutOfRange);
+    }
+    let log = p.log_mut().ok_or(ErrorCode::KafkaStorageError)?;
+    log.advance_log_start(Offset(below));
+    Ok(log.log_start_offset().0)
+}
