@@ -1,12 +1,12 @@
 //! Kafka's error codes (protocol guide, "Error Codes"; `org.apache.kafka.common.protocol.Errors`, 4.3.1).
 
 macro_rules! error_codes {
-    ($($code:literal $name:ident $retriable:literal),* $(,)?) => {
+    ($($(#[$meta:meta])* $code:literal $name:ident $retriable:literal),* $(,)?) => {
         /// An error code as it stands on the wire.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
         #[repr(i16)]
         #[allow(missing_docs)] // the names are Kafka's
-        pub enum ErrorCode { $($name = $code),* }
+        pub enum ErrorCode { $($(#[$meta])* $name = $code),* }
 
         impl ErrorCode {
             /// Every code, ascending.
@@ -27,6 +27,7 @@ macro_rules! error_codes {
 
 error_codes! {
     -1 UnknownServerError false,
+    #[default]
     0 None false,
     1 OffsetOutOfRange false,
     2 CorruptMessage true,
@@ -164,12 +165,6 @@ error_codes! {
 }
 
 #[allow(clippy::derivable_impls)] // the enum comes from a macro that knows no special variant
-impl Default for ErrorCode {
-    fn default() -> Self {
-        Self::None
-    }
-}
-
 impl ErrorCode {
     /// The number on the wire.
     pub fn code(self) -> i16 {
