@@ -36,6 +36,8 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "flumen-base",
             "flumen-client",
+            "flumen-log",
+            "flumen-quorum",
             "flumen-runtime",
             "flumen-settings",
             "flumen-shard",

@@ -190,7 +190,8 @@ impl Client {
         self.describe_configs(TOPIC, name)
     }
 
-    /// Every config of a resource (2 topic, 4 broker, 16 client metrics, 32 group). A broker is asked itself.
+    /// Every config of a resource (2 topic, 4 broker, 16 client metrics, 32 group). A broker is
+    /// asked itself.
     pub fn describe_configs(
         &mut self,
         resource_type: i8,
@@ -263,7 +264,8 @@ impl Client {
         Ok(groups)
     }
 
-    /// One group with its members. A group that does not exist comes back as `Dead` (or an error, from new brokers).
+    /// One group with its members. A group that does not exist comes back as `Dead` (or an error,
+    /// from new brokers).
     pub fn describe_group(&mut self, group: &str) -> Result<GroupDescription, ClientError> {
         let coordinator = self.coordinator(group, 0)?;
         let id = GroupId(text(group));

@@ -206,7 +206,8 @@ impl Client {
         Ok(metadata)
     }
 
-    /// One topic, waiting while it has no leaders yet; created where the broker creates topics by itself, if `create`.
+    /// One topic, waiting while it has no leaders yet; created where the broker creates topics by
+    /// itself, if `create`.
     pub fn topic(&mut self, name: &str, create: bool) -> Result<TopicInfo, ClientError> {
         let what = format!("topic '{name}'");
         self.retrying(|client| {
@@ -301,7 +302,8 @@ impl Client {
         first.ok_or_else(|| ClientError::NotFound("a controller".to_owned()))
     }
 
-    /// Repeats `call` with growing pauses while it fails with a retriable error, `options.retry` at most.
+    /// Repeats `call` with growing pauses while it fails with a retriable error, `options.retry` at
+    /// most.
     pub fn retrying<T>(
         &mut self,
         mut call: impl FnMut(&mut Self) -> Result<T, ClientError>,

@@ -6,7 +6,8 @@ use std::str::FromStr;
 
 /// What a batch may unfold to, in bytes.
 const UNFOLDED_BYTES_MAX: u64 = 512 << 20;
-/// The frame that Java's Snappy streams have around raw Snappy blocks: magic, version, lowest compatible version.
+/// The frame that Java's Snappy streams have around raw Snappy blocks: magic, version, lowest
+/// compatible version.
 const XERIAL: [u8; 16] = [
     0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0, 0, 0, 0, 1, 0, 0, 0, 1,
 ];

@@ -29,7 +29,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to `host:port` and negotiates versions. `timeout` holds for the connect and for every answer.
+    /// Connects to `host:port` and negotiates versions. `timeout` holds for the connect and for
+    /// every answer.
     pub fn open(address: &str, client_id: &str, timeout: Duration) -> Result<Self, ClientError> {
         let stream = dial(address, timeout).map_err(|source| ClientError::Io {
             address: address.to_owned(),
@@ -80,7 +81,8 @@ impl Connection {
         self.call_at(request, version, Duration::ZERO)
     }
 
-    /// As [`Connection::call`] at exactly this version. `extra` is how long the broker may hold the request back.
+    /// As [`Connection::call`] at exactly this version. `extra` is how long the broker may hold the
+    /// request back.
     pub fn call_at<R: Request>(
         &mut self,
         request: &R,
@@ -156,7 +158,8 @@ impl Connection {
             .with_client_software_version(StrBytes::from_static_str(env!("CARGO_PKG_VERSION")));
         self.send(&request, API_VERSIONS_VERSION)?;
         let body = self.receive(Duration::ZERO)?;
-        // A broker that doesn't know the version answers with version 0 and this code behind the correlation id.
+        // A broker that doesn't know the version answers with version 0 and this code behind the
+        // correlation id.
         let code = body
             .get(4..6)
             .map_or(0, |b| i16::from_be_bytes([b[0], b[1]]));

@@ -62,7 +62,8 @@ pub struct ListedOffset {
 }
 
 impl Client {
-    /// Produces records as one batch to the leader of a partition. Answers with the offset of the first (-1 for acks=0).
+    /// Produces records as one batch to the leader of a partition. Answers with the offset of the
+    /// first (-1 for acks=0).
     pub fn produce(
         &mut self,
         topic: &str,
@@ -132,7 +133,8 @@ impl Client {
         Ok((response.producer_id.0, response.producer_epoch))
     }
 
-    /// Fetches one partition, waiting up to `wait_ms` for records. An error of the partition is an error here.
+    /// Fetches one partition, waiting up to `wait_ms` for records. An error of the partition is an
+    /// error here.
     pub fn fetch_one(
         &mut self,
         topic: &str,
@@ -153,7 +155,8 @@ impl Client {
         Ok(fetched)
     }
 
-    /// Fetches partitions (topic, partition, offset) led by one broker, waiting up to `wait_ms` for the first record.
+    /// Fetches partitions (topic, partition, offset) led by one broker, waiting up to `wait_ms` for
+    /// the first record.
     pub fn fetch(
         &mut self,
         broker: i32,
@@ -208,7 +211,8 @@ impl Client {
         Ok(all)
     }
 
-    /// Asks the leaders for offsets by timestamp ([`crate::EARLIEST`], [`crate::LATEST`] or milliseconds), by partition.
+    /// Asks the leaders for offsets by timestamp ([`crate::EARLIEST`], [`crate::LATEST`] or
+    /// milliseconds), by partition.
     pub fn list_offsets(
         &mut self,
         topic: &str,

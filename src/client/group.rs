@@ -1,4 +1,5 @@
-//! A member of a classic consumer group: the range assignor, committed offsets, heartbeats between polls.
+//! A member of a classic consumer group: the range assignor, committed offsets, heartbeats between
+//! polls.
 
 use crate::admin::decode_assignment;
 use crate::client::{Client, text, topic_name};
@@ -40,7 +41,8 @@ pub struct GroupConsumer {
 }
 
 impl GroupConsumer {
-    /// A member-to-be: the first poll joins. `from_beginning` is where it starts where nothing is committed.
+    /// A member-to-be: the first poll joins. `from_beginning` is where it starts where nothing is
+    /// committed.
     pub fn new(group: &str, topic: &str, from_beginning: bool) -> Self {
         Self {
             group: group.to_owned(),
@@ -261,7 +263,8 @@ impl GroupConsumer {
         Ok(ours.flat_map(|(_, partitions)| partitions).collect())
     }
 
-    /// As leader: contiguous ranges of each topic's partitions over the members that subscribe to it, by member id.
+    /// As leader: contiguous ranges of each topic's partitions over the members that subscribe to
+    /// it, by member id.
     fn assign(
         &self,
         client: &mut Client,

@@ -1,5 +1,7 @@
-//! A small blocking Kafka client on `std::net`: what the command line and the tests need, and nothing of the broker's own
-//! code, so that both ends of a conversation are independent. Messages are those of the `kafka-protocol` crate; record
+//! A small blocking Kafka client on `std::net`: what the command line and the tests need, and
+//! nothing of the broker's own
+//! code, so that both ends of a conversation are independent. Messages are those of the
+//! `kafka-protocol` crate; record
 //! batches are our own (`records`), because that crate drops duplicate headers.
 //!
 //! ```no_run
@@ -11,7 +13,8 @@
 //! assert_eq!(records[0].value.as_deref(), Some(&b"value"[..]));
 //! # Ok::<(), flumen_client::ClientError>(())
 //! ```
-//! The decoders of `kafka-protocol` trust array lengths: frames are capped at [`FRAME_BYTES_MAX`], and the crate is used on
+//! The decoders of `kafka-protocol` trust array lengths: frames are capped at [`FRAME_BYTES_MAX`],
+//! and the crate is used on
 //! the client's side only.
 #![forbid(unsafe_code)]
 

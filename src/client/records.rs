@@ -1,4 +1,5 @@
-//! Record batches, magic 2 (Kafka's message format): encoding and decoding. Headers keep their order and duplicates.
+//! Record batches, magic 2 (Kafka's message format): encoding and decoding. Headers keep their
+//! order and duplicates.
 
 use crate::{ClientError, Codec};
 
@@ -17,7 +18,8 @@ const LOG_APPEND_TIME: i16 = 1 << 3;
 pub struct Record {
     /// Its offset.
     pub offset: i64,
-    /// Milliseconds since the epoch; of a record to be sent `None` means the moment of encoding is not known, and 0 is
+    /// Milliseconds since the epoch; of a record to be sent `None` means the moment of encoding is
+    /// not known, and 0 is
     /// written.
     pub timestamp: Option<i64>,
     /// Its key.
@@ -191,7 +193,8 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Decodes a fetch's records. A batch that is cut off at the end (brokers may do that) is left out; a wrong checksum is an
+/// Decodes a fetch's records. A batch that is cut off at the end (brokers may do that) is left out;
+/// a wrong checksum is an
 /// error.
 pub fn decode_batches(mut bytes: &[u8]) -> Result<Vec<Record>, ClientError> {
     let mut records = Vec::new();

@@ -1,0 +1,316 @@
+//! `flumen start`: from a configuration to running shards.
+
+use super::storage;
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use flumen_base::{Disk, Mono, Now};
+use flumen_log::checkpoint::{self, LOG_START, RECOVERY_POINT, read_meta_properties, read_offsets};
+use flumen_quorum::{Image, Quorum, QuorumConfig};
+use flumen_runtime::{
+    FsDisk, In, Listen, Out, Running, RuntimeConfig, ShardCore, ShardStart, WriteStrategy,
+};
+use flumen_settings::{BrokerConfig, Loaded};
+use flumen_shard::jobs::{Job, JobOutput};
+use flumen_shard::mesh::Message;
+use flumen_shard::{LogDir, LogDirState, Shard, ShardConfig, ShardInit};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+/// What `--dev` starts with.
+const DEV_PROPERTIES: &str = include_str!("../../config/dev.properties");
+/// The directory of the metadata log below `metadata.log.dir`.
+const METADATA_DIR: &str = "__cluster_metadata-0";
+/// A file that Apache Kafka keeps there and Flumen does not.
+const KAFKA_QUORUM_STATE: &str = "quorum-state";
+/// Files of the metadata log have ids from here on, those of partitions below.
+const METADATA_FILE_IDS: u64 = 1 << 63;
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("source").required(true).args(["dev", "config"]))]
+pub(crate) struct StartArgs {
+    /// Run a broker for development: data in ./flumen-data, formatted if need be, listening on
+    /// 127.0.0.1:9092.
+    #[arg(long)]
+    dev: bool,
+    /// The broker's properties file, with Kafka's keys.
+    #[arg(long, short = 'c', value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A setting that replaces the file's (or --dev's); may be repeated.
+    #[arg(long = "override", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+/// Runs a broker until SIGTERM or SIGINT.
+pub(crate) fn run(args: &StartArgs) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    let Loaded {
+        mut config,
+        without_effect,
+        unknown,
+    } = load(args)?;
+    for (key, reason) in &without_effect {
+        tracing::info!(%key, %reason, "this key has no effect");
+    }
+    if !unknown.is_empty() {
+        tracing::warn!(keys = %unknown.join(", "), "unknown keys");
+    }
+    if args.dev {
+        format_missing(&config)?;
+    }
+    let (cluster_id, dirs) = storage::check_dirs(&config)?;
+    let _locks = storage::lock_dirs(&storage::all_dirs(&config))?;
+    advertise(&mut config);
+    let runtime = runtime_config(&config)?;
+    let (quorum, image) = load_quorum(&config)?;
+    let mut states = Vec::new();
+    for (_, dir) in &dirs {
+        let state = dir_state(&FsDisk, dir).with_context(|| dir.display().to_string())?;
+        states.push(state);
+    }
+    tracing::info!(%cluster_id, node_id = config.node_id, dirs = dirs.len(), "starting");
+    let log_dirs = dirs.into_iter().map(|(id, path)| LogDir { id, path });
+    let plan = Arc::new(Plan {
+        base: ShardConfig {
+            broker: config,
+            cluster_id,
+            log_dirs: log_dirs.collect(),
+        },
+        config: OnceLock::new(),
+        image: Arc::new(image),
+        quorum: Mutex::new(Some(quorum)),
+        states: Arc::new(states),
+    });
+    let make = move |start: &ShardStart| plan.shard(start);
+    let started = |running: &Running| announce(running, begin);
+    flumen_runtime::run(runtime, make, started)?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn load(args: &StartArgs) -> anyhow::Result<Loaded> {
+    let Some(file) = &args.config else {
+        return storage::load_text(DEV_PROPERTIES, &with_controller(&args.overrides));
+    };
+    storage::load_config(file, &args.overrides)
+}
+
+/// In development an override of `listeners` need not name a controller listener: it gets a free
+/// port.
+fn with_controller(overrides: &[String]) -> Vec<String> {
+    let complete = |text: &String| {
+        let named = |l: &str| l.trim().to_ascii_uppercase().starts_with("CONTROLLER:");
+        match text.split_once('=') {
+            Some((key, value)) if key.trim() == "listeners" && !value.split(',').any(named) => {
+                format!("listeners={value},CONTROLLER://127.0.0.1:0")
+            }
+            _ => text.clone(),
+        }
+    };
+    overrides.iter().map(complete).collect()
+}
+
+/// Formats the directories that are not, for the cluster of those that are or a new one.
+fn format_missing(config: &BrokerConfig) -> anyhow::Result<()> {
+    let mut cluster = None;
+    let mut missing = Vec::new();
+    for dir in storage::all_dirs(config) {
+        match read_meta_properties(&FsDisk, &dir).with_context(|| dir.display().to_string())? {
+            Some(meta) => cluster = Some(meta.cluster_id),
+            None => missing.push(dir),
+        }
+    }
+    let cluster = match cluster {
+        Some(id) => id,
+        None => storage::random_uuid()?.to_string(),
+    };
+    for dir in missing {
+        storage::format_dir(&dir, &cluster, config.node_id)?;
+        tracing::info!(dir = %dir.display(), %cluster, "formatted");
+    }
+    Ok(())
+}
+
+/// A listener on every interface is advertised under this machine's name, if that can be resolved.
+fn advertise(config: &mut BrokerConfig) {
+    let file = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let own = file.trim();
+    let resolves = !own.is_empty() && (own, 0).to_socket_addrs().is_ok();
+    for listener in &mut config.advertised_listeners {
+        if listener.host.is_empty() {
+            let host = if resolves { own } else { "localhost" };
+            host.clone_into(&mut listener.host);
+        }
+    }
+}
+
+fn runtime_config(config: &BrokerConfig) -> anyhow::Result<RuntimeConfig> {
+    use flumen_settings::WriteStrategy as Wanted;
+    let write_strategy = match config.flumen.write_strategy {
+        Wanted::Ring => WriteStrategy::Ring,
+        Wanted::Inline => WriteStrategy::Inline,
+        Wanted::Direct | Wanted::Auto => {
+            bail!("flumen.log.write.strategy: only ring and inline are built so far")
+        }
+    };
+    let metrics = config.flumen.metrics_listener.as_deref();
+    let metrics = metrics.and_then(|address| {
+        let (host, port) = address.rsplit_once(':')?;
+        Some(Listen::new(host, port.parse().ok()?))
+    });
+    let idle = u64::try_from(config.network.connections_max_idle_ms).unwrap_or(0);
+    let listeners = config.listeners.iter();
+    Ok(RuntimeConfig {
+        listeners: listeners.map(|l| Listen::new(&l.host, l.port)).collect(),
+        cpus: config.flumen.cpus.clone(),
+        shards: config.flumen.shards,
+        request_bytes_max: usize::try_from(config.network.request_max_bytes).unwrap_or(1),
+        connections_max: usize::try_from(config.network.max_connections).unwrap_or(0),
+        idle_max: (idle > 0).then(|| Duration::from_millis(idle)),
+        splice_above_bytes: config.flumen.fetch_splice_min_bytes as usize,
+        write_strategy,
+        metrics,
+        ..RuntimeConfig::default()
+    })
+}
+
+/// Loads the metadata log and makes this node its only voter.
+fn load_quorum(config: &BrokerConfig) -> anyhow::Result<(Quorum, Image)> {
+    let dir = config.metadata_log_dir.join(METADATA_DIR);
+    ensure!(
+        !FsDisk.exists(&dir.join(KAFKA_QUORUM_STATE)),
+        "{} was written by Apache Kafka: Flumen has its own metadata log and can't take it over",
+        dir.display()
+    );
+    let loaded = Quorum::load(&FsDisk, &dir).context("the metadata log")?;
+    let image = loaded.image().clone();
+    let snapshot_bytes = u64::try_from(config.quorum.snapshot_after_bytes).unwrap_or(1);
+    let quorum_config = QuorumConfig {
+        node_id: config.node_id,
+        file_id_base: METADATA_FILE_IDS,
+        snapshot_bytes,
+    };
+    let quorum = Quorum::new(quorum_config, loaded).map_err(anyhow::Error::msg)?;
+    Ok((quorum, image))
+}
+
+/// What a log directory holds. The clean-shutdown marker is removed: from here on it would lie.
+fn dir_state(disk: &dyn Disk, dir: &Path) -> std::io::Result<LogDirState> {
+    let mut state = LogDirState {
+        clean: checkpoint::has_clean_shutdown(disk, dir),
+        recovery_points: read_offsets(disk, dir, RECOVERY_POINT)?,
+        log_starts: read_offsets(disk, dir, LOG_START)?,
+        ..LogDirState::default()
+    };
+    for (name, is_dir) in disk.list(dir)? {
+        if !is_dir || name == METADATA_DIR {
+            continue;
+        }
+        if name.ends_with("-delete") {
+            state.left_behind.push(name);
+            continue;
+        }
+        if let Some((topic, partition)) = name.rsplit_once('-') {
+            if let (false, Ok(partition)) = (topic.is_empty(), partition.parse()) {
+                state.partitions.push((topic.to_owned(), partition));
+            }
+        }
+    }
+    state.partitions.sort();
+    checkpoint::remove_clean_shutdown(disk, dir)?;
+    Ok(state)
+}
+
+/// What the shards are made from.
+struct Plan {
+    base: ShardConfig,
+    /// With the ports that the listeners really have.
+    config: OnceLock<Arc<ShardConfig>>,
+    image: Arc<Image>,
+    /// Taken by the first shard.
+    quorum: Mutex<Option<Quorum>>,
+    states: Arc<Vec<LogDirState>>,
+}
+
+impl Plan {
+    fn shard(&self, start: &ShardStart) -> Result<Core, String> {
+        let config = self.config.get_or_init(|| {
+            let mut config = self.base.clone();
+            set_ports(&mut config.broker, &start.listeners);
+            Arc::new(config)
+        });
+        let quorum = if start.shard == flumen_base::ShardId::FIRST {
+            let mut quorum = self.quorum.lock().map_err(|e| e.to_string())?;
+            Some(quorum.take().ok_or("the quorum was given away")?)
+        } else {
+            None
+        };
+        Ok(Core(Shard::new(ShardInit {
+            id: start.shard,
+            shards: start.shards,
+            config: Arc::clone(config),
+            seed: start.seed,
+            now: start.now,
+            image: Arc::clone(&self.image),
+            quorum,
+            log_dirs: Arc::clone(&self.states),
+        })))
+    }
+}
+
+/// Puts the real port where the kernel chose one.
+fn set_ports(config: &mut BrokerConfig, bound: &[SocketAddr]) {
+    for (index, address) in bound.iter().enumerate() {
+        let own = config.listeners.get_mut(index);
+        let advertised = config.advertised_listeners.get_mut(index);
+        for listener in own.into_iter().chain(advertised) {
+            if listener.port == 0 {
+                listener.port = address.port();
+            }
+        }
+    }
+}
+
+/// Says where the broker listens, and when it serves.
+fn announce(running: &Running, begin: Instant) {
+    for address in running.listeners() {
+        tracing::info!(%address, "listening");
+    }
+    if let Some(address) = running.metrics_address() {
+        tracing::info!(%address, "metrics");
+    }
+    if running.wait_ready(Duration::from_secs(60)) {
+        let ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(ms, "ready");
+    }
+}
+
+/// A shard as the runtime drives it.
+struct Core(Shard);
+
+impl ShardCore for Core {
+    type Message = Message;
+    type Job = Job;
+    type JobOutput = JobOutput;
+
+    fn run_job(job: Job, disk: &dyn Disk) -> JobOutput {
+        job.run(disk)
+    }
+
+    fn step(&mut self, now: Now, input: In<Self>, effects: &mut Out<Self>) {
+        self.0.step(now, input, effects);
+    }
+
+    fn end_turn(&mut self, now: Now, effects: &mut Out<Self>) {
+        self.0.end_turn(now, effects);
+    }
+
+    fn tick(&mut self, now: Now, effects: &mut Out<Self>) {
+        self.0.tick(now, effects);
+    }
+
+    fn next_deadline(&self) -> Option<Mono> {
+        self.0.next_deadline()
+    }
+}

@@ -1,0 +1,266 @@
+//! `flumen storage`, and what `start` needs of log directories: formatting, checking, locking.
+
+use super::output;
+use anyhow::{Context, bail, ensure};
+use clap::{Args, Subcommand};
+use flumen_base::{Disk, Uuid};
+use flumen_log::checkpoint::{MetaProperties, read_meta_properties, write_meta_properties};
+use flumen_runtime::FsDisk;
+use flumen_settings::{BrokerConfig, Loaded, Properties};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StorageCommand {
+    /// Print a new id for a cluster.
+    RandomUuid,
+    /// Prepare the log directories of a configuration for a cluster.
+    Format(FormatArgs),
+    /// Show whether the log directories are formatted, and for which cluster.
+    Info(InfoArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FormatArgs {
+    /// The cluster's id, as random-uuid prints it.
+    #[arg(long, short = 't', value_name = "ID")]
+    cluster_id: String,
+    /// The broker's properties file.
+    #[arg(long, short = 'c', value_name = "FILE")]
+    config: PathBuf,
+    /// A setting that replaces the file's; may be repeated.
+    #[arg(long = "override", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Make this node the only voter (it always is, so far).
+    #[arg(long, short = 's')]
+    standalone: bool,
+    /// Leave directories alone that are formatted already.
+    #[arg(long, short = 'g')]
+    ignore_formatted: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InfoArgs {
+    /// The broker's properties file.
+    #[arg(long, short = 'c', value_name = "FILE")]
+    config: PathBuf,
+    /// A setting that replaces the file's; may be repeated.
+    #[arg(long = "override", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs one of the commands.
+pub(crate) fn run(command: &StorageCommand) -> anyhow::Result<()> {
+    match command {
+        StorageCommand::RandomUuid => output::line(random_uuid()?),
+        StorageCommand::Format(args) => format(args),
+        StorageCommand::Info(args) => info(args),
+    }
+}
+
+/// A random id, from the system's generator.
+pub(crate) fn random_uuid() -> anyhow::Result<Uuid> {
+    let mut source = File::open("/dev/urandom").context("/dev/urandom")?;
+    loop {
+        let mut bytes = [0; 16];
+        source.read_exact(&mut bytes).context("/dev/urandom")?;
+        if let Some(id) = Uuid::from_random(bytes) {
+            return Ok(id);
+        }
+    }
+}
+
+/// Reads a properties file with overrides laid over it.
+pub(crate) fn load_config(file: &Path, overrides: &[String]) -> anyhow::Result<Loaded> {
+    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    load_text(&text, overrides).with_context(|| file.display().to_string())
+}
+
+/// Parses the text of a properties file with overrides laid over it.
+pub(crate) fn load_text(text: &str, overrides: &[String]) -> anyhow::Result<Loaded> {
+    let mut properties = Properties::parse(text)?;
+    for assignment in overrides {
+        properties.set_override(assignment)?;
+    }
+    Ok(BrokerConfig::load(&properties)?)
+}
+
+/// The log directories and the metadata directory, without repetition.
+pub(crate) fn all_dirs(config: &BrokerConfig) -> Vec<PathBuf> {
+    let mut dirs = config.log_dirs.clone();
+    if !dirs.contains(&config.metadata_log_dir) {
+        dirs.push(config.metadata_log_dir.clone());
+    }
+    dirs
+}
+
+fn format(args: &FormatArgs) -> anyhow::Result<()> {
+    let config = load_config(&args.config, &args.overrides)?.config;
+    let id = args.cluster_id.trim();
+    ensure!(
+        Uuid::parse(id).is_some(),
+        "cluster id '{id}' is not 16 bytes in base64: take one of 'flumen storage random-uuid'"
+    );
+    let mut unformatted = Vec::new();
+    for dir in all_dirs(&config) {
+        match read_meta_properties(&FsDisk, &dir).with_context(|| dir.display().to_string())? {
+            None => unformatted.push(dir),
+            Some(meta) => {
+                ensure!(
+                    args.ignore_formatted,
+                    "log directory {} is already formatted (cluster {}): use --ignore-formatted to \
+                     leave it alone and format the others",
+                    dir.display(),
+                    meta.cluster_id
+                );
+                ensure!(
+                    meta.cluster_id == id,
+                    "log directory {} belongs to cluster {}, not {id}",
+                    dir.display(),
+                    meta.cluster_id
+                );
+            }
+        }
+    }
+    if unformatted.is_empty() {
+        return output::line("All of the log directories are already formatted.");
+    }
+    for dir in unformatted {
+        format_dir(&dir, id, config.node_id)?;
+        output::line(format!("Formatted {} for cluster {id}.", dir.display()))?;
+    }
+    Ok(())
+}
+
+/// Makes a directory (and its parents) and writes its `meta.properties`.
+pub(crate) fn format_dir(dir: &Path, cluster_id: &str, node_id: i32) -> anyhow::Result<()> {
+    let meta = MetaProperties {
+        cluster_id: cluster_id.to_owned(),
+        node_id,
+        directory_id: Some(random_uuid()?),
+    };
+    let write = || {
+        FsDisk.create_dir_all(dir)?;
+        write_meta_properties(&FsDisk, dir, &meta)
+    };
+    write().with_context(|| format!("cannot format {}", dir.display()))
+}
+
+fn info(args: &InfoArgs) -> anyhow::Result<()> {
+    let config = load_config(&args.config, &args.overrides)?.config;
+    let mut found = Vec::new();
+    let mut problems = 0;
+    for dir in all_dirs(&config) {
+        let (meta, problem) = match read_meta_properties(&FsDisk, &dir) {
+            Ok(Some(meta)) if meta.node_id != config.node_id => {
+                (Some(meta), Some("belongs to another node".to_owned()))
+            }
+            Ok(Some(meta)) => (Some(meta), None),
+            Ok(None) => (None, Some("is not formatted".to_owned())),
+            Err(e) => (None, Some(e.to_string())),
+        };
+        problems += usize::from(problem.is_some());
+        found.push((dir, meta, problem));
+    }
+    if args.json {
+        let view = |(dir, meta, problem): &(PathBuf, Option<MetaProperties>, Option<String>)| {
+            serde_json::json!({
+                "directory": dir,
+                "cluster_id": meta.as_ref().map(|m| &m.cluster_id),
+                "node_id": meta.as_ref().map(|m| m.node_id),
+                "directory_id": meta.as_ref().and_then(|m| m.directory_id).map(|d| d.to_string()),
+                "problem": problem,
+            })
+        };
+        output::json(&found.iter().map(view).collect::<Vec<_>>())?;
+    } else {
+        for (dir, meta, problem) in &found {
+            let dir = dir.display();
+            match (meta, problem) {
+                (_, Some(problem)) => output::line(format!("{dir}: {problem}"))?,
+                (Some(m), None) => {
+                    let (cluster, node) = (&m.cluster_id, m.node_id);
+                    output::line(format!("{dir}: cluster {cluster}, node {node}"))?;
+                }
+                (None, None) => {}
+            }
+        }
+    }
+    ensure!(
+        problems == 0,
+        "{problems} of {} directories are not usable",
+        found.len()
+    );
+    Ok(())
+}
+
+/// The cluster and the id of every log directory, checked against the configuration.
+pub(crate) fn check_dirs(config: &BrokerConfig) -> anyhow::Result<(String, Vec<(Uuid, PathBuf)>)> {
+    let mut cluster: Option<String> = None;
+    let mut dirs = Vec::new();
+    for dir in all_dirs(config) {
+        let shown = dir.display();
+        let meta = read_meta_properties(&FsDisk, &dir).with_context(|| shown.to_string())?;
+        let Some(mut meta) = meta else {
+            bail!(
+                "no meta.properties in {shown}: format it first with 'flumen storage format' (or is \
+                 a disk not mounted?)"
+            );
+        };
+        ensure!(
+            meta.node_id == config.node_id,
+            "{shown} belongs to node {}, the configuration says node.id={}",
+            meta.node_id,
+            config.node_id
+        );
+        let known = cluster.get_or_insert_with(|| meta.cluster_id.clone());
+        ensure!(
+            *known == meta.cluster_id,
+            "{shown} belongs to cluster {}, the directories before it to {known}",
+            meta.cluster_id
+        );
+        let id = match meta.directory_id {
+            Some(id) => id,
+            None => {
+                let id = random_uuid()?;
+                meta.directory_id = Some(id);
+                write_meta_properties(&FsDisk, &dir, &meta).with_context(|| shown.to_string())?;
+                id
+            }
+        };
+        if config.log_dirs.contains(&dir) {
+            dirs.push((id, dir));
+        }
+    }
+    Ok((cluster.unwrap_or_default(), dirs))
+}
+
+/// Takes the `.lock` file of every directory, as Kafka does, so that no second process uses it.
+/// They are held until the
+/// files are dropped.
+pub(crate) fn lock_dirs(dirs: &[PathBuf]) -> anyhow::Result<Vec<File>> {
+    let lock = |dir: &PathBuf| {
+        let path = dir.join(".lock");
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .with_context(|| path.display().to_string())?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(std::fs::TryLockError::WouldBlock) => bail!(
+                "another process uses {}: its .lock file is locked",
+                dir.display()
+            ),
+            Err(std::fs::TryLockError::Error(e)) => {
+                Err(e).with_context(|| path.display().to_string())
+            }
+        }
+    };
+    dirs.iter().map(lock).collect()
+}
