@@ -32,6 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("flumen-runtime", &["flumen-base", "flumen-shard"]),
     ("flumen-client", &[]),
     (
+        // Formatting writes what the log and the quorum read at the first start.
         "flumen",
         &[
             "flumen-base",

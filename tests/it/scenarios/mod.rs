@@ -20,6 +20,7 @@ macro_rules! scenarios {
 }
 
 mod admin;
+mod cli;
 mod clients;
 mod crash;
 mod limits;
