@@ -370,10 +370,4 @@ impl Shard {
             c.quorum.job_done(result);
         }
     }
-
-    pub(crate) fn tick_controller(&mut self, turn: &mut Turn<'_>) {
-        if let Some(c) = &mut self.controller {
-            c.quorum.tick(turn.now);
-        }
-    }
 }

@@ -146,6 +146,12 @@ impl Shard {
             sweeps: std::collections::BTreeMap::new(),
             config,
         };
+        if shard.id == ShardId::FIRST {
+            let found = shard.partitions.found.clone();
+            let dirs = shard.config.log_dirs.iter().zip(found.iter());
+            let dirs = dirs.filter(|(_, state)| !state.left_behind.is_empty());
+            shard.partitions.left_behind = dirs.map(|(dir, _)| dir.path.clone()).collect();
+        }
         shard.adopt_all_partitions();
         shard.arm_housekeeping(init.now);
         shard
@@ -195,7 +201,6 @@ impl Shard {
             match key {
                 TimerKey::Fetch(gather) => self.fetch_timed_out(turn, gather),
                 TimerKey::Groups => self.tick_groups(turn),
-                TimerKey::Quorum => self.tick_controller(turn),
                 TimerKey::Housekeeping(task) => self.run_housekeeping(turn, task),
                 TimerKey::Unlink(n) => self.unlink_due(turn, n),
                 TimerKey::Reload(n) => self.reload_due(turn, n),

@@ -29,8 +29,12 @@ const RELOAD_DELAY_MS: i64 = 50;
 const RELOADS_MAX: u32 = 100;
 
 impl Shard {
-    /// Emits load jobs while fewer than the limit run.
+    /// Emits load jobs while fewer than the limit run; before the first, removes what deletions left behind.
     pub(crate) fn start_loads(&mut self, turn: &mut Turn<'_>) {
+        for dir in std::mem::take(&mut self.partitions.left_behind) {
+            let whose = PendingJob::Background("remove leftovers");
+            self.start_job(turn, whose, Job::RemoveLeftBehind(dir));
+        }
         while self.partitions.loading < LOADS_IN_FLIGHT_MAX {
             let Some(tp) = self.partitions.to_load.pop_front() else {
                 return;

@@ -18,6 +18,7 @@ use flumen_base::{ErrorCode, IdMap, Offset, ShardId, TopicPartition};
 use flumen_log::lookup::Target;
 use flumen_log::{FileIds, Log, Origin, Scan, UnlinkJob, WriteDone};
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The partitions of one shard and the work that is due on them.
@@ -32,6 +33,8 @@ pub(crate) struct Partitions {
     watched: IdMap<(ShardId, u64), Vec<TopicPartition>>,
     pub(crate) file_ids: FileIds,
     pub(crate) found: Arc<Vec<LogDirState>>,
+    /// Log directories with leftovers of deletions (shard 0).
+    pub(crate) left_behind: Vec<PathBuf>,
     /// Failed loads that wait to be tried again.
     pub(crate) reloads: IdMap<u64, TopicPartition>,
     /// Retired files that wait for their delay.
@@ -84,6 +87,7 @@ impl Partitions {
             watched: IdMap::default(),
             file_ids: FileIds::starting_at((u64::from(id.0) + 1) << 48),
             found,
+            left_behind: Vec::new(),
             reloads: IdMap::default(),
             unlinks: IdMap::default(),
             scratch: Vec::new(),

@@ -45,7 +45,7 @@ pub(crate) enum ReplyTo {
 /// The obligation to answer one request exactly once: it is moved to whoever answers. Dropping it without an answer would
 /// stall the connection; [`crate::Shard`] counts them in debug builds through the connection's slots.
 #[derive(Debug)]
-pub struct Reply {
+pub(crate) struct Reply {
     pub(crate) to: ReplyTo,
     pub(crate) api: &'static ApiInfo,
     pub(crate) version: i16,

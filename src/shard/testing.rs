@@ -1,1 +1,599 @@
-//! Driver.
+//! A driver that runs shards in one thread over an in-memory disk, deterministic by its seed: for the tests of this crate and
+//! for the simulator.
+//!
+//! Disk operations, jobs and messages wait in queues; each step takes one of them by chance (messages of a pair of shards keep
+//! their order, so do operations on one file), so that every order that the real runtime may give can come. Time moves only
+//! when nothing else can, or when the test says so.
+
+use crate::io::{
+    CloseReason, ConnId, ConnInfo, DiskOp, Effect, Effects, Input, IoFailure, IoOutput, Response,
+    Segment, Token,
+};
+use crate::jobs::Job;
+use crate::mesh::Message;
+use crate::{LogDir, LogDirState, Shard, ShardConfig, ShardInit};
+use bytes::{Bytes, BytesMut};
+use flumen_base::{Disk, DiskFile, LogFile, Mono, Now, OpenMode, Prng, ShardId, Uuid};
+use flumen_log::testing::MemDisk;
+use flumen_quorum::{Quorum, QuorumConfig};
+use flumen_settings::BrokerConfig;
+use flumen_wire::header::{RequestHeader, write_request_header};
+use flumen_wire::{Message as WireMessage, Reader, Request, Writer};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A connection of the driver: its shard, and its number there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Client {
+    /// The shard that serves it.
+    pub shard: ShardId,
+    /// Its number.
+    pub conn: ConnId,
+}
+
+/// Disk work that waits for its turn.
+#[derive(Debug)]
+enum Work {
+    Io(Token, DiskOp),
+    Job(Token, Job),
+}
+
+/// All shards of one node and what goes on between them.
+pub struct Driver {
+    /// The disk; it survives [`Driver::crash`].
+    pub disk: MemDisk,
+    /// Current time.
+    pub now: Now,
+    /// Everything random comes from here.
+    pub prng: Prng,
+    broker: BrokerConfig,
+    count: u16,
+    shards: Vec<Shard>,
+    fx: Effects,
+    /// Disk work per shard.
+    work: Vec<VecDeque<Work>>,
+    /// Messages by (from, to).
+    links: BTreeMap<(u16, u16), VecDeque<Message>>,
+    answers: BTreeMap<Client, VecDeque<Bytes>>,
+    closed: BTreeMap<Client, CloseReason>,
+    ready: Vec<bool>,
+    stopped: Vec<bool>,
+    /// Why the process ended, if it did.
+    pub fatal: Option<String>,
+    last_conn: u64,
+    last_correlation: i32,
+    /// Steps done, for traces.
+    pub steps: u64,
+    /// When set, so many percent of the disk operations of the hot path fail.
+    pub io_failures_percent: u64,
+}
+
+impl Driver {
+    /// Starts `count` shards with these settings on a disk (which may hold what a run before left).
+    ///
+    /// # Panics
+    /// If the metadata on the disk can't be loaded: the test is over then.
+    pub fn start(count: u16, seed: u64, broker: BrokerConfig, disk: MemDisk) -> Self {
+        let mut driver = Self {
+            disk,
+            now: Now {
+                mono: Mono(1_000_000_000),
+                wall_ms: 1_700_000_000_000,
+            },
+            prng: Prng::new(seed),
+            broker,
+            count,
+            shards: Vec::new(),
+            fx: Effects::new(),
+            work: Vec::new(),
+            links: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            closed: BTreeMap::new(),
+            ready: Vec::new(),
+            stopped: Vec::new(),
+            fatal: None,
+            last_conn: 0,
+            last_correlation: 0,
+            steps: 0,
+            io_failures_percent: 0,
+        };
+        driver.boot();
+        driver
+    }
+
+    /// Settings for tests: one log directory, quick rebalances, one replica for the offsets topic.
+    pub fn settings() -> BrokerConfig {
+        let mut broker = BrokerConfig::default();
+        broker.offsets.topic_replication_factor = 1;
+        broker.offsets.topic_num_partitions = 5;
+        broker.groups.initial_rebalance_delay_ms = 0;
+        broker
+    }
+
+    #[allow(clippy::expect_used)] // a test that can't start is over
+    fn boot(&mut self) {
+        let path = self.broker.log_dirs[0].clone();
+        self.disk.create_dir_all(&path).expect("log directory");
+        let state = LogDirState::load(&self.disk, &path).expect("log directory");
+        let meta = path.join("__cluster_metadata-0");
+        let loaded = Quorum::load(&self.disk, &meta).expect("metadata");
+        let image = Arc::new(loaded.image().clone());
+        let quorum = QuorumConfig {
+            node_id: self.broker.node_id,
+            file_id_base: 0,
+            snapshot_bytes: 1 << 20,
+        };
+        let mut quorum = Some(Quorum::new(quorum, loaded).expect("quorum"));
+        let config = Arc::new(ShardConfig {
+            broker: self.broker.clone(),
+            cluster_id: "AAAAAAAAAAAAAAAAAAAAAg".to_owned(),
+            log_dirs: vec![LogDir {
+                id: Uuid::from_bytes([9; 16]),
+                path,
+            }],
+        });
+        let found = Arc::new(vec![state]);
+        self.shards.clear();
+        for n in 0..self.count {
+            self.shards.push(Shard::new(ShardInit {
+                id: ShardId(n),
+                shards: self.count,
+                config: config.clone(),
+                seed: self.prng.next_u64(),
+                now: self.now,
+                image: image.clone(),
+                quorum: quorum.take(),
+                log_dirs: found.clone(),
+            }));
+        }
+        let count = usize::from(self.count);
+        self.work = (0..count).map(|_| VecDeque::new()).collect();
+        self.links.clear();
+        self.answers.clear();
+        self.closed.clear();
+        self.ready = vec![false; count];
+        self.stopped = vec![false; count];
+        for n in 0..self.count {
+            self.end_turn(n);
+        }
+    }
+
+    /// The process dies and the machine with it: unsynced writes are lost or torn by chance. Then it starts again.
+    pub fn crash(&mut self) {
+        self.shards.clear();
+        self.disk.crash(&mut self.prng);
+        self.boot();
+    }
+
+    /// The process dies (kill -9) and starts again: what was written survives, what was queued does not.
+    pub fn kill(&mut self) {
+        self.shards.clear();
+        self.disk.kill();
+        self.boot();
+    }
+
+    /// SIGTERM, until every shard has stopped, and a new start.
+    pub fn restart(&mut self) {
+        self.shutdown();
+        self.boot();
+    }
+
+    /// SIGTERM, until every shard has stopped.
+    ///
+    /// # Panics
+    /// If they don't within 10 s of virtual time.
+    pub fn shutdown(&mut self) {
+        for n in 0..self.count {
+            self.input(n, Input::Shutdown);
+        }
+        let end = self.now.mono.plus_ms(10_000);
+        while !self.stopped.iter().all(|s| *s) {
+            assert!(self.now.mono < end, "shutdown takes too long");
+            self.step_or_wait();
+        }
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> u16 {
+        self.count
+    }
+
+    /// Whether every shard has said that it serves.
+    pub fn is_ready(&self) -> bool {
+        self.ready.iter().all(|r| *r)
+    }
+
+    /// Runs until every shard serves.
+    ///
+    /// # Panics
+    /// If they don't within 30 s of virtual time.
+    pub fn run_until_ready(&mut self) {
+        let end = self.now.mono.plus_ms(30_000);
+        while !self.is_ready() {
+            assert!(self.now.mono < end, "not ready in time");
+            self.step_or_wait();
+        }
+    }
+
+    /// Opens a connection to a shard.
+    pub fn connect(&mut self, shard: u16) -> Client {
+        self.last_conn += 1;
+        let conn = ConnId(self.last_conn);
+        let info = ConnInfo {
+            listener: 0,
+            peer: ([127, 0, 0, 1], 40_000).into(),
+        };
+        self.input(shard, Input::ConnOpened(conn, info));
+        Client {
+            shard: ShardId(shard),
+            conn,
+        }
+    }
+
+    /// Closes a connection, as a client that goes away.
+    pub fn disconnect(&mut self, client: Client) {
+        self.input(client.shard.0, Input::ConnClosed(client.conn));
+    }
+
+    /// Sends a request and gives its correlation id.
+    ///
+    /// # Panics
+    /// If the request can't be encoded in this version.
+    #[allow(clippy::expect_used)] // a test's own request
+    pub fn send<'a, R: Request<'a>>(&mut self, client: Client, request: &R, version: i16) -> i32 {
+        self.last_correlation += 1;
+        let mut w = Writer::with_capacity(256);
+        let header = RequestHeader {
+            api_key: R::API_KEY,
+            api_version: version,
+            correlation_id: self.last_correlation,
+            client_id: Some("test"),
+        };
+        write_request_header(&mut w, &header);
+        request.encode(&mut w, version).expect("request");
+        self.send_frame(client, w.into_buf().freeze());
+        self.last_correlation
+    }
+
+    /// Sends a frame, without its size.
+    pub fn send_frame(&mut self, client: Client, frame: Bytes) {
+        self.input(client.shard.0, Input::Frame(client.conn, frame));
+    }
+
+    /// The oldest answer that came, without its size.
+    pub fn take_answer(&mut self, client: Client) -> Option<Bytes> {
+        self.answers.get_mut(&client)?.pop_front()
+    }
+
+    /// Why the shard closed a connection.
+    pub fn closed(&self, client: Client) -> Option<&CloseReason> {
+        self.closed.get(&client)
+    }
+
+    /// Sends a request, runs until its answer is there, and decodes it.
+    ///
+    /// # Panics
+    /// If no answer comes within 60 s of virtual time, or it is no such response.
+    #[allow(clippy::expect_used, clippy::panic)] // a test's own request
+    pub fn call<'a, Q: Request<'a>, A: WireMessage<'static>>(
+        &mut self,
+        client: Client,
+        request: &Q,
+        version: i16,
+    ) -> A {
+        let correlation = self.send(client, request, version);
+        let frame = self.wait_answer(client);
+        decode_answer::<A>(Q::API_KEY, version, correlation, frame)
+    }
+
+    /// Runs until an answer is there.
+    ///
+    /// # Panics
+    /// If none comes within 60 s of virtual time, or the connection is closed.
+    pub fn wait_answer(&mut self, client: Client) -> Bytes {
+        let end = self.now.mono.plus_ms(60_000);
+        loop {
+            if let Some(answer) = self.take_answer(client) {
+                return answer;
+            }
+            let closed = self.closed.get(&client);
+            assert!(closed.is_none(), "closed: {closed:?}");
+            assert!(self.now.mono < end, "no answer in time");
+            self.step_or_wait();
+        }
+    }
+
+    /// Runs until nothing is left to do at this time.
+    pub fn run_until_idle(&mut self) {
+        while self.step() {}
+    }
+
+    /// Runs for so many milliseconds of virtual time.
+    pub fn run_for_ms(&mut self, ms: i64) {
+        let end = self.now.mono.plus_ms(ms);
+        loop {
+            self.run_until_idle();
+            match self.next_deadline().filter(|at| *at <= end) {
+                Some(at) => self.move_to(at),
+                None => break,
+            }
+        }
+        self.move_to(end);
+        self.run_until_idle();
+    }
+
+    /// One step, or the next deadline where there is none.
+    pub fn step_or_wait(&mut self) {
+        if !self.step() {
+            let at = self.next_deadline().unwrap_or(self.now.mono.plus_ms(1000));
+            self.move_to(at.max(self.now.mono.plus_ms(1)));
+        }
+    }
+
+    /// Metrics of a shard.
+    ///
+    /// # Panics
+    /// If there is no such shard.
+    pub fn metrics(&mut self, shard: u16) -> String {
+        let token = Token(u64::MAX);
+        let mut fx = Effects::new();
+        self.shards[usize::from(shard)].step(self.now, Input::MetricsWanted(token), &mut fx);
+        let texts = fx.drain().filter_map(|e| match e {
+            Effect::Metrics(_, text) => Some(text),
+            _ => None,
+        });
+        texts.collect()
+    }
+
+    fn next_deadline(&self) -> Option<Mono> {
+        self.shards.iter().filter_map(Shard::next_deadline).min()
+    }
+
+    fn move_to(&mut self, at: Mono) {
+        let at = at.max(self.now.mono);
+        let passed = at.nanos_since(self.now.mono);
+        self.now.wall_ms += (passed / 1_000_000) as i64;
+        self.now.mono = at;
+    }
+
+    /// Does one thing that can be done now, chosen by chance; false if there is none.
+    pub fn step(&mut self) -> bool {
+        let mut choices: Vec<(u16, Option<u16>)> = Vec::new();
+        for (n, work) in self.work.iter().enumerate() {
+            if !work.is_empty() {
+                choices.push((n as u16, None));
+            }
+        }
+        let links = self.links.iter().filter(|(_, q)| !q.is_empty());
+        choices.extend(links.map(|((from, to), _)| (*to, Some(*from))));
+        let due = |s: &Shard| s.next_deadline().is_some_and(|at| at <= self.now.mono);
+        let timers = self.shards.iter().enumerate().filter(|(_, s)| due(s));
+        choices.extend(timers.map(|(n, _)| (n as u16, Some(u16::MAX))));
+        if choices.is_empty() {
+            return false;
+        }
+        let (shard, what) = choices[self.prng.below(choices.len() as u64) as usize];
+        self.steps += 1;
+        match what {
+            None => self.step_work(shard),
+            Some(u16::MAX) => {
+                let n = usize::from(shard);
+                self.shards[n].tick(self.now, &mut self.fx);
+                self.end_turn(shard);
+            }
+            Some(from) => {
+                let message = self
+                    .links
+                    .get_mut(&(from, shard))
+                    .and_then(VecDeque::pop_front);
+                if let Some(message) = message {
+                    self.input(shard, Input::Mesh(ShardId(from), message));
+                }
+            }
+        }
+        true
+    }
+
+    /// Carries out one disk operation or job of a shard. The order between files is by chance.
+    fn step_work(&mut self, shard: u16) {
+        let queue = &mut self.work[usize::from(shard)];
+        let mut pick = self.prng.below(queue.len() as u64) as usize;
+        if let Some(Work::Io(_, op)) = queue.get(pick) {
+            // The first operation on the same file goes before.
+            let id = file_of(op).id();
+            let same = |w: &Work| matches!(w, Work::Io(_, op) if file_of(op).id() == id);
+            pick = queue.iter().position(same).unwrap_or(pick);
+        }
+        let Some(work) = queue.remove(pick) else {
+            return;
+        };
+        let input = match work {
+            Work::Io(token, op) => {
+                let fails = self.prng.below(100) < self.io_failures_percent;
+                let result = if fails {
+                    Err(io::ErrorKind::StorageFull.into())
+                } else {
+                    run_op(&self.disk, &op)
+                };
+                let path = file_of(&op).path().display().to_string();
+                Input::IoDone(
+                    token,
+                    result.map_err(|e| IoFailure {
+                        op: "disk operation",
+                        path,
+                        kind: e.kind(),
+                    }),
+                )
+            }
+            Work::Job(token, job) => Input::JobDone(token, job.run(&self.disk)),
+        };
+        self.input(shard, input);
+    }
+
+    fn input(&mut self, shard: u16, input: Input) {
+        let n = usize::from(shard);
+        self.shards[n].step(self.now, input, &mut self.fx);
+        // Several inputs may share a turn.
+        if self.prng.one_in(4) && self.has_mail(shard) {
+            return;
+        }
+        self.end_turn(shard);
+    }
+
+    fn has_mail(&self, shard: u16) -> bool {
+        let mut links = self.links.iter();
+        links.any(|((_, to), q)| *to == shard && !q.is_empty())
+    }
+
+    fn end_turn(&mut self, shard: u16) {
+        let n = usize::from(shard);
+        let mut fx = std::mem::take(&mut self.fx);
+        self.shards[n].end_turn(self.now, &mut fx);
+        let effects: Vec<Effect> = fx.drain().collect();
+        self.fx = fx;
+        for effect in effects {
+            self.effect(shard, effect);
+        }
+    }
+
+    fn effect(&mut self, shard: u16, effect: Effect) {
+        let n = usize::from(shard);
+        let client = |conn| Client {
+            shard: ShardId(shard),
+            conn,
+        };
+        match effect {
+            Effect::Send(conn, response) => {
+                let frame = read_response(&self.disk, &response);
+                self.answers
+                    .entry(client(conn))
+                    .or_default()
+                    .push_back(frame);
+                self.shards[n].step(self.now, Input::Sent(conn, 1), &mut self.fx);
+            }
+            Effect::CloseConn(conn, reason) => {
+                self.closed.insert(client(conn), reason);
+                self.shards[n].step(self.now, Input::ConnClosed(conn), &mut self.fx);
+            }
+            Effect::Io(token, op) => self.work[n].push_back(Work::Io(token, op)),
+            Effect::Job(token, job) => self.work[n].push_back(Work::Job(token, job)),
+            Effect::Mesh(to, message) => {
+                self.links
+                    .entry((shard, to.0))
+                    .or_default()
+                    .push_back(message);
+            }
+            Effect::Ready => self.ready[n] = true,
+            Effect::Stopped => self.stopped[n] = true,
+            Effect::Fatal(reason) => self.fatal = Some(reason),
+            Effect::SetReading(..) | Effect::Metrics(..) => {}
+        }
+    }
+}
+
+/// Decodes a response frame (without its size).
+///
+/// # Panics
+/// If it is not the answer with this correlation id, or no such response.
+#[allow(clippy::expect_used)] // a test's own request
+pub fn decode_answer<A: WireMessage<'static>>(
+    key: i16,
+    version: i16,
+    correlation: i32,
+    frame: Bytes,
+) -> A {
+    // Answers borrow from their frame; a test keeps both for its short life.
+    let bytes: &'static [u8] = Box::leak(frame.to_vec().into_boxed_slice());
+    let mut r = Reader::new(bytes);
+    assert_eq!(r.i32(), correlation, "answers out of order");
+    let info = flumen_wire::ApiKey::from_i16(key).expect("api").info();
+    if info.response_header_version(version) >= 1 {
+        r.skip_tags();
+    }
+    A::decode_exact(r.rest(), version).expect("response")
+}
+
+fn file_of(op: &DiskOp) -> &Arc<LogFile> {
+    match op {
+        DiskOp::Write { file, .. } | DiskOp::Sync { file } | DiskOp::Read { file, .. } => file,
+    }
+}
+
+type OpenFile = Mutex<Box<dyn DiskFile>>;
+
+/// Opens a file on first use, as the runtime does, and runs `f` on it.
+fn with_file<T>(
+    disk: &MemDisk,
+    file: &LogFile,
+    f: impl FnOnce(&dyn DiskFile) -> io::Result<T>,
+) -> io::Result<T> {
+    if file.handle().get().is_none() {
+        let open: OpenFile = Mutex::new(disk.open(file.path(), OpenMode::Create)?);
+        let _ = file.handle().set(Box::new(open));
+    }
+    let handle = file
+        .handle()
+        .get()
+        .and_then(|h| h.downcast_ref::<OpenFile>());
+    let handle = handle.ok_or(io::ErrorKind::Other)?;
+    let guard = handle.lock().unwrap_or_else(PoisonError::into_inner);
+    f(&**guard)
+}
+
+fn run_op(disk: &MemDisk, op: &DiskOp) -> io::Result<IoOutput> {
+    with_file(disk, file_of(op), |handle| match op {
+        DiskOp::Write {
+            pos, bufs, sync, ..
+        } => {
+            let mut pos = *pos;
+            for buf in bufs {
+                handle.write_all_at(buf, pos)?;
+                pos += buf.len() as u64;
+            }
+            if *sync {
+                handle.sync()?;
+            }
+            Ok(IoOutput::Done)
+        }
+        DiskOp::Sync { .. } => handle.sync().map(|()| IoOutput::Done),
+        DiskOp::Read { pos, len, .. } => {
+            let mut buf = vec![0; *len as usize];
+            let n = handle.read_at(&mut buf, *pos)?;
+            buf.truncate(n);
+            Ok(IoOutput::Read(buf.into()))
+        }
+    })
+}
+
+/// The bytes of a response without its size, file slices read.
+#[allow(clippy::expect_used)] // a slice that can't be read is what a test looks for
+fn read_response(disk: &MemDisk, response: &Response) -> Bytes {
+    let mut out = BytesMut::with_capacity(response.len());
+    for segment in &response.segments {
+        match segment {
+            Segment::Bytes(bytes) => out.extend_from_slice(bytes),
+            Segment::File(slice) => {
+                let mut buf = vec![0; slice.len as usize];
+                with_file(disk, &slice.file, |h| h.read_exact_at(&mut buf, slice.pos))
+                    .expect("a file slice is shorter than promised");
+                out.extend_from_slice(&buf);
+            }
+        }
+    }
+    let size = out.split_to(4);
+    assert_eq!(
+        i32::from_be_bytes([size[0], size[1], size[2], size[3]]) as usize,
+        out.len(),
+        "a frame's size is wrong"
+    );
+    out.freeze()
+}
+
+/// Settings whose one log directory is at `path`.
+pub fn settings_at(path: &str) -> BrokerConfig {
+    let mut broker = Driver::settings();
+    broker.log_dirs = vec![PathBuf::from(path)];
+    broker
+}

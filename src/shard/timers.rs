@@ -11,8 +11,6 @@ pub(crate) enum TimerKey {
     Fetch(u64),
     /// The next deadline of the group coordinator.
     Groups,
-    /// The next deadline of the quorum.
-    Quorum,
     /// A periodic task.
     Housekeeping(Task),
     /// Retired files whose delay is over.
