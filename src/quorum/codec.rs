@@ -1,5 +1,5 @@
-//! Checked reading and plain writing of the metadata log's own encoding: big-endian numbers, `u32` lengths before strings and
-//! lists, one byte before optional values.
+//! Checked reading and plain writing of the metadata log's own encoding: big-endian numbers, `u32`
+//! lengths before strings and lists, one byte before optional values.
 
 use flumen_base::Uuid;
 
@@ -192,7 +192,8 @@ impl<'a> Decoder<'a> {
         mut each: impl FnMut(&mut Self) -> Result<T, RecordError>,
     ) -> Result<Vec<T>, RecordError> {
         let count = self.u32()? as usize;
-        // Every item takes at least one byte, so a wrong count can't ask for memory that the bytes do not justify.
+        // Every item takes at least one byte, so a wrong count can't ask for memory that the bytes
+        // do not justify.
         if count > self.0.len() {
             return Err(RecordError::Truncated);
         }

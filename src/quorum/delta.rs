@@ -4,8 +4,8 @@ use crate::image::{Image, Partition, ResourceType, Topic};
 use flumen_base::PartitionIndex;
 use std::sync::Arc;
 
-/// The changes from one image to a later one, for shards that create, change and delete partitions. Topics are matched by
-/// id: a topic that was deleted and created again is in both lists.
+/// The changes from one image to a later one, for shards that create, change and delete partitions.
+/// Topics are matched by id: a topic that was deleted and created again is in both lists.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delta {
     /// Topics that are new, with all their partitions.
@@ -41,7 +41,8 @@ impl PartitionDelta {
 }
 
 impl Delta {
-    /// What changed from `old` to `new`. Costs one pointer comparison per unchanged topic and resource.
+    /// What changed from `old` to `new`. Costs one pointer comparison per unchanged topic and
+    /// resource.
     pub fn between(old: &Image, new: &Image) -> Self {
         let mut delta = Self::default();
         delta.topics(old, new);

@@ -56,8 +56,8 @@ pub enum Job {
 /// What a [`Job`] did.
 #[derive(Debug)]
 pub enum JobResult {
-    /// Numbers of the log segments that were removed; or why there is no snapshot (the log then goes on growing, and it is
-    /// tried again later).
+    /// Numbers of the log segments that were removed; or why there is no snapshot (the log then
+    /// goes on growing, and it is tried again later).
     Snapshot(Result<Vec<u64>, String>),
 }
 

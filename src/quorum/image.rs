@@ -1,8 +1,9 @@
 //! The state of the cluster at one position of the metadata log.
 //!
-//! An [`Image`] is a value: cheap to clone (everything large is behind an `Arc`), never changed once it is shared, and the
-//! same on every shard and broker that applied the same records. Applying records copies the outer maps once per batch and
-//! deeply only the topics and resources that change.
+//! An [`Image`] is a value: cheap to clone (everything large is behind an `Arc`), never changed
+//! once it is shared, and the same on every shard and broker that applied the same records.
+//! Applying records copies the outer maps once per batch and deeply only the topics and resources
+//! that change.
 
 use crate::record::{Broker, ConfigRecord, MetadataRecord, PartitionChange, PartitionRecord};
 use flumen_base::{BrokerId, IdMap, LeaderEpoch, PartitionIndex, ProducerId, TopicId, Uuid};
@@ -12,7 +13,8 @@ use std::sync::Arc;
 /// Settings of one resource: name to value, only those that were set.
 pub type ConfigMap = BTreeMap<String, String>;
 
-/// What a dynamic setting belongs to, by Kafka's number (`ConfigResource.Type`). Broker loggers (8) are never stored.
+/// What a dynamic setting belongs to, by Kafka's number (`ConfigResource.Type`). Broker loggers (8)
+/// are never stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum ResourceType {
@@ -102,7 +104,8 @@ impl Topic {
     }
 }
 
-/// Why a record does not fit the image. It means that the log was written by something else, or a bug: stop.
+/// Why a record does not fit the image. It means that the log was written by something else, or a
+/// bug: stop.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
     /// A record for a topic that does not exist.
@@ -123,7 +126,7 @@ pub enum ImageError {
 }
 
 /// The whole cluster metadata at one position of the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Image {
     index: u64,
     term: u64,
@@ -138,26 +141,9 @@ pub struct Image {
     partition_count: usize,
 }
 
-impl Default for Image {
-    fn default() -> Self {
-        Self {
-            index: 0,
-            term: 0,
-            cluster_id: None,
-            brokers: Arc::default(),
-            topics: Arc::default(),
-            topics_by_id: Arc::default(),
-            configs: Arc::default(),
-            features: Arc::default(),
-            features_index: 0,
-            next_producer_id: 0,
-            partition_count: 0,
-        }
-    }
-}
-
 impl Image {
-    /// Position of the last applied entry in the metadata log; 0 before the first. Goes up with every change.
+    /// Position of the last applied entry in the metadata log; 0 before the first. Goes up with
+    /// every change.
     pub fn index(&self) -> u64 {
         self.index
     }
@@ -172,8 +158,8 @@ impl Image {
         self.cluster_id.as_ref()
     }
 
-    /// The broker that clients are told to be the controller: requests to any broker reach the real one, so it is the
-    /// first that is alive. -1 if none is.
+    /// The broker that clients are told to be the controller: requests to any broker reach the real
+    /// one, so it is the first that is alive. -1 if none is.
     pub fn controller_id(&self) -> BrokerId {
         self.active_brokers().next().map_or(-1, |b| b.id)
     }
@@ -400,7 +386,8 @@ impl Image {
     ) -> Result<(), ImageError> {
         let by_id = Arc::make_mut(&mut self.topics_by_id);
         let mut topic = by_id.remove(id).ok_or(ImageError::UnknownTopic(*id))?;
-        // The name map's own reference goes first, so that a topic created in this batch is not copied per partition.
+        // The name map's own reference goes first, so that a topic created in this batch is not
+        // copied per partition.
         Arc::make_mut(&mut self.topics).remove(&topic.name);
         change(Arc::make_mut(&mut topic))?;
         self.put_topic(topic);
@@ -480,7 +467,8 @@ fn topic_records(topic: &Topic, out: &mut Vec<MetadataRecord>) {
         id: topic.id,
     });
     for p in &topic.partitions {
-        // A change on top of the record bumps the epochs by what it would have bumped them then: start below.
+        // A change on top of the record bumps the epochs by what it would have bumped them then:
+        // start below.
         let reassigning = p.is_reassigning();
         out.push(MetadataRecord::Partition(PartitionRecord {
             topic_id: topic.id,

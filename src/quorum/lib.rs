@@ -1,5 +1,5 @@
-//! Cluster metadata: a Raft group, the records it replicates, the image that they add up to, and the handlers that
-//! decide which records a request becomes.
+//! Cluster metadata: a Raft group, the records it replicates, the image that they add up to, and
+//! the handlers that decide which records a request becomes.
 //!
 //! ```text
 //! request --> controller::* (read the latest image, decide) --> records + response
@@ -7,14 +7,15 @@
 //!                                            Quorum::propose(records) -> ProposalId
 //!                                                                  |
 //!   Quorum::poll --> Effect::Append (the shard writes and syncs it) --> Quorum::append_done
-//!                --> Effect::Committed { image, delta, finished }   (broadcast the image, then send the responses)
+//!                --> Effect::Committed { image, delta, finished }   (broadcast, then respond)
 //!                --> Effect::Job (snapshot, on a helper thread)     --> Quorum::job_done
 //! ```
-//! Nothing here touches a clock, a file or a socket: the log is written by the shard as the effects say, and the two pieces
-//! that block ([`Quorum::load`] and [`Job::run`]) take a [`flumen_base::Disk`] and run as jobs.
+//! Nothing here touches a clock, a file or a socket: the log is written by the shard as the effects
+//! say, and the two pieces that block ([`Quorum::load`] and [`Job::run`]) take a
+//! [`flumen_base::Disk`] and run as jobs.
 //!
-//! What must not be in this crate: connections and frames, partition data, the parsing of configuration values
-//! (`flumen-settings` does that).
+//! What must not be in this crate: connections and frames, partition data, the parsing of
+//! configuration values (`flumen-settings` does that).
 #![forbid(unsafe_code)]
 
 mod codec;

@@ -1,8 +1,9 @@
 //! The Raft group of the metadata log, driven without I/O.
 //!
-//! Entries go through three places: proposed (in [`Quorum::latest`], what handlers decide on), written (one frame at a time,
-//! all entries that were proposed while the frame before was on its way), committed (in [`Quorum::committed`], what everybody
-//! sees). A group of one commits what is on its disk; a larger group will wait for a majority in the same code.
+//! Entries go through three places: proposed (in [`Quorum::latest`], what handlers decide on),
+//! written (one frame at a time, all entries that were proposed while the frame before was on its
+//! way), committed (in [`Quorum::committed`], what everybody sees). A group of one commits what is
+//! on its disk; a larger group will wait for a majority in the same code.
 
 use crate::delta::Delta;
 use crate::effect::{
@@ -28,8 +29,8 @@ const UNCOMMITTED_BYTES_MAX: u64 = 64 << 20;
 pub struct QuorumConfig {
     /// This node's id.
     pub node_id: BrokerId,
-    /// Log files get ids from here upwards (one per segment ever written); a range of its own, so that they differ from
-    /// those of partitions.
+    /// Log files get ids from here upwards (one per segment ever written); a range of its own, so
+    /// that they differ from those of partitions.
     pub file_id_base: u64,
     /// Log bytes after which a snapshot is taken and the log before it removed
     /// (`metadata.log.max.record.bytes.between.snapshots`).
@@ -49,8 +50,8 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// All metadata on disk. In a group of one exactly what the first [`Effect::Committed`] brings, so that a broker may
-    /// recover its partitions meanwhile.
+    /// All metadata on disk. In a group of one exactly what the first [`Effect::Committed`] brings,
+    /// so that a broker may recover its partitions meanwhile.
     pub fn image(&self) -> &Image {
         &self.latest
     }
@@ -85,7 +86,8 @@ pub struct Quorum {
 }
 
 impl Quorum {
-    /// Reads snapshot and log from `dir` (created if missing) and cuts a torn tail. Blocks: run it as a job at start.
+    /// Reads snapshot and log from `dir` (created if missing) and cuts a torn tail. Blocks: run it
+    /// as a job at start.
     ///
     /// # Errors
     /// If the disk fails, acknowledged data is damaged, or a record can't be understood.
@@ -117,7 +119,8 @@ impl Quorum {
         })
     }
 
-    /// Starts the group of one voter, this node, with its election; [`Quorum::poll`] has the first effects.
+    /// Starts the group of one voter, this node, with its election; [`Quorum::poll`] has the first
+    /// effects.
     ///
     /// # Errors
     /// If the log belongs to a group without this node, or contradicts itself.
@@ -188,7 +191,8 @@ impl Quorum {
         Ok(quorum)
     }
 
-    /// Whether this node leads and has applied everything from before: from then on handlers may decide.
+    /// Whether this node leads and has applied everything from before: from then on handlers may
+    /// decide.
     pub fn is_ready(&self) -> bool {
         self.failure.is_none()
             && self.node.raft.state == StateRole::Leader
@@ -205,8 +209,8 @@ impl Quorum {
         &self.committed
     }
 
-    /// Takes records as one entry: all or nothing. They are in [`Quorum::latest`] at once, and in the image of the
-    /// [`Effect::Committed`] that names the proposal.
+    /// Takes records as one entry: all or nothing. They are in [`Quorum::latest`] at once, and in
+    /// the image of the [`Effect::Committed`] that names the proposal.
     ///
     /// # Errors
     /// Nothing changed then.
@@ -218,7 +222,8 @@ impl Quorum {
             return Err(ProposeError::NotLeader);
         }
         let index = self.node.raft.raft_log.last_index() + 1;
-        // Applied in place: nobody shares the latest image within a turn, so that many proposals copy its maps once.
+        // Applied in place: nobody shares the latest image within a turn, so that many proposals
+        // copy its maps once.
         let applied = self.latest.apply_all(records, index, self.node.raft.term);
         let proposed = match applied {
             Err(e) => Err(ProposeError::Invalid(e)),
@@ -238,9 +243,11 @@ impl Quorum {
         Ok(id)
     }
 
-    /// Appends what there is to do to `out`. Call it at the end of every turn in which anything else was called.
+    /// Appends what there is to do to `out`. Call it at the end of every turn in which anything
+    /// else was called.
     pub fn poll(&mut self, out: &mut Vec<Effect>) {
-        // While a frame is written, proposals gather in the raft crate and become one frame together.
+        // While a frame is written, proposals gather in the raft crate and become one frame
+        // together.
         while self.failure.is_none() && self.writing.is_none() && self.node.has_ready() {
             self.handle_ready(out);
         }
@@ -261,7 +268,8 @@ impl Quorum {
         };
         match result {
             Ok(()) => self.node.on_persist_ready(number),
-            // What is on disk is unknown now, and no write may follow a failed sync: only a restart can tell.
+            // What is on disk is unknown now, and no write may follow a failed sync: only a restart
+            // can tell.
             Err(reason) => self.fail(format!("metadata log: {reason}")),
         }
     }
@@ -295,7 +303,8 @@ impl Quorum {
         }
     }
 
-    /// When [`Quorum::tick`] wants to be called next; `None` for a group of one, which has nobody to hear or tell.
+    /// When [`Quorum::tick`] wants to be called next; `None` for a group of one, which has nobody
+    /// to hear or tell.
     pub fn next_deadline(&self) -> Option<Mono> {
         None
     }
@@ -333,7 +342,8 @@ impl Quorum {
         }
         let entries = ready.take_entries();
         if entries.is_empty() && !ready.must_sync() {
-            // Only the commit index moved: it goes out with the next frame, since it follows from the entries.
+            // Only the commit index moved: it goes out with the next frame, since it follows from
+            // the entries.
             let number = ready.number();
             self.node.advance_append_async(ready);
             self.node.on_persist_ready(number);

@@ -1,17 +1,21 @@
 //! The metadata log on disk.
 //!
 //! The directory (`<metadata.log.dir>/__cluster_metadata-0`) holds `snapshot.raft` and segments
-//! `segment-00000000000000000000.raft`; the names are not those of Kafka's files, so that neither broker takes the other's for
-//! its own. A segment is a header and then frames, each the result of one write:
+//! `segment-00000000000000000000.raft`; the names are not those of Kafka's files, so that neither
+//! broker takes the other's for its own. A segment is a header and then frames, each the result of
+//! one write:
 //!
 //! ```text
 //! header  magic "FLRAFT\0\1", segment number u64, CRC32C of these 16 bytes
-//! frame   magic u32, payload length u32, CRC32C u32 of (length, sequence, payload), sequence u64, payload
-//! payload term u64, vote u64, commit u64, count u32, then per entry: index u64, term u64, kind u8, data length u32, data
+//! frame   magic u32, payload length u32, CRC32C u32 of (length, sequence, payload),
+//!         sequence u64, payload
+//! payload term u64, vote u64, commit u64, count u32, then per entry:
+//!         index u64, term u64, kind u8, data length u32, data
 //! ```
-//! Every frame is synced before the next is written, and sequence numbers are dense over all segments. So a bad frame that is
-//! followed anywhere by a good one with a later sequence number means that acknowledged data is damaged (an error); without
-//! one it is the torn tail of a write that was never acknowledged, and is cut.
+//! Every frame is synced before the next is written, and sequence numbers are dense over all
+//! segments. So a bad frame that is followed anywhere by a good one with a later sequence number
+//! means that acknowledged data is damaged (an error); without one it is the torn tail of a write
+//! that was never acknowledged, and is cut.
 
 use crate::codec::{Decoder, Encoder, RecordError};
 use crate::image::ImageError;
@@ -183,8 +187,8 @@ fn decode_payload(payload: &[u8]) -> Result<(HardState, Vec<Entry>), RecordError
     Ok((state, entries))
 }
 
-/// Reads all segments into `log`, which holds the snapshot's position; cuts a torn tail; creates the first segment of a new
-/// directory.
+/// Reads all segments into `log`, which holds the snapshot's position; cuts a torn tail; creates
+/// the first segment of a new directory.
 pub(crate) fn load(
     disk: &dyn Disk,
     dir: &Path,
@@ -272,7 +276,8 @@ impl Scan<'_> {
             let expected = self.sequence;
             let good = frame(rest).filter(|f| expected.is_none_or(|n| n == f.sequence));
             let Some(frame) = good.filter(|_| self.torn.is_none()) else {
-                // From a good frame onwards everything must be good: the first bad place may only be the very end.
+                // From a good frame onwards everything must be good: the first bad place may only
+                // be the very end.
                 if has_later_frame(rest, expected.unwrap_or(0)) {
                     return Err(match &self.torn {
                         Some(torn) => LoadError::Corrupt {

@@ -1,7 +1,8 @@
 //! The records of the metadata log and their codec.
 //!
-//! One record on disk is `type: u16, version: u8, length: u32, body`, all big-endian. A body may grow at its end under a higher
-//! version; a reader refuses types and versions it does not know, because skipping one would fork the metadata.
+//! One record on disk is `type: u16, version: u8, length: u32, body`, all big-endian. A body may
+//! grow at its end under a higher version; a reader refuses types and versions it does not know,
+//! because skipping one would fork the metadata.
 
 pub(crate) use crate::codec::RecordError;
 use crate::codec::{Decoder, Encoder};
@@ -34,7 +35,8 @@ pub enum MetadataRecord {
         /// Its id.
         id: TopicId,
     },
-    /// A new partition of a topic; partitions of a topic are created in ascending order without gaps.
+    /// A new partition of a topic; partitions of a topic are created in ascending order without
+    /// gaps.
     Partition(PartitionRecord),
     /// A change of a partition; its partition epoch goes up by one.
     PartitionChange(PartitionChange),
@@ -102,7 +104,8 @@ pub struct PartitionRecord {
     pub index: PartitionIndex,
     /// Brokers that hold it; the first is the preferred leader.
     pub replicas: Vec<BrokerId>,
-    /// Log directory of each replica, in the order of `replicas` ([`Uuid::ZERO`]: not assigned yet).
+    /// Log directory of each replica, in the order of `replicas` ([`Uuid::ZERO`]: not assigned
+    /// yet).
     pub directories: Vec<Uuid>,
     /// Replicas in sync.
     pub isr: Vec<BrokerId>,
@@ -357,7 +360,8 @@ pub(crate) fn encode_all(records: &[MetadataRecord]) -> Vec<u8> {
 pub(crate) fn decode_all(bytes: &[u8]) -> Result<Vec<MetadataRecord>, RecordError> {
     let mut d = Decoder::new(bytes);
     let count = d.u32()? as usize;
-    // A record takes at least 7 bytes, so a wrong count can't ask for more memory than the bytes justify.
+    // A record takes at least 7 bytes, so a wrong count can't ask for more memory than the bytes
+    // justify.
     let mut records = Vec::with_capacity(count.min(bytes.len() / 7));
     for _ in 0..count {
         records.push(MetadataRecord::decode(&mut d)?);

@@ -1,7 +1,7 @@
 //! The snapshot: the records that make up an image, in one file that is replaced atomically.
 //!
-//! `snapshot.raft`: magic (8 bytes), CRC32C of all that follows (u32), index (u64), term (u64), position of the last feature
-//! change (u64), voters (list of u64), records as in a log entry.
+//! `snapshot.raft`: magic (8 bytes), CRC32C of all that follows (u32), index (u64), term (u64),
+//! position of the last feature change (u64), voters (list of u64), records as in a log entry.
 
 use crate::codec::{Decoder, Encoder, RecordError};
 use crate::image::Image;
@@ -30,7 +30,8 @@ pub struct SnapshotJob {
 }
 
 impl SnapshotJob {
-    /// In this order, so that a crash at any point leaves a directory that loads: snapshot, new segment, removals.
+    /// In this order, so that a crash at any point leaves a directory that loads: snapshot, new
+    /// segment, removals.
     pub(crate) fn run(self, disk: &dyn Disk) -> io::Result<Vec<u64>> {
         let bytes = encode(&self.image, &self.voters);
         disk.write_atomic(&self.dir.join(NAME), &bytes)?;

@@ -1,5 +1,5 @@
-//! The Raft log in memory: the entries since the last snapshot, as the `raft` crate reads them. What is on disk is in
-//! [`crate::raft_log`].
+//! The Raft log in memory: the entries since the last snapshot, as the `raft` crate reads them.
+//! What is on disk is in [`crate::raft_log`].
 
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
@@ -48,8 +48,8 @@ impl MemoryLog {
         self.snapshot_index + self.entries.len() as u64
     }
 
-    /// Appends; an entry at an index that is taken replaces it and all after it. Entries that the snapshot covers are
-    /// skipped. False (and nothing changed) if they would leave a gap.
+    /// Appends; an entry at an index that is taken replaces it and all after it. Entries that the
+    /// snapshot covers are skipped. False (and nothing changed) if they would leave a gap.
     pub(crate) fn append(&mut self, entries: &[Entry]) -> bool {
         let skip = entries
             .iter()

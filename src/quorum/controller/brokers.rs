@@ -19,12 +19,14 @@ pub struct Registration {
     pub log_dirs: Vec<Uuid>,
 }
 
-/// The cluster id in the metadata, for a check against `meta.properties` before anything else is done.
+/// The cluster id in the metadata, for a check against `meta.properties` before anything else is
+/// done.
 pub fn cluster_id_of(image: &Image) -> Option<&str> {
     image.cluster_id().map(|id| &**id)
 }
 
-/// Registers this broker with what it listens on now; the first start of a cluster also writes its id and features.
+/// Registers this broker with what it listens on now; the first start of a cluster also writes its
+/// id and features.
 ///
 /// # Errors
 /// If the metadata belongs to another cluster.
@@ -67,8 +69,8 @@ pub fn register_broker(
     Ok(records)
 }
 
-/// Removes a broker that is gone for good. Unlike Kafka's, a broker that is alive is refused: it would go on without being
-/// part of the cluster.
+/// Removes a broker that is gone for good. Unlike Kafka's, a broker that is alive is refused: it
+/// would go on without being part of the cluster.
 pub fn unregister_broker(
     ctx: &Context<'_>,
     request: &UnregisterBrokerRequest,
@@ -105,8 +107,8 @@ fn unregister(ctx: &Context<'_>, id: BrokerId) -> Result<Vec<MetadataRecord>, Ap
     Ok(records)
 }
 
-/// Takes a broker out of a partition's leadership and in-sync replicas; the last in-sync replica stays, because only it
-/// has all data.
+/// Takes a broker out of a partition's leadership and in-sync replicas; the last in-sync replica
+/// stays, because only it has all data.
 fn leave(
     ctx: &Context<'_>,
     topic_id: TopicId,

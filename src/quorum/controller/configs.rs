@@ -1,8 +1,10 @@
 //! AlterConfigs (33), versions 0 to 2, and IncrementalAlterConfigs (44), versions 0 and 1.
 //!
 //! - A resource changes as a whole or not at all; resources of one request are independent.
-//! - AlterConfigs replaces all settings of a resource; keys that are not named go back to their defaults.
-//! - Broker settings are written even where nothing changes, so that a broker reads its files (key stores) again.
+//! - AlterConfigs replaces all settings of a resource; keys that are not named go back to their
+//!   defaults.
+//! - Broker settings are written even where nothing changes, so that a broker reads its files (key
+//!   stores) again.
 //! - Broker loggers: there are no Java loggers to set, so that every logger name is unknown.
 
 use super::{ApiError, Context, Decision, owned, validate_topic_name, wire_error};
@@ -402,7 +404,8 @@ impl<'a> Resource<'a> {
                 }
             }
             ResourceType::Broker => {
-                // Kafka answers INVALID_REQUEST, not INVALID_CONFIG, for broker settings (KAFKA-13609).
+                // Kafka answers INVALID_REQUEST, not INVALID_CONFIG, for broker settings
+                // (KAFKA-13609).
                 settings::validate_broker(broker, wanted, !name.is_empty())
                     .map_err(|e| invalid_request(e.to_string()))?;
                 check_value_lengths(wanted)?;
@@ -413,7 +416,8 @@ impl<'a> Resource<'a> {
                 }
                 check_value_lengths(wanted)?;
                 settings::validate_client_metrics(wanted).map_err(|e| match e {
-                    // As Kafka: these checks throw invalid request exceptions where the value is read.
+                    // As Kafka: these checks throw invalid request exceptions where the value is
+                    // read.
                     settings::ConfigError::Unknown { .. } => invalid_request(e.to_string()),
                     e => invalid(e),
                 })?;

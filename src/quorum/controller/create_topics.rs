@@ -1,8 +1,10 @@
 //! CreateTopics (19), versions 2 to 7, and automatic creation.
 //!
 //! - A request is checked topic by topic; the topics that pass are created together, in one entry.
-//! - From version 4 on -1 partitions or replicas mean the defaults; the response of 5 and up has the topic's settings.
-//! - A name may be used once in a request; names that differ only in '.' and '_' collide (metrics names).
+//! - From version 4 on -1 partitions or replicas mean the defaults; the response of 5 and up has
+//!   the topic's settings.
+//! - A name may be used once in a request; names that differ only in '.' and '_' collide (metrics
+//!   names).
 //! - Kafka's controller mutation quota and create policies do not exist here.
 
 use super::{ApiError, Context, Decision, RECORDS_PER_REQUEST_MAX, owned, placement, wire_error};
@@ -42,7 +44,8 @@ pub fn validate_topic_name(name: &str) -> Result<(), String> {
             format!("the length of '{name}' is longer than the max allowed length {NAME_LEN_MAX}")
         }
         _ if !name.bytes().all(is_legal) => format!(
-            "'{name}' contains one or more characters other than ASCII alphanumerics, '.', '_' and '-'"
+            "'{name}' contains one or more characters other than ASCII alphanumerics, '.', '_' \
+             and '-'"
         ),
         _ => return Ok(()),
     };
@@ -95,8 +98,9 @@ pub fn create_topics(
     Decision::new(records, request.validate_only, response)
 }
 
-/// Creates topics that a client asked about, with Kafka's defaults for the broker's own. The response has one result per
-/// distinct name; what a client is told of it is up to the API that it used.
+/// Creates topics that a client asked about, with Kafka's defaults for the broker's own. The
+/// response has one result per distinct name; what a client is told of it is up to the API that it
+/// used.
 pub fn auto_create_topics(
     ctx: &Context<'_>,
     prng: &mut Prng,
@@ -400,8 +404,8 @@ pub(super) fn all_fenced(manual: bool, index: i32, factor: usize) -> ApiError {
         ApiError::new(
             ErrorCode::InvalidReplicaAssignment,
             format!(
-                "All brokers specified in the manual partition assignment for partition {index} are \
-                 fenced or in controlled shutdown."
+                "All brokers specified in the manual partition assignment for partition {index} \
+                 are fenced or in controlled shutdown."
             ),
         )
     } else {
@@ -421,7 +425,8 @@ fn unify(name: &str) -> String {
 
 /// A topic whose name differs from `name` only in '.' and '_'.
 fn colliding_topic<'a>(image: &'a Image, name: &str) -> Option<&'a str> {
-    // Colliding names are equal up to the first of these characters, so that only names with that prefix are looked at.
+    // Colliding names are equal up to the first of these characters, so that only names with that
+    // prefix are looked at.
     let prefix = &name[..name.find(['.', '_'])?];
     let unified = unify(name);
     image

@@ -1,7 +1,7 @@
 //! DescribeQuorum (55), versions 0 to 2: the state of the metadata group.
 //!
-//! Positions are Raft indexes; the log's end is the next one, as with Kafka's offsets. A leader is up to date with itself
-//! at any time, and there are no observers.
+//! Positions are Raft indexes; the log's end is the next one, as with Kafka's offsets. A leader is
+//! up to date with itself at any time, and there are no observers.
 
 use super::{Context, owned};
 use crate::effect::{QuorumStatus, VoterStatus};

@@ -1,4 +1,5 @@
-//! ElectLeaders (43), versions 0 to 2: of the preferred replica, or (type 1) of any replica that is alive.
+//! ElectLeaders (43), versions 0 to 2: of the preferred replica, or (type 1) of any replica that is
+//! alive.
 
 use super::{ApiError, Context, Decision, owned, wire_error};
 use crate::image::{Partition, Topic};

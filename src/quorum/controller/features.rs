@@ -1,7 +1,7 @@
 //! UpdateFeatures (57), versions 0 to 2.
 //!
-//! Only `metadata.version` at the level of Kafka 4.3 is built, so that every other feature and level is refused with the
-//! reason. A feature appears here when all that it promises works.
+//! Only `metadata.version` at the level of Kafka 4.3 is built, so that every other feature and
+//! level is refused with the reason. A feature appears here when all that it promises works.
 
 use super::{ApiError, Context, Decision, owned};
 use crate::record::MetadataRecord;

@@ -1,8 +1,9 @@
-//! The controller's handlers: each reads the latest image and a request, and returns the records to propose together with the
-//! response to send once they are committed and applied. Nothing is changed here.
+//! The controller's handlers: each reads the latest image and a request, and returns the records to
+//! propose together with the response to send once they are committed and applied. Nothing is
+//! changed here.
 //!
-//! One file per family of requests; the rules and messages are those of Kafka 4.3.1's KRaft controller. There is no
-//! authorizer yet: every caller may do everything.
+//! One file per family of requests; the rules and messages are those of Kafka 4.3.1's KRaft
+//! controller. There is no authorizer yet: every caller may do everything.
 
 mod brokers;
 mod configs;
@@ -35,7 +36,8 @@ use flumen_base::ErrorCode;
 use flumen_settings::BrokerConfig;
 use std::borrow::Cow;
 
-/// Records that one request may cause (`QuorumController.MAX_RECORDS_PER_USER_OP`), and partitions that one may create.
+/// Records that one request may cause (`QuorumController.MAX_RECORDS_PER_USER_OP`), and partitions
+/// that one may create.
 pub const RECORDS_PER_REQUEST_MAX: usize = 10_000;
 
 /// What every handler reads.
@@ -47,8 +49,9 @@ pub struct Context<'a> {
     pub broker: &'a BrokerConfig,
 }
 
-/// What a handler decided: propose `records` (as one entry, all or nothing), and answer with `response` after every local
-/// shard has applied them. Without records the response can leave at once.
+/// What a handler decided: propose `records` (as one entry, all or nothing), and answer with
+/// `response` after every local shard has applied them. Without records the response can leave at
+/// once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision<R> {
     /// May be empty.

@@ -4,8 +4,8 @@ use super::{ApiError, Context};
 use crate::record::{MetadataRecord, PartitionRecord};
 use flumen_base::{BrokerId, ErrorCode, PartitionIndex, Prng, TopicId, Uuid};
 
-/// Replicas for `count` partitions: leaders and followers go round the brokers, from a random one on. Brokers that are
-/// fenced come last, so that a leader is alive.
+/// Replicas for `count` partitions: leaders and followers go round the brokers, from a random one
+/// on. Brokers that are fenced come last, so that a leader is alive.
 pub(super) fn place(
     ctx: &Context<'_>,
     prng: &mut Prng,
@@ -15,7 +15,8 @@ pub(super) fn place(
     let factor = usize::try_from(replication_factor).unwrap_or(0);
     if factor == 0 {
         return Err(format!(
-            "Invalid replication factor {replication_factor}: the replication factor must be positive."
+            "Invalid replication factor {replication_factor}: the replication factor must be \
+             positive."
         ));
     }
     let active: Vec<BrokerId> = ctx.image.active_brokers().map(|b| b.id).collect();
@@ -28,8 +29,9 @@ pub(super) fn place(
     let brokers = ctx.image.brokers();
     if factor > brokers.len() {
         return Err(format!(
-            "The target replication factor of {replication_factor} cannot be reached because only {} \
-             broker(s) are registered or some brokers have all their log directories cordoned.",
+            "The target replication factor of {replication_factor} cannot be reached because \
+             only {} broker(s) are registered or some brokers have all their log directories \
+             cordoned.",
             brokers.len()
         ));
     }
@@ -66,7 +68,8 @@ pub(super) fn check_assignment(
     for id in sorted {
         if !ctx.image.brokers().contains_key(&id) {
             return invalid(format!(
-                "The manual partition assignment includes broker {id}, but no such broker is registered."
+                "The manual partition assignment includes broker {id}, but no such broker is \
+                 registered."
             ));
         }
         if previous.replace(id) == Some(id) {
@@ -85,7 +88,8 @@ pub(super) fn check_assignment(
     }
 }
 
-/// The record of a new partition: the replicas that are alive are in sync, the first of them leads. `None` if none is.
+/// The record of a new partition: the replicas that are alive are in sync, the first of them leads.
+/// `None` if none is.
 pub(super) fn new_partition(
     ctx: &Context<'_>,
     topic_id: TopicId,
@@ -108,7 +112,8 @@ pub(super) fn new_partition(
     }))
 }
 
-/// The log directory of a new replica: known where the broker has only one, its own choice otherwise.
+/// The log directory of a new replica: known where the broker has only one, its own choice
+/// otherwise.
 fn default_directory(ctx: &Context<'_>, broker: BrokerId) -> Uuid {
     match ctx.image.brokers().get(&broker).map(|b| &b.log_dirs[..]) {
         Some([only]) => *only,

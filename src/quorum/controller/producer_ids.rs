@@ -16,8 +16,8 @@ pub struct ProducerIdBlock {
     pub len: i32,
 }
 
-/// Takes the next block for a broker. The block may be used once its record is committed; what is left of it after a
-/// restart is lost.
+/// Takes the next block for a broker. The block may be used once its record is committed; what is
+/// left of it after a restart is lost.
 ///
 /// # Errors
 /// If all 2^63 ids are taken.

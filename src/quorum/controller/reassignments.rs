@@ -1,7 +1,9 @@
-//! AlterPartitionReassignments (45), versions 0 and 1, and ListPartitionReassignments (46), version 0.
+//! AlterPartitionReassignments (45), versions 0 and 1, and ListPartitionReassignments (46), version
+//! 0.
 //!
-//! A reassignment to replicas that are all in sync is done at once, by one change of the partition; the others would wait
-//! for data to be copied, which takes brokers that replicate: with one broker there are none.
+//! A reassignment to replicas that are all in sync is done at once, by one change of the partition;
+//! the others would wait for data to be copied, which takes brokers that replicate: with one broker
+//! there are none.
 
 use super::{ApiError, Context, Decision, owned, placement, wire_error};
 use crate::image::Partition;

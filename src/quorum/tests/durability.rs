@@ -1,5 +1,7 @@
 //! What was acknowledged is there after any crash, and damaged files never give wrong records.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test may panic
+
 mod common;
 
 use common::{DIR, Node, facts, random_records, rounds, write};
@@ -79,7 +81,8 @@ fn a_failed_write_is_fatal() {
     assert!(!node.quorum.is_ready());
 }
 
-/// Live image, image from the log alone, and image from snapshots and a tail are the same, through restarts and crashes.
+/// Live image, image from the log alone, and image from snapshots and a tail are the same, through
+/// restarts and crashes.
 #[test]
 fn every_way_to_the_image_gives_the_same() {
     for seed in 0..u64::from(rounds(24)) {
@@ -137,7 +140,8 @@ fn same_but_position(a: &Image, b: &Image) -> bool {
     strip(a) == strip(b)
 }
 
-/// A crash in the middle of a write keeps all that was acknowledged before, and the write as a whole or not at all.
+/// A crash in the middle of a write keeps all that was acknowledged before, and the write as a
+/// whole or not at all.
 #[test]
 fn a_crash_during_a_write_keeps_what_was_acknowledged() {
     for seed in 0..u64::from(rounds(200)) {
@@ -320,7 +324,8 @@ impl DiskFile for StoppingFile {
     }
 }
 
-/// The only segment of a log, and what the image is after each of its frames, with the byte at which the frame ends.
+/// The only segment of a log, and what the image is after each of its frames, with the byte at
+/// which the frame ends.
 fn recorded_log(prng: &mut Prng) -> (Vec<u8>, Vec<(usize, String)>) {
     let disk = MemDisk::new();
     let path = segment();
@@ -447,4 +452,24 @@ fn another_nodes_metadata_is_refused() {
     };
     let refused = Quorum::new(config, loaded).unwrap_err();
     assert!(refused.contains("belongs to node 0"), "{refused}");
+}
+
+/// A thousand topics one after the other: what a change costs must not grow with a deep copy of all.
+#[test]
+fn a_thousand_topics_one_by_one() {
+    let disk = MemDisk::new();
+    let mut node = Node::start(&disk, 20 << 20);
+    let mut prng = Prng::new(1);
+    for n in 0..1000 {
+        let (name, id) = (format!("topic-{n}"), prng.uuid());
+        let before = node.image.topics().values().next().cloned();
+        node.propose(&[MetadataRecord::Topic { name, id }]);
+        node.settle();
+        let after = node.image.topics().values().next();
+        if let (Some(before), Some(after)) = (&before, after) {
+            assert!(Arc::ptr_eq(before, after) || before.id != after.id);
+        }
+    }
+    assert_eq!(node.image.topics().len(), 1000);
+    assert_eq!(node.appends, 1001);
 }

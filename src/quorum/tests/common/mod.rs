@@ -1,5 +1,6 @@
 //! A node of the metadata group on a disk in memory, driven by hand.
-#![allow(dead_code, unreachable_pub)] // each test file uses its part
+// Each test file uses its part; a test may panic.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 use flumen_base::{Disk, OpenMode, Prng};
 use flumen_log::testing::MemDisk;
