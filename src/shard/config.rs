@@ -12,8 +12,8 @@ use std::sync::Arc;
 /// What all shards of a process share and never change.
 #[derive(Clone, Debug)]
 pub struct ShardConfig {
-    /// The broker's settings. Dynamic configs are laid over them from the image. Ports of `advertised_listeners` are
-    /// already the real ones (never 0).
+    /// The broker's settings. Dynamic configs are laid over them from the image. Ports of
+    /// `advertised_listeners` are already the real ones (never 0).
     pub broker: BrokerConfig,
     /// The cluster's id, from `meta.properties`.
     pub cluster_id: String,
@@ -30,10 +30,12 @@ pub struct LogDir {
     pub path: PathBuf,
 }
 
-/// What was found in one log directory at start, by the name of each partition's directory (`topic-partition`).
+/// What was found in one log directory at start, by the name of each partition's directory
+/// (`topic-partition`).
 #[derive(Clone, Debug, Default)]
 pub struct LogDirState {
-    /// Whether the last run ended with a clean shutdown (the marker file was there and is removed now).
+    /// Whether the last run ended with a clean shutdown (the marker file was there and is removed
+    /// now).
     pub clean: bool,
     /// `recovery-point-offset-checkpoint`: everything below is on disk.
     pub recovery_points: BTreeMap<(String, PartitionIndex), Offset>,
@@ -41,12 +43,14 @@ pub struct LogDirState {
     pub log_starts: BTreeMap<(String, PartitionIndex), Offset>,
     /// Partition directories that are there (topic, partition), those being deleted excepted.
     pub partitions: Vec<(String, PartitionIndex)>,
-    /// Names of directories that a deletion left behind (`*-delete`): removed by a job of the first shard.
+    /// Names of directories that a deletion left behind (`*-delete`): removed by a job of the first
+    /// shard.
     pub left_behind: Vec<String>,
 }
 
 impl LogDirState {
-    /// Reads what a log directory holds, and removes the marker of a clean shutdown: from now on it is in use.
+    /// Reads what a log directory holds, and removes the marker of a clean shutdown: from now on it
+    /// is in use.
     ///
     /// # Errors
     /// If the directory can't be listed, or a checkpoint can't be read.

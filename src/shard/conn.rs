@@ -1,13 +1,15 @@
-//! One client connection as the shard sees it: answers leave in request order, and the number of requests in flight is
-//! bounded.
+//! One client connection as the shard sees it: answers leave in request order, and the number of
+//! requests in flight is bounded.
 //!
 //! ```text
-//! frame -> slot (waiting) ... handler answers -> slot (ready) -> oldest ready slots leave -> Sent -> freed
+//! frame -> slot (waiting) ... handler answers -> slot (ready)
+//!       -> oldest ready slots leave -> Sent -> freed
 //! ```
-//! A slot is taken for each request in order of arrival. Handlers answer in any order; an answer leaves when all before it
-//! have left. A produce with acks=0 takes a slot too and ends it with nothing to send. Reading stops while more than
-//! [`CONN_REQUESTS_IN_FLIGHT_MAX`] answers are owed or not yet in the kernel, or more than [`CONN_FRAME_BYTES_MAX`] bytes
-//! of frames are in work, so that a slow or greedy client waits in its own socket.
+//! A slot is taken for each request in order of arrival. Handlers answer in any order; an answer
+//! leaves when all before it have left. A produce with acks=0 takes a slot too and ends it with
+//! nothing to send. Reading stops while more than [`CONN_REQUESTS_IN_FLIGHT_MAX`] answers are owed
+//! or not yet in the kernel, or more than [`CONN_FRAME_BYTES_MAX`] bytes of frames are in work, so
+//! that a slow or greedy client waits in its own socket.
 
 use crate::io::{ConnId, ConnInfo, Effect, Effects, Response};
 use flumen_base::Mono;
@@ -31,7 +33,8 @@ struct Slot {
     frame_bytes: usize,
 }
 
-/// State of one connection. Lives from `ConnOpened` to `ConnClosed` on the shard that was given the connection.
+/// State of one connection. Lives from `ConnOpened` to `ConnClosed` on the shard that was given the
+/// connection.
 #[derive(Debug)]
 pub(crate) struct Conn {
     /// Index of the listener and the peer's address.
@@ -77,8 +80,8 @@ impl Conn {
         self.first + self.slots.len() as u64 - 1
     }
 
-    /// The answer of a slot (or its end without one); emits what may leave now. A slot that is gone already (the
-    /// connection is closing) is ignored.
+    /// The answer of a slot (or its end without one); emits what may leave now. A slot that is gone
+    /// already (the connection is closing) is ignored.
     pub(crate) fn fill(
         &mut self,
         id: ConnId,
@@ -105,11 +108,11 @@ impl Conn {
             };
             self.first += 1;
             self.frame_bytes = self.frame_bytes.saturating_sub(slot.frame_bytes);
-            if let SlotState::Ready(response) = slot.state {
-                if !self.closing {
-                    self.unsent += 1;
-                    fx.push(Effect::Send(id, response));
-                }
+            if let SlotState::Ready(response) = slot.state
+                && !self.closing
+            {
+                self.unsent += 1;
+                fx.push(Effect::Send(id, response));
             }
         }
         self.update_reading(id, fx);
@@ -121,7 +124,8 @@ impl Conn {
         self.update_reading(id, fx);
     }
 
-    /// Stops or resumes reading as the bounds say. Resumes at half of them, so that it doesn't flap.
+    /// Stops or resumes reading as the bounds say. Resumes at half of them, so that it doesn't
+    /// flap.
     pub(crate) fn update_reading(&mut self, id: ConnId, fx: &mut Effects) {
         if self.closing {
             return;

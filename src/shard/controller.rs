@@ -1,12 +1,12 @@
-//! The controller on shard 0: drives the quorum, hands its images to all shards, and answers a change when all of them have
-//! applied it.
+//! The controller on shard 0: drives the quorum, hands its images to all shards, and answers a
+//! change when all of them have applied it.
 //!
 //! ```text
 //! request -> decide on the latest image -> propose -> write and sync (ring) -> committed
 //!   -> Image to every shard -> Applied from every shard -> answer
 //! ```
-//! Until the quorum has elected this node, requests wait. When it has, this process registers itself as a broker, which
-//! makes the shards ready.
+//! Until the quorum has elected this node, requests wait. When it has, this process registers
+//! itself as a broker, which makes the shards ready.
 
 use crate::Shard;
 use crate::io::{CloseReason, DiskOp, Effect, IoFailure, IoOutput, Response};
@@ -77,8 +77,8 @@ impl Controller {
 }
 
 impl Shard {
-    /// Has `handler` decide on the latest metadata, and answers when its records are committed and applied everywhere.
-    /// Only on shard 0; a request that comes before the election waits for it.
+    /// Has `handler` decide on the latest metadata, and answers when its records are committed and
+    /// applied everywhere. Only on shard 0; a request that comes before the election waits for it.
     pub(crate) fn decide<R, F>(&mut self, turn: &mut Turn<'_>, request: Request, handler: F)
     where
         R: WireMessage<'static>,

@@ -1,5 +1,5 @@
-//! Requests in and answers out: from a frame to its handler, and from an answer to the slot it belongs to, over the mesh
-//! where another shard handles the request.
+//! Requests in and answers out: from a frame to its handler, and from an answer to the slot it
+//! belongs to, over the mesh where another shard handles the request.
 
 use crate::Shard;
 use crate::api::{self, Route};
@@ -37,7 +37,8 @@ impl Shard {
         }
     }
 
-    /// One request: a slot, the header, the version, then its handler here or on the shard that decides.
+    /// One request: a slot, the header, the version, then its handler here or on the shard that
+    /// decides.
     pub(crate) fn on_frame(&mut self, turn: &mut Turn<'_>, id: ConnId, frame: Bytes) {
         let Some(conn) = self.conns.get_mut(&id).filter(|c| !c.is_closing()) else {
             return;
@@ -72,7 +73,8 @@ impl Shard {
         }
     }
 
-    /// Reads the header. `Err(None)` means that the request is answered already (ApiVersions of an unknown version).
+    /// Reads the header. `Err(None)` means that the request is answered already (ApiVersions of an
+    /// unknown version).
     #[allow(clippy::type_complexity)] // the parts of one request, taken apart where it is called
     fn parse(
         &mut self,

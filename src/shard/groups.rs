@@ -1,5 +1,5 @@
-//! The group coordinator of one shard: requests go in, its appends go to the shard's partitions of `__consumer_offsets`, and
-//! after a start its groups are read back from there.
+//! The group coordinator of one shard: requests go in, its appends go to the shard's partitions of
+//! `__consumer_offsets`, and after a start its groups are read back from there.
 
 use crate::Shard;
 use crate::io::{DiskOp, Effect, FileSlice, IoFailure, IoOutput, Segment};
@@ -113,7 +113,8 @@ impl Topics for ImageTopics<'_> {
 }
 
 impl Shard {
-    /// The shard that coordinates a group; COORDINATOR_NOT_AVAILABLE until the offsets topic exists.
+    /// The shard that coordinates a group; COORDINATOR_NOT_AVAILABLE until the offsets topic
+    /// exists.
     pub(crate) fn coordinator_of(&self, group: &str) -> Result<ShardId, ErrorCode> {
         let topic = self.image.topic(OFFSETS_TOPIC);
         let topic = topic.ok_or(ErrorCode::CoordinatorNotAvailable)?;
@@ -127,7 +128,8 @@ impl Shard {
         ReplyToken(self.next_id())
     }
 
-    /// The answer with this token is for this request. (Answers are taken out at the end of the turn.)
+    /// The answer with this token is for this request. (Answers are taken out at the end of the
+    /// turn.)
     pub(crate) fn await_groups(&mut self, token: ReplyToken, reply: Reply) {
         self.groups
             .waiting
@@ -321,7 +323,8 @@ impl Shard {
         self.groups.coordinator.set_config(config);
     }
 
-    /// Topics are gone, with their ids: their offsets go, and the coordinator's partitions if it was their topic.
+    /// Topics are gone, with their ids: their offsets go, and the coordinator's partitions if it
+    /// was their topic.
     pub(crate) fn forget_topics(&mut self, turn: &mut Turn<'_>, deleted: &[(&str, Uuid)]) {
         let Groups {
             coordinator,
@@ -339,7 +342,8 @@ impl Shard {
         coordinator.on_topics_deleted(turn.now, deleted, out);
     }
 
-    /// A partition of the offsets topic is this shard's: its groups answer COORDINATOR_LOAD_IN_PROGRESS until it is read.
+    /// A partition of the offsets topic is this shard's: its groups answer
+    /// COORDINATOR_LOAD_IN_PROGRESS until it is read.
     pub(crate) fn announce_groups(&mut self, tp: TopicPartition) {
         if self.groups.served.insert(tp.partition, tp).is_none() {
             self.groups.loading.insert(tp.partition);
@@ -347,7 +351,8 @@ impl Shard {
         }
     }
 
-    /// Its log is loaded: reads the groups from it, unless they are known (the log was loaded again after a failed write).
+    /// Its log is loaded: reads the groups from it, unless they are known (the log was loaded again
+    /// after a failed write).
     pub(crate) fn load_groups(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
         let Some(p) = self.partitions.get(&tp) else {
             return;

@@ -1,4 +1,5 @@
-//! What a shard does from time to time, in slices: retention, producer expiry, `flush.ms`, checkpoints, idle connections.
+//! What a shard does from time to time, in slices: retention, producer expiry, `flush.ms`,
+//! checkpoints, idle connections.
 //!
 //! Checkpoint files have one writer: every shard sends its values to shard 0, which writes them.
 
@@ -112,7 +113,8 @@ impl Shard {
         let Some(controller) = &self.controller else {
             return;
         };
-        // Written only when every shard has reported: a file that lacks partitions would make them recover from 0.
+        // Written only when every shard has reported: a file that lacks partitions would make them
+        // recover from 0.
         if controller.checkpoints.len() < usize::from(self.shards) {
             return;
         }

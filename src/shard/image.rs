@@ -1,4 +1,5 @@
-//! The metadata image on a shard: swapping in a new one, and what follows from it for partitions and settings.
+//! The metadata image on a shard: swapping in a new one, and what follows from it for partitions
+//! and settings.
 
 use crate::Shard;
 use crate::io::Effect;
@@ -11,8 +12,8 @@ use flumen_quorum::{ConfigMap, Delta, Image, ResourceType, Topic};
 use flumen_settings::{BrokerConfig, Compression, TopicConfig};
 use std::sync::Arc;
 
-/// The broker's settings with the dynamic ones of the image. Those that contradict are left out as a whole (they were
-/// checked when they were set; a static setting may have changed since).
+/// The broker's settings with the dynamic ones of the image. Those that contradict are left out as
+/// a whole (they were checked when they were set; a static setting may have changed since).
 pub(crate) fn effective_broker(base: &BrokerConfig, image: &Image) -> BrokerConfig {
     let none = ConfigMap::new();
     let own = base.node_id.to_string();
@@ -72,7 +73,8 @@ impl Shard {
     /// Swaps in a new image from shard 0 and tells it so.
     pub(crate) fn apply_image(&mut self, turn: &mut Turn<'_>, image: Arc<Image>, delta: &Delta) {
         let version = image.index();
-        // The quorum's first delta begins at its snapshot; this shard began with what was read at start.
+        // The quorum's first delta begins at its snapshot; this shard began with what was read at
+        // start.
         let first;
         let delta = if std::mem::replace(&mut self.image_followed, true) {
             delta
@@ -215,7 +217,8 @@ impl Shard {
 }
 
 impl crate::partitions::Partitions {
-    /// The log directory of a partition that the image assigns to none: where it is found, else by its id.
+    /// The log directory of a partition that the image assigns to none: where it is found, else by
+    /// its id.
     fn dir_for(&self, tp: TopicPartition, topic: &str) -> usize {
         let key = (topic.to_owned(), tp.partition);
         let found = self.found.iter().position(|d| d.partitions.contains(&key));

@@ -1,15 +1,16 @@
-//! What goes into a shard and what comes out: the whole boundary between the synchronous core and the runtime.
+//! What goes into a shard and what comes out: the whole boundary between the synchronous core and
+//! the runtime.
 //!
 //! ```text
 //!            Input                                   Effect
 //! sockets -> ConnOpened, Frame, Sent, ConnClosed     Send, SetReading, CloseConn     -> sockets
 //! disk    -> IoDone                                  Io (write, sync, read)          -> ring
-//! jobs    -> JobDone                                 Job (recovery, checkpoints ...) -> glommio background queue
-//! mesh    -> Mesh                                    Mesh                            -> other shards
+//! jobs    -> JobDone                                 Job (recovery ...)             -> background queue
+//! mesh    -> Mesh                                    Mesh                           -> other shards
 //! ```
-//! The runtime collects the inputs of one turn, calls [`crate::Shard::step`] for each, then [`crate::Shard::end_turn`]
-//! once (coalesced writes leave there), and carries out all effects in one batch. It also calls
-//! [`crate::Shard::tick`] when [`crate::Shard::next_deadline`] has passed.
+//! The runtime collects the inputs of one turn, calls [`crate::Shard::step`] for each, then
+//! [`crate::Shard::end_turn`] once (coalesced writes leave there), and carries out all effects in
+//! one batch. It also calls [`crate::Shard::tick`] when [`crate::Shard::next_deadline`] has passed.
 
 use crate::jobs::{Job, JobOutput};
 use crate::mesh::Message;
@@ -18,7 +19,8 @@ use flumen_base::{LogFile, ShardId};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// A connection of one shard, never reused while the process runs (a slot index and a generation, chosen by the runtime).
+/// A connection of one shard, never reused while the process runs (a slot index and a generation,
+/// chosen by the runtime).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId(pub u64);
 
@@ -35,16 +37,19 @@ pub struct ConnInfo {
     pub peer: SocketAddr,
 }
 
-/// One input of a shard. The runtime knows jobs and messages only as types to carry, hence the parameters.
+/// One input of a shard. The runtime knows jobs and messages only as types to carry, hence the
+/// parameters.
 #[derive(Debug)]
 pub enum Input<M = Message, O = JobOutput> {
     /// A connection was given to this shard.
     ConnOpened(ConnId, ConnInfo),
-    /// One whole request, without its 4-byte size, at most `socket.request.max.bytes` long (the runtime checks).
+    /// One whole request, without its 4-byte size, at most `socket.request.max.bytes` long (the
+    /// runtime checks).
     Frame(ConnId, Bytes),
     /// So many responses have left for the kernel completely, oldest first.
     Sent(ConnId, u32),
-    /// The peer or the runtime closed it. The runtime keeps buffers and leases of sends in progress until they end.
+    /// The peer or the runtime closed it. The runtime keeps buffers and leases of sends in progress
+    /// until they end.
     ConnClosed(ConnId),
     /// Completion of an [`Effect::Io`]. Completions of different operations come in any order.
     IoDone(Token, Result<IoOutput, IoFailure>),
@@ -54,7 +59,8 @@ pub enum Input<M = Message, O = JobOutput> {
     Mesh(ShardId, M),
     /// Somebody wants the metrics: answer with [`Effect::Metrics`].
     MetricsWanted(Token),
-    /// SIGTERM: no new work is admitted; when the shard has nothing in flight it emits [`Effect::Stopped`].
+    /// SIGTERM: no new work is admitted; when the shard has nothing in flight it emits
+    /// [`Effect::Stopped`].
     Shutdown,
 }
 
@@ -63,9 +69,11 @@ pub enum Input<M = Message, O = JobOutput> {
 pub enum Effect<M = Message, J = Job> {
     /// The next response of this connection, in request order, its 4-byte size included.
     Send(ConnId, Response),
-    /// Stop or go on reading this connection (backpressure). Frames already received may still come.
+    /// Stop or go on reading this connection (backpressure). Frames already received may still
+    /// come.
     SetReading(ConnId, bool),
-    /// Close after what was sent before has left; the reason goes to the log. [`Input::ConnClosed`] follows.
+    /// Close after what was sent before has left; the reason goes to the log. [`Input::ConnClosed`]
+    /// follows.
     CloseConn(ConnId, CloseReason),
     /// Disk work of the hot path.
     Io(Token, DiskOp),
@@ -79,12 +87,14 @@ pub enum Effect<M = Message, J = Job> {
     Ready,
     /// Nothing is in flight any more after [`Input::Shutdown`].
     Stopped,
-    /// The shard can't go on (for example no log directory is left): log it and end the process with a failure.
+    /// The shard can't go on (for example no log directory is left): log it and end the process
+    /// with a failure.
     Fatal(String),
 }
 
-/// One response: header and bodies in order. Bytes are sent as they are; file slices by `pread` and `send` or by splice, as
-/// the runtime sees fit. If a slice turns out shorter than promised the runtime closes the connection.
+/// One response: header and bodies in order. Bytes are sent as they are; file slices by `pread` and
+/// `send` or by splice, as the runtime sees fit. If a slice turns out shorter than promised the
+/// runtime closes the connection.
 #[derive(Debug, Default)]
 pub struct Response {
     /// In order of sending.
@@ -138,11 +148,12 @@ impl Response {
     }
 }
 
-/// A disk operation of the hot path. The runtime opens the file on first use (a write creates it) and finishes short
-/// writes and reads itself.
+/// A disk operation of the hot path. The runtime opens the file on first use (a write creates it)
+/// and finishes short writes and reads itself.
 #[derive(Debug)]
 pub enum DiskOp {
-    /// Write all buffers at `pos`; with `sync`, fdatasync before completing. At most one write per file is in flight.
+    /// Write all buffers at `pos`; with `sync`, fdatasync before completing. At most one write per
+    /// file is in flight.
     Write {
         /// The segment's file.
         file: Arc<LogFile>,
@@ -216,8 +227,8 @@ pub enum CloseReason {
     Shutdown,
 }
 
-/// The effects of one turn, in order. The runtime owns it, drains it after [`crate::Shard::end_turn`] and hands the same one
-/// in again, so that its memory is reused.
+/// The effects of one turn, in order. The runtime owns it, drains it after
+/// [`crate::Shard::end_turn`] and hands the same one in again, so that its memory is reused.
 #[derive(Debug)]
 pub struct Effects<M = Message, J = Job> {
     list: Vec<Effect<M, J>>,

@@ -1,5 +1,5 @@
-//! Work that blocks, as plain data: made on a shard's turn, run beside the shards with a [`Disk`], its output handed back
-//! with the token it went out with.
+//! Work that blocks, as plain data: made on a shard's turn, run beside the shards with a [`Disk`],
+//! its output handed back with the token it went out with.
 
 use bytes::Bytes;
 use flumen_base::{Disk, Offset, TopicId};
@@ -37,7 +37,8 @@ pub enum Job {
     RemovePartition {
         /// Its directory.
         dir: PathBuf,
-        /// The name it gets first (`topic-partition.<id>-delete`), so that a crash leaves nothing that looks alive.
+        /// The name it gets first (`topic-partition.<id>-delete`), so that a crash leaves nothing
+        /// that looks alive.
         renamed: PathBuf,
         /// Id of its topic: a directory of a younger topic of the same name stays.
         topic_id: TopicId,

@@ -1,5 +1,5 @@
-//! The brain of one core: a synchronous state machine. Inputs and the time go in, effects come out; it never reads a clock,
-//! draws from the OS, waits, or touches a file or socket.
+//! The brain of one core: a synchronous state machine. Inputs and the time go in, effects come out;
+//! it never reads a clock, draws from the OS, waits, or touches a file or socket.
 //!
 //! ```text
 //! step(Frame)  conn -> api::HANDLERS -> handler -> answer now, or
@@ -10,12 +10,14 @@
 //! end_turn     one write per partition, one message per shard, the quorum's effects
 //! tick         deadlines: long polls, groups, housekeeping
 //! ```
-//! A shard owns the partitions that [`flumen_base::TopicPartition::shard`] gives it and the groups whose
-//! `__consumer_offsets` partition it owns; shard 0 also runs the controller. What must not be in here: sockets, rings, files,
-//! threads (the runtime), formats of batches and files (`flumen-log`), rules of groups (`flumen-coordinator`) and of metadata
-//! (`flumen-quorum`), bytes of messages (`flumen-wire`).
+//! A shard owns the partitions that [`flumen_base::TopicPartition::shard`] gives it and the groups
+//! whose `__consumer_offsets` partition it owns; shard 0 also runs the controller. What must not be
+//! in here: sockets, rings, files, threads (the runtime), formats of batches and files
+//! (`flumen-log`), rules of groups (`flumen-coordinator`) and of metadata (`flumen-quorum`), bytes
+//! of messages (`flumen-wire`).
 //!
-//! Start reading with [`Shard::step`], then `api/produce.rs`, `partition.rs`, and `flumen-log`'s append.
+//! Start reading with [`Shard::step`], then `api/produce.rs`, `partition.rs`, and `flumen-log`'s
+//! append.
 #![forbid(unsafe_code)]
 
 pub mod api;
@@ -106,8 +108,9 @@ impl std::fmt::Debug for Shard {
 }
 
 impl Shard {
-    /// A shard with the partitions that the image gives it, none of them loaded. Call [`Shard::end_turn`] at once: the
-    /// jobs that load them leave there. [`Effect::Ready`] follows when it serves.
+    /// A shard with the partitions that the image gives it, none of them loaded. Call
+    /// [`Shard::end_turn`] at once: the jobs that load them leave there. [`Effect::Ready`] follows
+    /// when it serves.
     pub fn new(init: ShardInit) -> Self {
         let ShardInit {
             id, shards, config, ..
@@ -157,7 +160,8 @@ impl Shard {
         shard
     }
 
-    /// Takes one input. Effects are appended to `fx`; those that are batched per turn leave with [`Shard::end_turn`].
+    /// Takes one input. Effects are appended to `fx`; those that are batched per turn leave with
+    /// [`Shard::end_turn`].
     pub fn step(&mut self, now: Now, input: Input, fx: &mut Effects) {
         let turn = &mut Turn { now, fx };
         match input {
@@ -181,7 +185,8 @@ impl Shard {
         self.drain_results(turn);
     }
 
-    /// Ends a turn: writes, messages and the quorum's effects leave. Bounded by what the turn's steps left behind.
+    /// Ends a turn: writes, messages and the quorum's effects leave. Bounded by what the turn's
+    /// steps left behind.
     pub fn end_turn(&mut self, now: Now, fx: &mut Effects) {
         let turn = &mut Turn { now, fx };
         self.start_loads(turn);

@@ -1,10 +1,12 @@
 //! From start to stop: when a shard is ready, and how it ends.
 //!
 //! ```text
-//! Starting -- registered, all loads done --> Running -- Shutdown --> Draining -- nothing in flight, or 3 s --> Closing
+//! Starting -- registered, all loads done --> Running -- Shutdown --> Draining
+//! Draining -- nothing in flight, or 3 s --> Closing
 //!   Closing: every log is synced, its indexes and producer snapshot are written, by jobs
 //!   -- all closed --> checkpoint values to shard 0 --> Stopped
-//!   shard 0 waits for the others' values, then writes the checkpoints and the clean-shutdown markers --> Stopped
+//!   shard 0 waits for the others' values, then writes checkpoints and clean-shutdown markers
+//!   --> Stopped
 //! ```
 
 use crate::Shard;
@@ -213,7 +215,8 @@ impl Shard {
         }
     }
 
-    /// Shard 0: a shard has closed its logs. After the last one the checkpoints and markers are written.
+    /// Shard 0: a shard has closed its logs. After the last one the checkpoints and markers are
+    /// written.
     pub(crate) fn on_logs_closed(
         &mut self,
         turn: &mut Turn<'_>,

@@ -1,11 +1,11 @@
-//! The life of a partition's log on its shard: loading, the jobs beside the hot path, reloading after a failed write, and
-//! removal.
+//! The life of a partition's log on its shard: loading, the jobs beside the hot path, reloading
+//! after a failed write, and removal.
 //!
 //! ```text
-//! image assigns it -> to_load -> Job::Load -> Online -> (seal, epoch, retire, sync jobs) -> Close at shutdown
+//! image assigns it -> to_load -> Job::Load -> Online -> (seal, epoch, retire, sync) -> Close
 //!                        ^                       | failed write
 //!                        +-----------------------+
-//! image drops it -> everybody who waits is refused -> nothing in flight -> directory renamed and removed
+//! image drops it -> those who wait are refused -> nothing in flight -> directory removed
 //! ```
 
 use crate::Shard;
@@ -23,13 +23,14 @@ use flumen_log::recovery::{LoadParams, LoadedLog};
 use flumen_log::{Deleted, Log};
 use std::io;
 
-/// A load that failed is tried again after this time (the directory of a deleted topic of the same name may still be
-/// there), so many times.
+/// A load that failed is tried again after this time (the directory of a deleted topic of the same
+/// name may still be there), so many times.
 const RELOAD_DELAY_MS: i64 = 50;
 const RELOADS_MAX: u32 = 100;
 
 impl Shard {
-    /// Emits load jobs while fewer than the limit run; before the first, removes what deletions left behind.
+    /// Emits load jobs while fewer than the limit run; before the first, removes what deletions
+    /// left behind.
     pub(crate) fn start_loads(&mut self, turn: &mut Turn<'_>) {
         for dir in std::mem::take(&mut self.partitions.left_behind) {
             let whose = PendingJob::Background("remove leftovers");
@@ -165,7 +166,8 @@ impl Shard {
         }
     }
 
-    /// A write failed: the log is forgotten and loaded again from what the disk holds, once nothing is in flight on it.
+    /// A write failed: the log is forgotten and loaded again from what the disk holds, once nothing
+    /// is in flight on it.
     pub(crate) fn reload(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
         if let Some(p) = self.partitions.map.get_mut(&tp) {
             let known = p
@@ -268,7 +270,8 @@ impl Shard {
         }
     }
 
-    /// The image has dropped the partition: nobody waits for it any more, and its files go when nothing is in flight.
+    /// The image has dropped the partition: nobody waits for it any more, and its files go when
+    /// nothing is in flight.
     pub(crate) fn remove_partition(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
         let Some(p) = self.partitions.map.get_mut(&tp) else {
             return;

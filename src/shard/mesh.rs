@@ -1,8 +1,9 @@
-//! What shards say to each other. All of it is plain data; buffers and file leases travel by reference count.
+//! What shards say to each other. All of it is plain data; buffers and file leases travel by
+//! reference count.
 //!
 //! ```text
 //! connection's shard                            partition's or group's shard
-//!   Ops [op, op, ...]   -- one message per turn -->  carries each out, some at once, some when a write is done
+//!   Ops [op, op, ...]   -- one message per turn -->  carries each out, now or when a write is done
 //!                       <-- one message per turn --  Results [result, ...]
 //!   Forward(request)    -->                          runs the whole request there
 //!                       <--                          Forwarded(answer)
@@ -37,7 +38,8 @@ pub enum Message {
     Image(Arc<Image>, Arc<Delta>),
     /// To shard 0: the sender has applied the image up to this version.
     Applied(u64),
-    /// From shard 0: this process is registered as a broker, and all shards have the image that says so.
+    /// From shard 0: this process is registered as a broker, and all shards have the image that
+    /// says so.
     Registered,
     /// To shard 0: checkpoint values of the sender's partitions, all of them.
     Checkpoint(Vec<CheckpointLine>),

@@ -92,10 +92,8 @@ impl Shard {
         for (api, histogram) in by_key.into_values() {
             for quantile in [0.5, 0.9, 0.99, 0.999] {
                 let seconds = histogram.value_at_quantile(quantile) as f64 / 1e6;
-                let _ = writeln!(
-                    out,
-                    "flumen_request_seconds{{shard=\"{shard}\",api=\"{api}\",quantile=\"{quantile}\"}} {seconds}"
-                );
+                let labels = format!("shard=\"{shard}\",api=\"{api}\",quantile=\"{quantile}\"");
+                let _ = writeln!(out, "flumen_request_seconds{{{labels}}} {seconds}");
             }
             let count = histogram.len();
             let sum = histogram.mean() * count as f64 / 1e6;

@@ -1,8 +1,9 @@
-//! Scatter and gather: one request becomes operations for partitions and groups of any shard; their results come back and,
-//! when all are there, become the answer.
+//! Scatter and gather: one request becomes operations for partitions and groups of any shard; their
+//! results come back and, when all are there, become the answer.
 //!
-//! Operations for another shard wait in an outbox until the end of the turn and travel in one message; so do results.
-//! Those for this shard are carried out at once, and their results are handed over before the step ends.
+//! Operations for another shard wait in an outbox until the end of the turn and travel in one
+//! message; so do results. Those for this shard are carried out at once, and their results are
+//! handed over before the step ends.
 
 use crate::Shard;
 use crate::io::{Effect, Segment};
@@ -43,7 +44,8 @@ pub(crate) enum Op {
 pub(crate) enum PartitionOp {
     Append(AppendOp),
     Read(ReadOp),
-    /// Send [`OpResult::Wake`] when the high watermark is above this one (long poll), until [`Message::Unwatch`].
+    /// Send [`OpResult::Wake`] when the high watermark is above this one (long poll), until
+    /// [`Message::Unwatch`].
     Watch(i64),
     ListOffset(ListOffsetOp),
     EpochEnd {
@@ -101,7 +103,8 @@ pub(crate) enum GroupOp {
         groups: Vec<String>,
     },
     OffsetFetch {
-        /// Group number `group` of this request is meant; kept encoded, it is cheap to decode again.
+        /// Group number `group` of this request is meant; kept encoded, it is cheap to decode
+        /// again.
         body: Bytes,
         group: usize,
         version: i16,
@@ -174,7 +177,8 @@ pub(crate) struct ReadResult {
     pub(crate) high_watermark: i64,
     pub(crate) last_stable: i64,
     pub(crate) log_start: i64,
-    /// (producer id, first offset) of aborted transactions; `None` unless only committed records were asked for.
+    /// (producer id, first offset) of aborted transactions; `None` unless only committed records
+    /// were asked for.
     pub(crate) aborted: Option<Vec<(i64, i64)>>,
     /// (epoch, end offset) where the reader's log diverges.
     pub(crate) diverging: Option<(i32, i64)>,
@@ -216,6 +220,7 @@ pub(crate) struct ProducerLine {
     pub(crate) epoch: i32,
     pub(crate) last_sequence: i32,
     pub(crate) last_timestamp: i64,
+    pub(crate) coordinator_epoch: i32,
     pub(crate) txn_start: i64,
 }
 
@@ -356,7 +361,8 @@ impl Shard {
         }
     }
 
-    /// One result of an operation of ours. A gather that is gone (its connection closed) is ignored.
+    /// One result of an operation of ours. A gather that is gone (its connection closed) is
+    /// ignored.
     pub(crate) fn take_result(&mut self, turn: &mut Turn<'_>, reply: OpReply) {
         if matches!(reply.result, OpResult::Read(_) | OpResult::Wake(_)) {
             self.take_fetch_result(turn, reply);

@@ -1,11 +1,13 @@
-//! One partition on the shard that owns it: its log, who waits for its writes, and who waits for its data.
+//! One partition on the shard that owns it: its log, who waits for its writes, and who waits for
+//! its data.
 //!
 //! ```text
-//! append -> validate (here, or as a job when there is much to unfold) -> Log::append -> waiting ack
+//! append -> validate (here, or as a job when there is much to unfold) -> Log::append -> ack waits
 //! end of turn -> one write of all that is staged -> write done -> acks leave, watchers wake
 //! ```
-//! The high watermark of a partition with one replica is the end of what is written: nothing is read or acked before.
-//! Everything here is keyed by topic id, so a topic that is deleted and created again starts afresh.
+//! The high watermark of a partition with one replica is the end of what is written: nothing is
+//! read or acked before. Everything here is keyed by topic id, so a topic that is deleted and
+//! created again starts afresh.
 
 use crate::io::Segment;
 use crate::ops::{AppendResult, OpFrom, OpResult, PartitionOp, ReadOp, ReadResult};
@@ -19,7 +21,8 @@ use std::sync::Arc;
 /// Operations that wait for a partition to load; more are answered with a retriable error.
 const PARKED_MAX: usize = 10_000;
 
-/// A partition of this shard. Made when the image assigns it here, dropped when its topic is deleted.
+/// A partition of this shard. Made when the image assigns it here, dropped when its topic is
+/// deleted.
 pub(crate) struct Partition {
     pub(crate) tp: TopicPartition,
     pub(crate) topic: Arc<str>,
@@ -29,7 +32,8 @@ pub(crate) struct Partition {
     pub(crate) leader_epoch: i32,
     pub(crate) config: Arc<LogConfig>,
     pub(crate) state: State,
-    /// Disk work and jobs on its files that have not ended. A deleted partition's directory is removed at zero.
+    /// Disk work and jobs on its files that have not ended. A deleted partition's directory is
+    /// removed at zero.
     pub(crate) in_flight: u32,
     /// Appends that wait for their write, by ascending offset.
     acks: VecDeque<Ack>,
@@ -174,7 +178,8 @@ impl Partition {
         }
     }
 
-    /// FENCED_LEADER_EPOCH or UNKNOWN_LEADER_EPOCH when the client knows another epoch (KIP-320); -1 knows none.
+    /// FENCED_LEADER_EPOCH or UNKNOWN_LEADER_EPOCH when the client knows another epoch (KIP-320);
+    /// -1 knows none.
     pub(crate) fn check_epoch(&self, current_leader_epoch: i32) -> Result<(), ErrorCode> {
         if current_leader_epoch < 0 || current_leader_epoch == self.leader_epoch {
             Ok(())
@@ -185,7 +190,8 @@ impl Partition {
         }
     }
 
-    /// Gives a checked batch its offsets and stages it. The ack leaves when it is written; refusals leave now.
+    /// Gives a checked batch its offsets and stages it. The ack leaves when it is written; refusals
+    /// leave now.
     pub(crate) fn stage(&mut self, now: Now, batch: ValidBatch, to: AckTo, out: &mut Vec<Outcome>) {
         let epoch = self.leader_epoch;
         let Some(log) = self.log_mut() else {

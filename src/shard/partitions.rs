@@ -1,4 +1,5 @@
-//! All partitions of a shard: operations on them, the turn's writes, and what parked disk work goes on with.
+//! All partitions of a shard: operations on them, the turn's writes, and what parked disk work goes
+//! on with.
 
 use crate::LogDirState;
 use crate::Shard;
@@ -6,7 +7,8 @@ use crate::groups::GroupRead;
 use crate::io::{DiskOp, Effect, IoFailure, IoOutput, Token};
 use crate::jobs::{Job, ValidateJob};
 use crate::ops::{
-    AppendOp, ListOffsetOp, ListedOffset, OpFrom, OpResult, PartitionOp, ReadOp, ReadResult,
+    AppendOp, ListOffsetOp, ListedOffset, OpFrom, OpResult, PartitionOp, ProducerLine, ReadOp,
+    ReadResult,
 };
 use crate::partition::{
     AckTo, Outcome, Partition, ReadStep, State, Validating, refused_batch, refused_op,
@@ -16,6 +18,7 @@ use bytes::Bytes;
 use flumen_base::limits::{DECOMPRESSED_BATCH_BYTES_MAX, VALIDATE_INLINE_BYTES_MAX};
 use flumen_base::{ErrorCode, IdMap, Offset, ShardId, TopicPartition};
 use flumen_log::lookup::Target;
+use flumen_log::producer_state::ProducerEntry;
 use flumen_log::{FileIds, Log, Origin, Scan, UnlinkJob, WriteDone};
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -123,7 +126,8 @@ impl Shard {
         token
     }
 
-    /// Carries out an operation on a partition of this shard, or lets it wait for the partition's log.
+    /// Carries out an operation on a partition of this shard, or lets it wait for the partition's
+    /// log.
     pub(crate) fn run_partition_op(
         &mut self,
         turn: &mut Turn<'_>,
@@ -132,7 +136,8 @@ impl Shard {
         op: PartitionOp,
     ) {
         let Some(p) = self.partitions.map.get_mut(&tp) else {
-            // The image that moved it here has not come yet, or one that deletes it overtook the request.
+            // The image that moved it here has not come yet, or one that deletes it overtook the
+            // request.
             let result = refused_op(&op, ErrorCode::NotLeaderOrFollower);
             self.outbox.result(from, result);
             return;
@@ -180,8 +185,8 @@ impl Shard {
         self.append_batch(turn, tp, op.records, Origin::Client, to);
     }
 
-    /// Checks a batch and stages it; the write leaves at the end of the turn. The order of appends to a partition is kept
-    /// when some are checked by jobs.
+    /// Checks a batch and stages it; the write leaves at the end of the turn. The order of appends
+    /// to a partition is kept when some are checked by jobs.
     pub(crate) fn append_batch(
         &mut self,
         turn: &mut Turn<'_>,
@@ -262,7 +267,8 @@ impl Shard {
         self.carry_outcomes(turn, out);
     }
 
-    /// Tells those outside what became of their appends and watches. `out` comes from the scratch list and goes back.
+    /// Tells those outside what became of their appends and watches. `out` comes from the scratch
+    /// list and goes back.
     pub(crate) fn carry_outcomes(&mut self, turn: &mut Turn<'_>, mut out: Vec<Outcome>) {
         for outcome in out.drain(..) {
             match outcome {
@@ -438,8 +444,9 @@ fn is_zstd(batch: &[u8]) -> bool {
     batch.get(22).is_some_and(|a| a & 7 == 4)
 }
 
-/// ListOffsets' timestamps that need no search: latest, earliest, earliest local, latest tiered (KIP-405), earliest
-/// pending upload (KIP-1023). Without tiered storage the last two are never known.
+/// ListOffsets' timestamps that need no search: latest, earliest, earliest local, latest tiered
+/// (KIP-405), earliest pending upload (KIP-1023). Without tiered storage the last two are never
+/// known.
 fn special_offset(
     p: &Partition,
     op: &ListOffsetOp,
@@ -482,8 +489,24 @@ fn simple_op(p: &mut Partition, op: &PartitionOp) -> OpResult {
             let size = p.log().map(|log| (p.log_dir, log.size_bytes()));
             OpResult::Size(size.ok_or(ErrorCode::KafkaStorageError))
         }
-        PartitionOp::Producers => OpResult::Producers(Ok(Vec::new())),
+        PartitionOp::Producers => {
+            let producers = p
+                .log()
+                .map(|log| log.producers().iter().map(producer_line).collect());
+            OpResult::Producers(producers.ok_or(ErrorCode::KafkaStorageError))
+        }
         _ => refused_op(op, ErrorCode::UnknownServerError),
+    }
+}
+
+fn producer_line((id, entry): (i64, &ProducerEntry)) -> ProducerLine {
+    ProducerLine {
+        id,
+        epoch: i32::from(entry.epoch),
+        last_sequence: entry.last_sequence(),
+        last_timestamp: entry.last_timestamp,
+        coordinator_epoch: entry.coordinator_epoch,
+        txn_start: entry.txn_first_offset.unwrap_or(-1),
     }
 }
 

@@ -6,7 +6,8 @@ use flumen_base::{Mono, ShardId};
 use flumen_wire::{ApiInfo, EncodeError, Message, Writer};
 use std::net::SocketAddr;
 
-/// A request whose header is parsed. Travels to another shard as it is: its bytes are shared, not copied.
+/// A request whose header is parsed. Travels to another shard as it is: its bytes are shared, not
+/// copied.
 #[derive(Debug)]
 pub struct Request {
     /// Which API and version, and how to answer.
@@ -42,8 +43,9 @@ pub(crate) enum ReplyTo {
     Shard(ShardId, u64),
 }
 
-/// The obligation to answer one request exactly once: it is moved to whoever answers. Dropping it without an answer would
-/// stall the connection; [`crate::Shard`] counts them in debug builds through the connection's slots.
+/// The obligation to answer one request exactly once: it is moved to whoever answers. Dropping it
+/// without an answer would stall the connection; [`crate::Shard`] counts them in debug builds
+/// through the connection's slots.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) to: ReplyTo,

@@ -1,16 +1,19 @@
-//! Fetch sessions of one shard (KIP-227): a client that fetches many partitions names only what changed since its last
-//! request, and the broker answers only what changed since its last response.
+//! Fetch sessions of one shard (KIP-227): a client that fetches many partitions names only what
+//! changed since its last request, and the broker answers only what changed since its last
+//! response.
 //!
-//! A session belongs to the shard that made it; [`shard_of`] finds that shard from the id, so that a session goes on over
-//! another connection. Sessions are bounded in number (`max.incremental.fetch.session.cache.slots`, divided among shards)
-//! and in partitions; where there is no room the fetch is answered without a session, which every client accepts.
+//! A session belongs to the shard that made it; [`shard_of`] finds that shard from the id, so that
+//! a session goes on over another connection. Sessions are bounded in number
+//! (`max.incremental.fetch.session.cache.slots`, divided among shards) and in partitions; where
+//! there is no room the fetch is answered without a session, which every client accepts.
 
 use flumen_base::limits::{FETCH_SESSION_PARTITIONS_MAX, FETCH_SESSIONS_MAX};
 use flumen_base::{ErrorCode, IdMap, Mono, PartitionIndex, Prng, ShardId, Uuid};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A session that was not used for this long gives way to a new one (Kafka's `min.incremental.fetch.session.eviction.ms`).
+/// A session that was not used for this long gives way to a new one (Kafka's
+/// `min.incremental.fetch.session.eviction.ms`).
 const EVICTION_IDLE_NANOS: u64 = 120_000_000_000;
 /// Epoch of a request that asks for a new session.
 pub(crate) const INITIAL_EPOCH: i32 = 0;
@@ -63,7 +66,8 @@ struct Session {
     by_id: bool,
     epoch: i32,
     last_used: Mono,
-    /// In the order in which they are served: those that gave data last move to the end, so that none starves.
+    /// In the order in which they are served: those that gave data last move to the end, so that
+    /// none starves.
     order: BTreeMap<u64, Cached>,
     place: BTreeMap<(TopicKey, PartitionIndex), u64>,
     next_place: u64,
@@ -132,8 +136,9 @@ impl Sessions {
         (self.map.len(), self.partitions)
     }
 
-    /// Decides how a fetch with this id and epoch is answered, and brings the session up to date with the request.
-    /// `wants` are the partitions named in the request; for an incremental fetch they become those of the session.
+    /// Decides how a fetch with this id and epoch is answered, and brings the session up to date
+    /// with the request. `wants` are the partitions named in the request; for an incremental fetch
+    /// they become those of the session.
     pub(crate) fn begin(
         &mut self,
         now: Mono,
@@ -251,7 +256,8 @@ impl Sessions {
         must
     }
 
-    /// Whether the session is there with the epoch that follows `epoch` (another request did not overtake this one).
+    /// Whether the session is there with the epoch that follows `epoch` (another request did not
+    /// overtake this one).
     pub(crate) fn is_current(&self, id: i32, epoch: i32) -> bool {
         self.map
             .get(&id)

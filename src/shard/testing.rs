@@ -1,9 +1,10 @@
-//! A driver that runs shards in one thread over an in-memory disk, deterministic by its seed: for the tests of this crate and
-//! for the simulator.
+//! A driver that runs shards in one thread over an in-memory disk, deterministic by its seed: for
+//! the tests of this crate and for the simulator.
 //!
-//! Disk operations, jobs and messages wait in queues; each step takes one of them by chance (messages of a pair of shards keep
-//! their order, so do operations on one file), so that every order that the real runtime may give can come. Time moves only
-//! when nothing else can, or when the test says so.
+//! Disk operations, jobs and messages wait in queues; each step takes one of them by chance
+//! (messages of a pair of shards keep their order, so do operations on one file), so that every
+//! order that the real runtime may give can come. Time moves only when nothing else can, or when
+//! the test says so.
 
 use crate::io::{
     CloseReason, ConnId, ConnInfo, DiskOp, Effect, Effects, Input, IoFailure, IoOutput, Response,
@@ -160,14 +161,16 @@ impl Driver {
         }
     }
 
-    /// The process dies and the machine with it: unsynced writes are lost or torn by chance. Then it starts again.
+    /// The process dies and the machine with it: unsynced writes are lost or torn by chance. Then
+    /// it starts again.
     pub fn crash(&mut self) {
         self.shards.clear();
         self.disk.crash(&mut self.prng);
         self.boot();
     }
 
-    /// The process dies (kill -9) and starts again: what was written survives, what was queued does not.
+    /// The process dies (kill -9) and starts again: what was written survives, what was queued does
+    /// not.
     pub fn kill(&mut self) {
         self.shards.clear();
         self.disk.kill();

@@ -1,5 +1,5 @@
-//! Deadlines of one shard: an ordered set, as the number armed at a time is small (long polls, group timers, housekeeping)
-//! and most are cancelled before they fire.
+//! Deadlines of one shard: an ordered set, as the number armed at a time is small (long polls,
+//! group timers, housekeeping) and most are cancelled before they fire.
 
 use flumen_base::Mono;
 use std::collections::BTreeSet;

@@ -1,10 +1,14 @@
-//! ApiVersions (key 18), versions 0 to 4: what [`super::HANDLERS`] serves, and the cluster's features.
+//! ApiVersions (key 18), versions 0 to 4: what [`super::HANDLERS`] serves, and the cluster's
+//! features.
 //!
-//! - A version that is not known is answered in version 0 with UNSUPPORTED_VERSION and this API's own range (KIP-511).
+//! - A version that is not known is answered in version 0 with UNSUPPORTED_VERSION and this API's
+//!   own range (KIP-511).
 //! - v3: flexible (the response header never is), client name and version: checked, kept for logs.
-//! - v3: supported and finalized features (KIP-584). v4: also those that may be at level 0 (KAFKA-17011).
+//! - v3: supported and finalized features (KIP-584). v4: also those that may be at level 0
+//!   (KAFKA-17011).
 //!
-//! Only features whose protection is built are named: naming `transaction.version` would make clients use it.
+//! Only features whose protection is built are named: naming `transaction.version` would make
+//! clients use it.
 
 use super::{HANDLERS, decode};
 use crate::request::{Reply, ReplyTo, Request};

@@ -1,11 +1,15 @@
-//! The APIs that the controller decides, on shard 0. Their rules are in `flumen-quorum`'s `controller`; here is only how each
-//! request gets there. The answer leaves when every shard has applied the change, so that a client reads its own writes.
+//! The APIs that the controller decides, on shard 0. Their rules are in `flumen-quorum`'s
+//! `controller`; here is only how each request gets there. The answer leaves when every shard has
+//! applied the change, so that a client reads its own writes.
 //!
-//! - CreateTopics (19) 2 to 7: v4 defaults by -1 (KIP-464), v5 configs in the answer (KIP-525), v7 topic ids (KIP-516).
+//! - CreateTopics (19) 2 to 7: v4 defaults by -1 (KIP-464), v5 configs in the answer (KIP-525), v7
+//!   topic ids (KIP-516).
 //! - DeleteTopics (20) 1 to 6: v6 by topic id. CreatePartitions (37) 0 to 3.
 //! - AlterConfigs (33) 0 to 2, IncrementalAlterConfigs (44) 0 to 1 (KIP-339).
-//! - ElectLeaders (43) 0 to 2 (KIP-460), AlterPartitionReassignments (45) 0 to 1 and ListPartitionReassignments (46) 0 (KIP-455).
-//! - DescribeQuorum (55) 0 to 2 (KIP-595, KIP-836), UpdateFeatures (57) 0 to 2 (KIP-584), UnregisterBroker (64) 0.
+//! - ElectLeaders (43) 0 to 2 (KIP-460), AlterPartitionReassignments (45) 0 to 1 and
+//!   ListPartitionReassignments (46) 0 (KIP-455).
+//! - DescribeQuorum (55) 0 to 2 (KIP-595, KIP-836), UpdateFeatures (57) 0 to 2 (KIP-584),
+//!   UnregisterBroker (64) 0.
 
 use crate::io::CloseReason;
 use crate::request::Request;

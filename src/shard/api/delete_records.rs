@@ -1,5 +1,5 @@
-//! DeleteRecords (key 21), versions 0 to 2 (KIP-107): moves the log start; -1 is the high watermark. Segments below go with the
-//! next run of retention. v2: flexible.
+//! DeleteRecords (key 21), versions 0 to 2 (KIP-107): moves the log start; -1 is the high
+//! watermark. Segments below go with the next run of retention. v2: flexible.
 
 use super::decode;
 use super::fill::{Fill, Place, Scatter};

@@ -1,5 +1,6 @@
-//! DescribeCluster (key 60), versions 0 to 2 (KIP-700): cluster id, controller, brokers. v1: endpoint type (KIP-919). v2: fenced
-//! brokers (KIP-1073). On a controller listener the endpoints are those of controllers.
+//! DescribeCluster (key 60), versions 0 to 2 (KIP-700): cluster id, controller, brokers. v1:
+//! endpoint type (KIP-919). v2: fenced brokers (KIP-1073). On a controller listener the endpoints
+//! are those of controllers.
 
 use super::decode;
 use crate::request::Request;
@@ -40,7 +41,8 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
         response.error_code = error.code();
         response.controller_id = -1;
         response.error_message = Some(Cow::Owned(format!(
-            "The request was sent to an endpoint of type {here}, but we wanted an endpoint of type {asked}"
+            "The request was sent to an endpoint of type {here}, \
+             but we wanted an endpoint of type {asked}"
         )));
         shard.reply(turn, request.reply, &response);
         return;
@@ -64,7 +66,8 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
 }
 
 impl Shard {
-    /// Host and port under which a broker is reached through the listener of this index (the same name on other brokers).
+    /// Host and port under which a broker is reached through the listener of this index (the same
+    /// name on other brokers).
     pub(crate) fn endpoint(&self, broker: &Broker, listener: usize) -> Option<(String, i32)> {
         let own = self.config.broker.advertised_listeners.get(listener)?;
         if broker.id == self.broker.node_id {

@@ -1,6 +1,7 @@
-//! DescribeConfigs (key 32), versions 1 to 4: settings of topics, brokers (the empty name is the cluster-wide default), groups
-//! (KIP-848) and client-metrics subscriptions (KIP-714), with sources and synonyms. v3: documentation and types (KIP-569).
-//! v4: flexible. Errors stand with each resource.
+//! DescribeConfigs (key 32), versions 1 to 4: settings of topics, brokers (the empty name is the
+//! cluster-wide default), groups (KIP-848) and client-metrics subscriptions (KIP-714), with sources
+//! and synonyms. v3: documentation and types (KIP-569). v4: flexible. Errors stand with each
+//! resource.
 //!
 //! Gaps: broker loggers have no levels here, their list is empty.
 

@@ -1,5 +1,6 @@
-//! DescribeLogDirs (key 35), versions 1 to 5 (KIP-113): size of each partition by log directory. Topics null: all.
-//! v2: flexible. v3: top-level error. v4: total and usable bytes (KIP-827), not known here (-1). v5: cordoned (KIP-1066), never.
+//! DescribeLogDirs (key 35), versions 1 to 5 (KIP-113): size of each partition by log directory.
+//! Topics null: all. v2: flexible. v3: top-level error. v4: total and usable bytes (KIP-827), not
+//! known here (-1). v5: cordoned (KIP-1066), never.
 
 use super::decode;
 use super::fill::Scatter;
@@ -52,9 +53,11 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
 struct Dirs {
     names: Vec<(Arc<str>, i32)>,
     places: Vec<usize>,
-    /// By log directory and topic: partition and bytes.
-    dirs: BTreeMap<usize, BTreeMap<Arc<str>, Vec<(i32, u64)>>>,
+    dirs: BTreeMap<usize, Topics>,
 }
+
+/// Partitions and their bytes, by topic.
+type Topics = BTreeMap<Arc<str>, Vec<(i32, u64)>>;
 
 impl Gathering for Dirs {
     fn take(&mut self, index: u32, result: OpResult) {

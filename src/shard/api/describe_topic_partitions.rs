@@ -1,5 +1,6 @@
-//! DescribeTopicPartitions (key 75), version 0 (KIP-966): topics by name in order, a page of partitions at a time. A cursor names
-//! the first partition of the next page. At most `max.request.partition.size.limit` partitions are answered.
+//! DescribeTopicPartitions (key 75), version 0 (KIP-966): topics by name in order, a page of
+//! partitions at a time. A cursor names the first partition of the next page. At most
+//! `max.request.partition.size.limit` partitions are answered.
 
 use super::decode;
 use crate::request::Request;

@@ -1,19 +1,23 @@
 //! Fetch (key 1), versions 4 to 18.
 //!
-//! The connection's shard asks the owners of the partitions for read plans, puts the answer together around record bytes in
-//! memory and ranges of log files that it never copies, and sends it. Where less than `min_bytes` is there it waits: the
-//! owners tell it when their partitions grow, and it reads again when enough has come, or when `max_wait_ms` is over.
+//! The connection's shard asks the owners of the partitions for read plans, puts the answer
+//! together around record bytes in memory and ranges of log files that it never copies, and sends
+//! it. Where less than `min_bytes` is there it waits: the owners tell it when their partitions
+//! grow, and it reads again when enough has come, or when `max_wait_ms` is over.
 //!
 //! ```text
 //! reading -- all results --> enough, an error, or time is over --> answer
 //!    ^                          | too little
 //!    +-- grown enough -- waiting (watches at the owners, a timer)
 //! ```
-//! - v7: sessions (KIP-227), see `session.rs`; a request for the session of another shard is forwarded to it.
+//! - v7: sessions (KIP-227), see `session.rs`; a request for the session of another shard is
+//!   forwarded to it.
 //! - v12: flexible, last fetched epoch and diverging epoch (KIP-595). v13: topics by id (KIP-516).
-//! - v15: replica state as a tag (KIP-903). v16: leader tags (KIP-951). v18: high watermark of followers (KIP-1166).
+//! - v15: replica state as a tag (KIP-903). v16: leader tags (KIP-951). v18: high watermark of
+//!   followers (KIP-1166).
 //!
-//! Gaps: fetches of followers are served as those of consumers; the leader tags; rack-aware replica choice.
+//! Gaps: fetches of followers are served as those of consumers; the leader tags; rack-aware replica
+//! choice.
 
 use crate::io::{Effect, Response, Segment};
 use crate::mesh::Message as Mesh;
@@ -74,7 +78,6 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     let session = (parsed.session_id, parsed.session_epoch);
     let owner = session::shard_of(session.0, shard.shards);
     if session.0 != 0 && owner != shard.id && matches!(request.reply.to, ReplyTo::Conn(..)) {
-        drop(parsed);
         shard.forward(turn, owner, request);
         return;
     }
@@ -209,7 +212,8 @@ impl Shard {
         }
     }
 
-    /// A result of a read, or a watched partition has grown. Those of fetches that are gone are ignored.
+    /// A result of a read, or a watched partition has grown. Those of fetches that are gone are
+    /// ignored.
     pub(crate) fn take_fetch_result(&mut self, turn: &mut Turn<'_>, reply: OpReply) {
         let id = reply.gather;
         let Some(fetch) = self.fetches.get_mut(&id) else {
@@ -443,7 +447,8 @@ impl Shard {
 }
 
 impl Fetch {
-    /// Drops what goes beyond the request's limit; the first data of all comes whole, or nothing would ever move.
+    /// Drops what goes beyond the request's limit; the first data of all comes whole, or nothing
+    /// would ever move.
     fn keep_within_limit(&mut self) {
         let mut left = self.max_bytes;
         let mut first = true;
@@ -464,7 +469,8 @@ impl Fetch {
     }
 }
 
-/// Keeps whole pieces within `limit`. A range of a file goes as a whole, because where its batches end is not known here.
+/// Keeps whole pieces within `limit`. A range of a file goes as a whole, because where its batches
+/// end is not known here.
 fn cut(data: &mut Vec<Segment>, limit: usize) {
     let mut total = 0;
     let keep = data.iter().take_while(|segment| {

@@ -1,4 +1,5 @@
-//! A gather for requests that ask several partitions: the answer stands ready, and each result is put into its place.
+//! A gather for requests that ask several partitions: the answer stands ready, and each result is
+//! put into its place.
 
 use crate::ops::{Gathering, Op, OpResult, PartitionOp};
 use crate::request::Reply;

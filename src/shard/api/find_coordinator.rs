@@ -1,7 +1,9 @@
-//! FindCoordinator (key 10), versions 0 to 6. A single node coordinates every group itself; the offsets topic is created with
-//! the first question. v1: key type (KIP-98). v3: flexible. v4: many keys (KIP-699). v6: share groups (KIP-932).
+//! FindCoordinator (key 10), versions 0 to 6. A single node coordinates every group itself; the
+//! offsets topic is created with the first question. v1: key type (KIP-98). v3: flexible. v4: many
+//! keys (KIP-699). v6: share groups (KIP-932).
 //!
-//! Gaps: transaction and share coordinators are answered UNSUPPORTED_VERSION, which clients report instead of asking on.
+//! Gaps: transaction and share coordinators are answered UNSUPPORTED_VERSION, which clients report
+//! instead of asking on.
 
 use super::decode;
 use crate::groups::OFFSETS_TOPIC;

@@ -1,9 +1,11 @@
-//! The APIs that are about one classic group each: they run on the shard that coordinates the group, and their rules are in
-//! `flumen-coordinator`.
+//! The APIs that are about one classic group each: they run on the shard that coordinates the
+//! group, and their rules are in `flumen-coordinator`.
 //!
-//! - JoinGroup (11) 0 to 9: v4 MEMBER_ID_REQUIRED (KIP-394), v5 static members (KIP-345), v9 skip assignment (KIP-814).
+//! - JoinGroup (11) 0 to 9: v4 MEMBER_ID_REQUIRED (KIP-394), v5 static members (KIP-345), v9 skip
+//!   assignment (KIP-814).
 //! - SyncGroup (14) 0 to 5, Heartbeat (12) 0 to 4, LeaveGroup (13) 0 to 5 (v3 many members).
-//! - OffsetCommit (8) 2 to 10: v6 leader epochs (KIP-320), v9 KIP-848, v10 topic ids. OffsetDelete (47) 0 (KIP-496).
+//! - OffsetCommit (8) 2 to 10: v6 leader epochs (KIP-320), v9 KIP-848, v10 topic ids. OffsetDelete
+//!   (47) 0 (KIP-496).
 
 use crate::request::Request;
 use crate::{Shard, Turn};
@@ -11,8 +13,8 @@ use flumen_wire::Message;
 use flumen_wire::messages as wire;
 use std::borrow::Cow;
 
-/// Decodes the request (from `$body`, which shares its bytes) and goes on if its group is this shard's. Elsewhere it is
-/// forwarded; where no shard has the group yet, `$refusal` is the answer.
+/// Decodes the request (from `$body`, which shares its bytes) and goes on if its group is this
+/// shard's. Elsewhere it is forwarded; where no shard has the group yet, `$refusal` is the answer.
 macro_rules! for_group {
     ($shard:ident, $turn:ident, $request:ident, $body:ident, $message:ty,
      |$m:ident, $error:ident| $refusal:expr) => {{

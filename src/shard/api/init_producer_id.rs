@@ -1,6 +1,6 @@
-//! InitProducerId (key 22), versions 0 to 5, for idempotent producers: a new id with epoch 0 each time, from blocks that the
-//! controller gives out and that are never given twice. v2: flexible. v3: id and epoch of before (KIP-360), which only matter
-//! with a transactional id.
+//! InitProducerId (key 22), versions 0 to 5, for idempotent producers: a new id with epoch 0 each
+//! time, from blocks that the controller gives out and that are never given twice. v2: flexible.
+//! v3: id and epoch of before (KIP-360), which only matter with a transactional id.
 //!
 //! Gaps: a transactional id is refused with UNSUPPORTED_VERSION (transactions are not built).
 

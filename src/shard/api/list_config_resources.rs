@@ -1,5 +1,5 @@
-//! ListConfigResources (key 74), versions 0 to 1: names of what has settings. v0: client-metrics subscriptions only (KIP-714).
-//! v1: any types, none means all (KIP-1142).
+//! ListConfigResources (key 74), versions 0 to 1: names of what has settings. v0: client-metrics
+//! subscriptions only (KIP-714). v1: any types, none means all (KIP-1142).
 
 use super::decode;
 use crate::request::Request;

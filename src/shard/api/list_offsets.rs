@@ -1,10 +1,12 @@
 //! ListOffsets (key 2), versions 1 to 11.
 //!
-//! Timestamps: -1 latest (the last stable offset with isolation level 1), -2 earliest, -3 the record with the largest timestamp
-//! (v7, KIP-734), -4 earliest local (v8, KIP-405), -5 latest tiered (v9, KIP-1005), -6 earliest pending upload (v11, KIP-1023);
-//! others are searched by a job: the first record at or after the time, with its own timestamp. Nothing found: -1 and -1.
+//! Timestamps: -1 latest (the last stable offset with isolation level 1), -2 earliest, -3 the
+//! record with the largest timestamp (v7, KIP-734), -4 earliest local (v8, KIP-405), -5 latest
+//! tiered (v9, KIP-1005), -6 earliest pending upload (v11, KIP-1023); others are searched by a job:
+//! the first record at or after the time, with its own timestamp. Nothing found: -1 and -1.
 //!
-//! - v2: isolation level (KIP-98). v4: leader epochs (KIP-320). v6: flexible. v10: timeout (unused: nothing waits remotely).
+//! - v2: isolation level (KIP-98). v4: leader epochs (KIP-320). v6: flexible. v10: timeout (unused:
+//!   nothing waits remotely).
 
 use super::decode;
 use super::fill::{Fill, Place, Scatter};

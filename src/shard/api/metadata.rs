@@ -1,9 +1,12 @@
-//! Metadata (key 3), versions 0 to 13: brokers with the address of the listener that was asked, and topics with their partitions.
+//! Metadata (key 3), versions 0 to 13: brokers with the address of the listener that was asked, and
+//! topics with their partitions.
 //!
-//! A topic that is not there is created with the broker's defaults when the request and `auto.create.topics.enable` allow it;
-//! the answer then waits for its creation.
-//! - v0: no topics means all. v1: null means all, none means none. v4: auto-creation may be forbidden.
-//! - v7: leader epochs (KIP-320). v8 to v10: authorized operations of the cluster (KIP-430). v9: flexible.
+//! A topic that is not there is created with the broker's defaults when the request and
+//! `auto.create.topics.enable` allow it; the answer then waits for its creation.
+//! - v0: no topics means all. v1: null means all, none means none. v4: auto-creation may be
+//!   forbidden.
+//! - v7: leader epochs (KIP-320). v8 to v10: authorized operations of the cluster (KIP-430). v9:
+//!   flexible.
 //! - v10, v12: topic ids, and topics by id (KIP-516). v13: top-level error (KIP-1102), never set.
 
 use super::decode;

@@ -1,9 +1,10 @@
-//! One file per Kafka API, and the table that says which versions of which are served: the single source for ApiVersions and
-//! for `docs/protocol-support.md`.
+//! One file per Kafka API, and the table that says which versions of which are served: the single
+//! source for ApiVersions and for `docs/protocol-support.md`.
 //!
-//! To add one: a file here with `run(&mut Shard, &mut Turn, Request)`, its header comment (versions, behaviour, notes per
-//! version with their KIP, known gaps), and a line in [`HANDLERS`]. The wire types exist for every API. A request that
-//! only the controller can answer has [`Route::Controller`] and goes on with `Shard::decide`.
+//! To add one: a file here with `run(&mut Shard, &mut Turn, Request)`, its header comment
+//! (versions, behaviour, notes per version with their KIP, known gaps), and a line in [`HANDLERS`].
+//! The wire types exist for every API. A request that only the controller can answer has
+//! [`Route::Controller`] and goes on with `Shard::decide`.
 
 pub(crate) mod api_versions;
 pub(crate) mod controller_apis;
@@ -11,6 +12,7 @@ pub(crate) mod delete_records;
 pub(crate) mod describe_cluster;
 pub(crate) mod describe_configs;
 pub(crate) mod describe_log_dirs;
+pub(crate) mod describe_producers;
 pub(crate) mod describe_topic_partitions;
 pub(crate) mod fetch;
 pub(crate) mod fill;
@@ -91,7 +93,7 @@ handlers! {
     Produce 3 13 Here produce::run, "transactions; CurrentLeader tags";
     Fetch 4 18 Here fetch::run, "followers; CurrentLeader tags; preferred read replica";
     ListOffsets 1 11 Here list_offsets::run, "";
-    Metadata 0 13 Here metadata::run, "authorized operations are not computed";
+    Metadata 0 13 Here metadata::run, "no authorized operations";
     OffsetCommit 2 10 Here group_apis::offset_commit, "";
     OffsetFetch 1 10 Here multi_group_apis::offset_fetch, "";
     FindCoordinator 0 6 Here find_coordinator::run, "transaction and share coordinators";
@@ -99,7 +101,7 @@ handlers! {
     Heartbeat 0 4 Here group_apis::heartbeat, "";
     LeaveGroup 0 5 Here group_apis::leave_group, "";
     SyncGroup 0 5 Here group_apis::sync_group, "";
-    DescribeGroups 0 6 Here multi_group_apis::describe_groups, "authorized operations are not computed";
+    DescribeGroups 0 6 Here multi_group_apis::describe_groups, "no authorized operations";
     ListGroups 0 5 Here multi_group_apis::list_groups, "";
     ApiVersions 0 4 Here api_versions::run, "";
     CreateTopics 2 7 Controller controller_apis::create_topics, "";
@@ -113,16 +115,17 @@ handlers! {
     CreatePartitions 0 3 Controller controller_apis::create_partitions, "";
     DeleteGroups 0 2 Here multi_group_apis::delete_groups, "";
     ElectLeaders 0 2 Controller controller_apis::elect_leaders, "";
-    IncrementalAlterConfigs 0 1 Controller controller_apis::incremental_alter_configs, "broker loggers";
+    IncrementalAlterConfigs 0 1 Controller controller_apis::incremental_alter_configs, "loggers";
     AlterPartitionReassignments 0 1 Controller controller_apis::alter_partition_reassignments, "";
     ListPartitionReassignments 0 0 Controller controller_apis::list_partition_reassignments, "";
     OffsetDelete 0 0 Here group_apis::offset_delete, "";
     DescribeQuorum 0 2 Controller controller_apis::describe_quorum, "";
     UpdateFeatures 0 2 Controller controller_apis::update_features, "";
-    DescribeCluster 0 2 Here describe_cluster::run, "authorized operations are not computed";
+    DescribeCluster 0 2 Here describe_cluster::run, "no authorized operations";
+    DescribeProducers 0 0 Here describe_producers::run, "";
     UnregisterBroker 0 0 Controller controller_apis::unregister_broker, "";
     ListConfigResources 0 1 Here list_config_resources::run, "";
-    DescribeTopicPartitions 0 0 Here describe_topic_partitions::run, "authorized operations are not computed";
+    DescribeTopicPartitions 0 0 Here describe_topic_partitions::run, "no authorized operations";
 }
 
 /// The handler of an API.

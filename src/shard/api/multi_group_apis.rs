@@ -1,7 +1,10 @@
-//! The APIs that are about several groups: each group is asked of the shard that coordinates it, and the answers are joined.
+//! The APIs that are about several groups: each group is asked of the shard that coordinates it,
+//! and the answers are joined.
 //!
-//! - OffsetFetch (9) 1 to 10: v2 all topics by null, v7 require stable (KIP-447), v8 many groups (KIP-709), v10 topic ids.
-//! - DescribeGroups (15) 0 to 6: v6 GROUP_ID_NOT_FOUND (KIP-1043). DeleteGroups (42) 0 to 2 (KIP-229).
+//! - OffsetFetch (9) 1 to 10: v2 all topics by null, v7 require stable (KIP-447), v8 many groups
+//!   (KIP-709), v10 topic ids.
+//! - DescribeGroups (15) 0 to 6: v6 GROUP_ID_NOT_FOUND (KIP-1043). DeleteGroups (42) 0 to 2
+//!   (KIP-229).
 //! - ListGroups (16) 0 to 5: v4 states (KIP-518), v5 types (KIP-848).
 
 use super::decode;

@@ -1,5 +1,6 @@
-//! OffsetForLeaderEpoch (key 23), versions 2 to 4: the largest epoch at or below the one asked for, and its end offset.
-//! Unknown: -1 and -1. v2: current leader epoch is checked (KIP-320). v3: replica id. v4: flexible.
+//! OffsetForLeaderEpoch (key 23), versions 2 to 4: the largest epoch at or below the one asked for,
+//! and its end offset. Unknown: -1 and -1. v2: current leader epoch is checked (KIP-320). v3:
+//! replica id. v4: flexible.
 
 use super::decode;
 use super::fill::{Fill, Place, Scatter};

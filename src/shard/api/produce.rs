@@ -1,8 +1,10 @@
-//! Produce (key 0), versions 3 to 13. Advertised from 0: older librdkafka would not compress otherwise (KAFKA-18659).
+//! Produce (key 0), versions 3 to 13. Advertised from 0: older librdkafka would not compress
+//! otherwise (KAFKA-18659).
 //!
-//! Each partition's records are a part of the request's frame; they are checked, given their offsets and written by the shard
-//! that owns the partition, without being copied. The answer leaves when all partitions have answered: with acks=1 and -1
-//! when the batch is written (one replica: both are the same; with `flush.messages` when it is on disk), with acks=0 there is
+//! Each partition's records are a part of the request's frame; they are checked, given their
+//! offsets and written by the shard that owns the partition, without being copied. The answer
+//! leaves when all partitions have answered: with acks=1 and -1 when the batch is written (one
+//! replica: both are the same; with `flush.messages` when it is on disk), with acks=0 there is
 //! none, and any error closes the connection.
 //!
 //! - v7: zstd allowed (KIP-110). v8: RecordErrors and ErrorMessage (KIP-467). v9: flexible.
@@ -67,7 +69,6 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
             (Err(error), _) => results.push(AppendResult::refused(error)),
         }
     }
-    drop(parsed);
     let gathering = ProduceGather {
         body: request.body,
         acks,
@@ -97,7 +98,8 @@ impl Shard {
     }
 }
 
-/// Waits for the appends of one request. The frame is kept: the answer names topics as the request does.
+/// Waits for the appends of one request. The frame is kept: the answer names topics as the request
+/// does.
 struct ProduceGather {
     body: Bytes,
     acks: i16,
@@ -178,7 +180,6 @@ fn partition_response<'a>(index: i32, r: AppendResult) -> wire::PartitionProduce
             .map(|(batch_index, message)| wire::BatchIndexAndErrorMessage {
                 batch_index,
                 batch_index_error_message: Some(Cow::Owned(message)),
-                ..Default::default()
             })
             .collect(),
         error_message: r.message.map(Cow::Owned),
