@@ -1,5 +1,6 @@
-//! `docs/protocol-support.md` is generated from the table of handlers and the table of configurations, and this test keeps it
-//! equal to them. `UPDATE_DOCS=1 cargo test --test docs` writes it anew.
+//! `docs/protocol-support.md` is generated from the table of handlers and the table of
+//! configurations, and this test keeps it equal to them. `UPDATE_DOCS=1 cargo test --test docs`
+//! writes it anew.
 
 use flumen_settings::{ConfigResource, Effect, definitions, effect};
 use flumen_shard::api::{Support, support_table};
@@ -55,16 +56,28 @@ fn config_section(title: &str, resource: ConfigResource) -> String {
         out.push_str("All take effect.\n");
     }
     for (why, names) in &stored {
-        let _ = writeln!(out, "- Known, checked and stored, without effect ({why}): {}.", list(names));
+        let _ = writeln!(
+            out,
+            "- Known, checked and stored, without effect ({why}): {}.",
+            list(names)
+        );
     }
     for (why, names) in &refused {
-        let _ = writeln!(out, "- The broker refuses to start with them ({why} is not built): {}.", list(names));
+        let _ = writeln!(
+            out,
+            "- The broker refuses to start with them ({why} is not built): {}.",
+            list(names)
+        );
     }
     out
 }
 
 fn list(names: &[&str]) -> String {
-    names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
+    names
+        .iter()
+        .map(|n| format!("`{n}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn document() -> String {
@@ -77,7 +90,10 @@ fn document() -> String {
     out.push_str(&config_section("Topics", ConfigResource::Topic));
     out.push_str(&config_section("Brokers", ConfigResource::Broker));
     out.push_str(&config_section("Groups", ConfigResource::Group));
-    out.push_str(&config_section("Client metrics", ConfigResource::ClientMetrics));
+    out.push_str(&config_section(
+        "Client metrics",
+        ConfigResource::ClientMetrics,
+    ));
     out
 }
 

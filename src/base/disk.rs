@@ -1,8 +1,10 @@
-//! The disk as the core sees it: named files for blocking jobs, and open log files by reference for the hot path.
+//! The disk as the core sees it: named files for blocking jobs, and open log files by reference for
+//! the hot path.
 //!
-//! The hot path (append, sync, read, splice) names a file by an [`Arc<LogFile>`]; the runtime opens it on first use and
-//! does the work on its ring. Everything else (recovery, index and checkpoint writes, rename, unlink) is a job that the
-//! runtime runs beside the shards with a [`Disk`]; the simulator implements both on a disk that tears and forgets.
+//! The hot path (append, sync, read, splice) names a file by an [`Arc<LogFile>`]; the runtime opens
+//! it on first use and does the work on its ring. Everything else (recovery, index and checkpoint
+//! writes, rename, unlink) is a job that the runtime runs beside the shards with a [`Disk`]; the
+//! simulator implements both on a disk that tears and forgets.
 
 use std::any::Any;
 use std::fmt;
@@ -21,7 +23,8 @@ pub enum OpenMode {
     Create,
 }
 
-/// Blocking file operations, for jobs only (never called on a shard's turn). Paths are as given by the configuration.
+/// Blocking file operations, for jobs only (never called on a shard's turn). Paths are as given by
+/// the configuration.
 pub trait Disk: Send + Sync {
     /// Opens a file.
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>>;
@@ -59,7 +62,8 @@ pub trait Disk: Send + Sync {
         Ok(bytes)
     }
 
-    /// Replaces a small file as a whole: write `<path>.tmp`, sync it, rename, sync the directory (Kafka's checkpoint files).
+    /// Replaces a small file as a whole: write `<path>.tmp`, sync it, rename, sync the directory
+    /// (Kafka's checkpoint files).
     fn write_atomic(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let mut name = path.as_os_str().to_owned();
         name.push(".tmp");
@@ -127,9 +131,10 @@ pub trait DiskFile: Send {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId(pub u64);
 
-/// A log segment's file, shared by everything that reads or writes it. The `Arc` around it is its lease: the OS handle is
-/// closed when the last owner lets go, so a fetch in flight of a deleted segment ends well. The runtime puts its handle in
-/// on first use (creating the file where it is missing); the core never looks at it.
+/// A log segment's file, shared by everything that reads or writes it. The `Arc` around it is its
+/// lease: the OS handle is closed when the last owner lets go, so a fetch in flight of a deleted
+/// segment ends well. The runtime puts its handle in on first use (creating the file where it is
+/// missing); the core never looks at it.
 pub struct LogFile {
     id: FileId,
     path: PathBuf,
@@ -151,7 +156,8 @@ impl LogFile {
         self.id
     }
 
-    /// Where it is. A rename of its directory for deletion does not change this: the handle stays good.
+    /// Where it is. A rename of its directory for deletion does not change this: the handle stays
+    /// good.
     pub fn path(&self) -> &Path {
         &self.path
     }

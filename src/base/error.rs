@@ -1,4 +1,5 @@
-//! Kafka's error codes (protocol guide, "Error Codes"; `org.apache.kafka.common.protocol.Errors`, 4.3.1).
+//! Kafka's error codes (protocol guide, "Error Codes"; `org.apache.kafka.common.protocol.Errors`,
+//! 4.3.1).
 
 macro_rules! error_codes {
     ($($(#[$meta:meta])* $code:literal $name:ident $retriable:literal),* $(,)?) => {

@@ -71,8 +71,9 @@ pub struct TopicPartition {
 }
 
 impl TopicPartition {
-    /// The shard that owns this partition on a node of `shards` shards: neighbours of one topic go to neighbouring
-    /// shards, topics start at different ones. Node-local: never stored, so the number of shards may change at restart.
+    /// The shard that owns this partition on a node of `shards` shards: neighbours of one topic go
+    /// to neighbouring shards, topics start at different ones. Node-local: never stored, so the
+    /// number of shards may change at restart.
     pub fn shard(&self, shards: u16) -> ShardId {
         let start = self.topic_id.fold64() % u64::from(shards.max(1));
         let index =

@@ -1,5 +1,6 @@
-//! The words that every crate of Flumen shares: identifiers, error codes, limits, time, the disk as the core sees it,
-//! and the seeded random generator. Level 0: depends on no other crate of the workspace and touches no OS.
+//! The words that every crate of Flumen shares: identifiers, error codes, limits, time, the disk as
+//! the core sees it, and the seeded random generator. Level 0: depends on no other crate of the
+//! workspace and touches no OS.
 //!
 //! ```
 //! use flumen_base::{Offset, Uuid};
@@ -26,8 +27,9 @@ pub use prng::Prng;
 pub use time::{Clock, Mono, Now};
 pub use uuid::Uuid;
 
-/// A hash map with a fixed hasher, for keys that a client can't choose (ids, tokens). For names sent by clients use a
-/// `BTreeMap`: a fixed hasher invites collisions made on purpose, and a random one breaks seeded replay.
+/// A hash map with a fixed hasher, for keys that a client can't choose (ids, tokens). For names
+/// sent by clients use a `BTreeMap`: a fixed hasher invites collisions made on purpose, and a
+/// random one breaks seeded replay.
 pub type IdMap<K, V> = rustc_hash::FxHashMap<K, V>;
 
 /// The set that belongs to [`IdMap`].

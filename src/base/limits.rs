@@ -1,5 +1,6 @@
-//! Every bound of a queue, buffer or session, in one place. Bounds that Kafka lets a user set are settings instead
-//! (`flumen-settings`); these are ours. Relations between them are checked when this file compiles.
+//! Every bound of a queue, buffer or session, in one place. Bounds that Kafka lets a user set are
+//! settings instead (`flumen-settings`); these are ours. Relations between them are checked when
+//! this file compiles.
 
 /// Responses that one connection may owe before its socket is no longer read.
 pub const CONN_REQUESTS_IN_FLIGHT_MAX: usize = 64;
@@ -13,7 +14,8 @@ pub const MESH_QUEUE_MESSAGES_MAX: usize = 4096;
 pub const SHARD_CONNECTIONS_MAX: usize = 16_384;
 /// Recently written batches kept in memory for tail fetches, per shard.
 pub const TAIL_CACHE_BYTES_MAX: usize = 32 << 20;
-/// Fetch sessions of one shard (`max.incremental.fetch.session.cache.slots` is per broker and divided among shards).
+/// Fetch sessions of one shard (`max.incremental.fetch.session.cache.slots` is per broker and
+/// divided among shards).
 pub const FETCH_SESSIONS_MAX: usize = 1000;
 /// Bytes that a compressed batch may unfold to in one validation.
 pub const DECOMPRESSED_BATCH_BYTES_MAX: usize = 256 << 20;

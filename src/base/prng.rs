@@ -1,6 +1,8 @@
-//! A small seeded generator (SplitMix64): the same seed gives the same run, in the simulator and in a shard alike.
+//! A small seeded generator (SplitMix64): the same seed gives the same run, in the simulator and in
+//! a shard alike.
 
-/// Deterministic random numbers; not for secrets. The runtime seeds each shard's from the OS, the simulator from its seed.
+/// Deterministic random numbers; not for secrets. The runtime seeds each shard's from the OS, the
+/// simulator from its seed.
 #[derive(Clone, Debug)]
 pub struct Prng(u64);
 

@@ -1,4 +1,5 @@
-//! Kafka's UUID: 16 bytes, printed as 22 characters of URL-safe base64 without padding (`org.apache.kafka.common.Uuid`).
+//! Kafka's UUID: 16 bytes, printed as 22 characters of URL-safe base64 without padding
+//! (`org.apache.kafka.common.Uuid`).
 
 use std::fmt;
 
@@ -29,8 +30,8 @@ impl Uuid {
         *self == Self::ZERO
     }
 
-    /// A version 4 UUID from 16 random bytes, or `None` where Kafka would draw again: its text starts with '-', which
-    /// command lines take for an option, or it is reserved.
+    /// A version 4 UUID from 16 random bytes, or `None` where Kafka would draw again: its text
+    /// starts with '-', which command lines take for an option, or it is reserved.
     pub fn from_random(mut bytes: [u8; 16]) -> Option<Self> {
         bytes[6] = (bytes[6] & 0x0f) | 0x40;
         bytes[8] = (bytes[8] & 0x3f) | 0x80;

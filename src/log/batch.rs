@@ -1,11 +1,14 @@
-//! Record batches of magic 2 (protocol guide, "Record Batch"): a view of the header, and checked iteration over records. Nothing here trusts a length before it is compared with the bytes that are there.
+//! Record batches of magic 2 (protocol guide, "Record Batch"): a view of the header, and checked
+//! iteration over records. Nothing here trusts a length before it is compared with the bytes that
+//! are there.
 //!
 //! ```text
 //! 0 baseOffset i64 | 8 length i32 (of all that follows) | 12 leaderEpoch i32 | 16 magic i8 | 17 crc u32
 //! 21 attributes i16 | 23 lastOffsetDelta i32 | 27 baseTimestamp i64 | 35 maxTimestamp i64
 //! 43 producerId i64 | 51 producerEpoch i16 | 53 baseSequence i32 | 57 count i32 | 61 records
 //! ```
-//! The CRC32C covers everything from the attributes on: base offset and leader epoch may be patched without redoing it.
+//! The CRC32C covers everything from the attributes on: base offset and leader epoch may be patched
+//! without redoing it.
 
 pub use crate::builder::BatchBuilder;
 use crate::codec::{self, CodecError, Compression};
@@ -231,7 +234,8 @@ pub fn sequence_sub(sequence: i32, n: i32) -> i32 {
     }
 }
 
-/// A whole batch: its header is plausible and its bytes are all there. The CRC is checked by [`Batch::check_crc`].
+/// A whole batch: its header is plausible and its bytes are all there. The CRC is checked by
+/// [`Batch::check_crc`].
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
     /// The header.
@@ -271,7 +275,8 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// The records section uncompressed, at most `max` bytes of it; borrowed when it was not compressed.
+    /// The records section uncompressed, at most `max` bytes of it; borrowed when it was not
+    /// compressed.
     pub fn unfold(&self, max: usize) -> Result<std::borrow::Cow<'a, [u8]>, BatchError> {
         let section = self.records_section();
         match self.header.compression()? {
@@ -281,7 +286,8 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Batches one after the other; ends at the first that is not whole (`Err` once if it is malformed).
+/// Batches one after the other; ends at the first that is not whole (`Err` once if it is
+/// malformed).
 #[derive(Clone, Debug)]
 pub struct Batches<'a> {
     rest: &'a [u8],
@@ -359,8 +365,8 @@ impl<'a> Iterator for Headers<'a> {
     }
 }
 
-/// Records of an uncompressed section, each checked as it comes. After an error it ends. Bytes left behind the last
-/// record are an error too, as in Kafka.
+/// Records of an uncompressed section, each checked as it comes. After an error it ends. Bytes left
+/// behind the last record are an error too, as in Kafka.
 #[derive(Clone, Debug)]
 pub struct Records<'a> {
     cursor: Cursor<'a>,

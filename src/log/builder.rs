@@ -214,7 +214,8 @@ fn with_bit(attributes: i16, bit: i16, on: bool) -> i16 {
     }
 }
 
-/// Sets timestamp type and max timestamp in a copied header and redoes the CRC over it and the records.
+/// Sets timestamp type and max timestamp in a copied header and redoes the CRC over it and the
+/// records.
 pub(crate) fn restamp(
     header: &mut [u8; HEADER_LEN],
     records: &[u8],

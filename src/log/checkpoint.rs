@@ -1,5 +1,6 @@
-//! Kafka's small files of a log directory: offset checkpoints, `partition.metadata`, `meta.properties`,
-//! `.kafka_cleanshutdown`. All are replaced as a whole, so a crash leaves the old one or the new one.
+//! Kafka's small files of a log directory: offset checkpoints, `partition.metadata`,
+//! `meta.properties`, `.kafka_cleanshutdown`. All are replaced as a whole, so a crash leaves the
+//! old one or the new one.
 
 use flumen_base::{Disk, Offset, OpenMode, TopicId, Uuid};
 use std::collections::BTreeMap;
@@ -62,7 +63,8 @@ fn parse_offsets(text: &str) -> Option<Offsets> {
     Some(offsets)
 }
 
-/// The lines of a checkpoint file, split at white space: after its version and its count, which must both be right.
+/// The lines of a checkpoint file, split at white space: after its version and its count, which
+/// must both be right.
 pub(crate) fn parse_lines(text: &str, version: i32) -> Option<Vec<Vec<&str>>> {
     let mut lines = text.lines();
     if lines.next()?.trim().parse() != Ok(version) {

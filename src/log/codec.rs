@@ -1,4 +1,5 @@
-//! Kafka's compression codecs, as the Java client frames them. Every decoder is given the most it may unfold to.
+//! Kafka's compression codecs, as the Java client frames them. Every decoder is given the most it
+//! may unfold to.
 
 use std::io::{Read, Write};
 
@@ -124,7 +125,8 @@ fn snappy_block(block: &[u8], max: usize, out: &mut Vec<u8>) -> Result<(), Codec
     if len > max.saturating_sub(start) {
         return Err(CodecError::TooLarge(max));
     }
-    // A snappy block can't unfold to more than 64 bytes for each 3 of its own: a longer claim is a lie.
+    // A snappy block can't unfold to more than 64 bytes for each 3 of its own: a longer claim is a
+    // lie.
     if len > block.len().saturating_mul(32) + 64 {
         return Err(CodecError::Corrupt("snappy"));
     }
@@ -136,8 +138,8 @@ fn snappy_block(block: &[u8], max: usize, out: &mut Vec<u8>) -> Result<(), Codec
     Ok(())
 }
 
-/// Compresses at Kafka's `level` for this codec (-1 is gzip's default; snappy has none; LZ4's are accepted, but the
-/// encoder has one speed).
+/// Compresses at Kafka's `level` for this codec (-1 is gzip's default; snappy has none; LZ4's are
+/// accepted, but the encoder has one speed).
 pub fn compress(codec: Compression, bytes: &[u8], level: i32) -> Result<Vec<u8>, CodecError> {
     match codec {
         Compression::None => Ok(bytes.to_vec()),

@@ -46,7 +46,8 @@ impl Default for CleanupPolicy {
     }
 }
 
-/// Settings of one log; field names are Kafka's config names. Times in milliseconds, sizes in bytes.
+/// Settings of one log; field names are Kafka's config names. Times in milliseconds, sizes in
+/// bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
     /// `segment.bytes`, at most `i32::MAX`.

@@ -1,4 +1,5 @@
-//! Leader epochs of a partition and where each starts: Kafka's LeaderEpochFileCache and its `leader-epoch-checkpoint`.
+//! Leader epochs of a partition and where each starts: Kafka's LeaderEpochFileCache and its
+//! `leader-epoch-checkpoint`.
 
 use flumen_base::{LeaderEpoch, Offset};
 
@@ -38,7 +39,8 @@ impl EpochCache {
         self.entries.last().map(|e| e.0)
     }
 
-    /// Records of `epoch` begin at `start`; entries that contradict this go. True when something changed.
+    /// Records of `epoch` begin at `start`; entries that contradict this go. True when something
+    /// changed.
     pub fn assign(&mut self, epoch: LeaderEpoch, start: i64) -> bool {
         if epoch < 0 || start < 0 {
             return false;

@@ -1,9 +1,10 @@
 //! Offset and time indexes of a segment, in memory and in Kafka's file formats.
 //!
-//! The offset index of a segment that is still in work is in memory as a whole. Once sealed (its file is on disk) every
-//! 256th entry stays, so that memory is bounded by 16 KiB per GiB of log; a lookup then reads one block of 2 KiB of the
-//! file. Segments found at start have nothing in memory until the first lookup loads the samples.
-//! The time index of a sealed segment is not kept: lookups by time are jobs and read the file.
+//! The offset index of a segment that is still in work is in memory as a whole. Once sealed (its
+//! file is on disk) every 256th entry stays, so that memory is bounded by 16 KiB per GiB of log; a
+//! lookup then reads one block of 2 KiB of the file. Segments found at start have nothing in memory
+//! until the first lookup loads the samples. The time index of a sealed segment is not kept:
+//! lookups by time are jobs and read the file.
 
 /// Length of an entry of an `.index` file: relative offset i32, position i32.
 pub const OFFSET_ENTRY_LEN: usize = 8;
@@ -122,8 +123,8 @@ impl OffsetIndex {
         }
     }
 
-    /// The largest batch boundary known at or below `position_max` such that everything before it is below `bound`
-    /// (relative, `None`: no bound).
+    /// The largest batch boundary known at or below `position_max` such that everything before it
+    /// is below `bound` (relative, `None`: no bound).
     pub(crate) fn boundary_below(
         &self,
         position_max: u64,
@@ -171,7 +172,8 @@ pub(crate) fn floor_in(entries: &[IndexEntry], offset: u32) -> (Floor, Option<us
     }
 }
 
-/// Entries of an `.index` file, up to the first that goes back (Kafka pads the active segment's file with zeros).
+/// Entries of an `.index` file, up to the first that goes back (Kafka pads the active segment's
+/// file with zeros).
 pub fn decode_offsets(file: &[u8]) -> impl Iterator<Item = IndexEntry> + '_ {
     let (entries, _) = file.as_chunks::<OFFSET_ENTRY_LEN>();
     let mut previous: Option<IndexEntry> = None;
@@ -193,7 +195,8 @@ pub fn decode_offsets(file: &[u8]) -> impl Iterator<Item = IndexEntry> + '_ {
 pub struct TimeEntry {
     /// Milliseconds.
     pub timestamp: i64,
-    /// Relative offset of the last record of the batch that holds it: later batches' offsets are larger.
+    /// Relative offset of the last record of the batch that holds it: later batches' offsets are
+    /// larger.
     pub offset: u32,
 }
 

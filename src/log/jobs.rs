@@ -20,7 +20,8 @@ pub struct SealJob {
     files: SegmentFiles,
     /// Offset and content of the producer snapshot.
     snapshot: Option<(i64, Vec<u8>)>,
-    /// Base of the segment that follows: its file is made, so that the log's end survives without records in it.
+    /// Base of the segment that follows: its file is made, so that the log's end survives without
+    /// records in it.
     next_base: i64,
 }
 
@@ -194,8 +195,8 @@ impl CloseJob {
     }
 }
 
-/// Writes a file as a whole and syncs it. A crash in between leaves it torn: recovery does not trust these files beyond
-/// what their segment needs.
+/// Writes a file as a whole and syncs it. A crash in between leaves it torn: recovery does not
+/// trust these files beyond what their segment needs.
 pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let file = disk.open(path, OpenMode::Create)?;
     file.write_all_at(bytes, 0)?;
@@ -204,8 +205,8 @@ pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<
 }
 
 impl Log {
-    /// The job that finishes the oldest rolled segment (sync, indexes, producer snapshot), if there is one, all of it is
-    /// written, and no such job runs.
+    /// The job that finishes the oldest rolled segment (sync, indexes, producer snapshot), if there
+    /// is one, all of it is written, and no such job runs.
     pub fn take_seal_job(&mut self) -> Option<SealJob> {
         let index = self
             .segments
@@ -254,8 +255,9 @@ impl Log {
         })
     }
 
-    /// DeleteRecords: nothing below `offset` may be read any more. At most the high watermark, which the caller checks.
-    /// True when it moved. [`Log::retention`] then lets the segments below it go.
+    /// DeleteRecords: nothing below `offset` may be read any more. At most the high watermark,
+    /// which the caller checks. True when it moved. [`Log::retention`] then lets the segments below
+    /// it go.
     pub fn advance_log_start(&mut self, offset: Offset) -> bool {
         if offset.0 <= self.log_start || offset.0 > self.written_end {
             return false;
@@ -265,8 +267,9 @@ impl Log {
         true
     }
 
-    /// Takes the segments that retention (log start offset, size, time) lets go out of the log, and returns the job that
-    /// removes their files. Only what is below `high_watermark` goes. When all may go, the active segment is rolled first.
+    /// Takes the segments that retention (log start offset, size, time) lets go out of the log, and
+    /// returns the job that removes their files. Only what is below `high_watermark` goes. When all
+    /// may go, the active segment is rolled first.
     pub fn retention(&mut self, now: Now, high_watermark: Offset) -> Option<DeleteJob> {
         let count = self.count_to_delete(now, high_watermark.0);
         if count == 0 {
@@ -342,8 +345,8 @@ impl Log {
         count
     }
 
-    /// For a clean shutdown, with nothing staged and no job running: the job that syncs the log and writes all indexes
-    /// and the producer snapshot. Appends after this would not be covered.
+    /// For a clean shutdown, with nothing staged and no job running: the job that syncs the log and
+    /// writes all indexes and the producer snapshot. Appends after this would not be covered.
     pub fn close_job(&mut self) -> CloseJob {
         for segment in &mut self.segments {
             if segment.state == SegmentState::Active {

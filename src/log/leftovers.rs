@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use std::io;
 
 impl Loader<'_> {
-    /// Removes leftovers, completes an interrupted swap of compacted segments, and returns the segments' bases.
+    /// Removes leftovers, completes an interrupted swap of compacted segments, and returns the
+    /// segments' bases.
     pub(crate) fn list_segments(&mut self) -> io::Result<BTreeSet<i64>> {
         let mut names: Vec<String> = self
             .disk

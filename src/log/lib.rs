@@ -1,7 +1,7 @@
 //! One partition's log, without I/O of its own. Level 1: depends on `flumen-base` only.
 //!
-//! The shard that owns a partition owns its [`Log`]: a synchronous state machine that is told of time and of completed
-//! disk work, and that hands out descriptions of the disk work it wants.
+//! The shard that owns a partition owns its [`Log`]: a synchronous state machine that is told of
+//! time and of completed disk work, and that hands out descriptions of the disk work it wants.
 //!
 //! ```text
 //! produce   validate() -> Log::append() -> [end of turn] Log::take_write() -> disk -> Log::write_done()
@@ -9,9 +9,9 @@
 //! beside    take_seal_job, take_epoch_job, retention, close_job, lookup: jobs with run(&dyn Disk), and x_done()
 //! start     recovery::load(disk) (a job) -> Log::from_loaded()
 //! ```
-//! Bytes on disk are exactly Kafka's (`.log`, `.index`, `.timeindex`, `.snapshot`, checkpoints), so that Kafka's own
-//! `DumpLogSegments` reads them. Nothing in this crate reads a clock, opens a file on the hot path, or draws a random
-//! number; nothing panics on bytes from the network or the disk.
+//! Bytes on disk are exactly Kafka's (`.log`, `.index`, `.timeindex`, `.snapshot`, checkpoints), so
+//! that Kafka's own `DumpLogSegments` reads them. Nothing in this crate reads a clock, opens a file
+//! on the hot path, or draws a random number; nothing panics on bytes from the network or the disk.
 //!
 //! ```
 //! # use flumen_log::{validate, BatchBuilder, FileIds, Log, LogConfig, Origin, ReadPlan, ReadRequest};
@@ -48,6 +48,8 @@ mod leftovers;
 mod log;
 pub mod lookup;
 mod ops;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 pub mod producer_state;
 mod read;
 pub mod recovery;

@@ -5,9 +5,9 @@
 //!                                 |            `- staged: has offsets, no write has completed
 //!                                 `- readable and ackable
 //! ```
-//! Appends are staged and coalesced; one write is in flight at a time. Everything that an append changes (end offset,
-//! segment, indexes, producers, epochs, memory tail) changes when it is staged, and an undo record per batch takes it back
-//! if the write fails.
+//! Appends are staged and coalesced; one write is in flight at a time. Everything that an append
+//! changes (end offset, segment, indexes, producers, epochs, memory tail) changes when it is
+//! staged, and an undo record per batch takes it back if the write fails.
 
 use crate::batch::{BatchHeader, Records};
 use crate::builder;
@@ -28,7 +28,8 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Batches up to this length are copied into one buffer with their header: cheaper than two buffers in a write.
+/// Batches up to this length are copied into one buffer with their header: cheaper than two buffers
+/// in a write.
 const COPY_LEN_MAX: usize = 4096;
 /// Buffers of one write (IOV_MAX is 1024).
 const WRITE_BUFS_MAX: usize = 1000;
@@ -404,7 +405,8 @@ impl Log {
         self.advance_recovery_point();
     }
 
-    /// Everything before the first segment that is not sealed is on disk, and of the active one what was synced.
+    /// Everything before the first segment that is not sealed is on disk, and of the active one
+    /// what was synced.
     pub(crate) fn advance_recovery_point(&mut self) {
         let first = self
             .segments
@@ -450,8 +452,8 @@ impl Log {
         Offset(self.log_start)
     }
 
-    /// First offset of the earliest open transaction (the last stable offset is the lesser of this and the high
-    /// watermark).
+    /// First offset of the earliest open transaction (the last stable offset is the lesser of this
+    /// and the high watermark).
     pub fn first_unstable_offset(&self) -> Option<Offset> {
         self.producers.first_open_txn().map(Offset)
     }
@@ -499,7 +501,8 @@ impl Log {
         self.tail.bytes()
     }
 
-    /// The most bytes that the memory tail may hold from now on (0, the first value, keeps none); evicts at once.
+    /// The most bytes that the memory tail may hold from now on (0, the first value, keeps none);
+    /// evicts at once.
     pub fn set_tail_budget(&mut self, bytes: usize) {
         self.tail.set_budget(bytes);
     }
@@ -518,8 +521,9 @@ fn new_file(ids: &FileIds, dir: &Path, base_offset: i64, suffix: &str) -> Arc<Lo
     LogFile::new(ids.next_id(), segment_path(dir, base_offset, suffix))
 }
 
-/// The positioned batch as it is written: header and records apart, so that the records are not copied; or in one copy
-/// where the batch is small, or so small a part of its frame that the memory tail should not pin that.
+/// The positioned batch as it is written: header and records apart, so that the records are not
+/// copied; or in one copy where the batch is small, or so small a part of its frame that the memory
+/// tail should not pin that.
 fn buffers(header: &BatchHeader<'_>, batch: &ValidBatch) -> SmallVec<[Bytes; 2]> {
     let len = batch.len();
     if len <= COPY_LEN_MAX || len < batch.frame_len / 2 {

@@ -193,7 +193,8 @@ fn small_batches_do_not_pin_their_frame() {
     assert!(!shares(&rig.log.take_write().unwrap()));
 }
 
-/// Random operations against a vector of values; crashes lose at most what was not synced, never something in between.
+/// Random operations against a vector of values; crashes lose at most what was not synced, never
+/// something in between.
 #[test]
 fn model() {
     let rounds = std::env::var("FLUMEN_TEST_ROUNDS")

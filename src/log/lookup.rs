@@ -1,5 +1,5 @@
-//! Offsets by time (ListOffsets), as a job over the disk: the time index leads to the offset index, that to a position,
-//! and from there batches are read until one qualifies.
+//! Offsets by time (ListOffsets), as a job over the disk: the time index leads to the offset index,
+//! that to a position, and from there batches are read until one qualifies.
 
 use crate::batch::{Batch, BatchHeader, HEADER_LEN, Records};
 use crate::index::{
@@ -12,7 +12,8 @@ use flumen_base::{Disk, DiskFile, LeaderEpoch, Offset, OpenMode};
 use std::io;
 use std::path::PathBuf;
 
-/// Largest index file that is read: `segment.index.bytes` may not be set higher than this in Kafka's practice.
+/// Largest index file that is read: `segment.index.bytes` may not be set higher than this in
+/// Kafka's practice.
 const INDEX_FILE_MAX: u64 = 1 << 30;
 
 /// What is looked for.
@@ -55,7 +56,8 @@ struct SegmentView {
 }
 
 impl Log {
-    /// A job that finds an offset by time among the records below `upper_bound` (high watermark or last stable offset).
+    /// A job that finds an offset by time among the records below `upper_bound` (high watermark or
+    /// last stable offset).
     pub fn lookup(&self, target: Target, upper_bound: Offset) -> TimestampLookup {
         let max = self.segments.iter().map(|s| s.mark.max_timestamp).max();
         let wanted = match target {
@@ -185,7 +187,8 @@ impl TimestampLookup {
     }
 }
 
-/// A position before which all records are older than `wanted` or below the relative offset `start`.
+/// A position before which all records are older than `wanted` or below the relative offset
+/// `start`.
 fn floor_position(times: &[TimeEntry], entries: &[IndexEntry], start: u32, wanted: i64) -> u64 {
     let older = times.partition_point(|e| e.timestamp < wanted);
     let by_time = older.checked_sub(1).and_then(|i| times.get(i));

@@ -5,7 +5,8 @@ use flumen_base::{ErrorCode, FileId, LogFile, Offset};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Gives log files their numbers. Clones draw from the same row; one per shard, each with its own start.
+/// Gives log files their numbers. Clones draw from the same row; one per shard, each with its own
+/// start.
 #[derive(Clone, Debug, Default)]
 pub struct FileIds(Arc<AtomicU64>);
 
@@ -21,7 +22,8 @@ impl FileIds {
     }
 }
 
-/// What an append gave. The batch may be read, and acked, once [`Log::written_end_offset`] exceeds `last_offset`.
+/// What an append gave. The batch may be read, and acked, once [`Log::written_end_offset`] exceeds
+/// `last_offset`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AppendInfo {
     /// Offset of the first record.
@@ -32,7 +34,8 @@ pub struct AppendInfo {
     pub log_append_time_ms: i64,
     /// The log start offset for the response.
     pub log_start_offset: Offset,
-    /// An idempotent producer sent this again: nothing was appended, the offsets are the first append's.
+    /// An idempotent producer sent this again: nothing was appended, the offsets are the first
+    /// append's.
     pub duplicate: bool,
 }
 
@@ -81,7 +84,8 @@ pub struct SyncOp {
 pub enum WriteDone {
     /// Everything below this offset is written and may be acked and read.
     Advanced(Offset),
-    /// The write failed: everything staged was taken back, the log ends at this offset, and it takes no more appends
-    /// (`KAFKA_STORAGE_ERROR`) until it is loaded again. Answer all waiting appends at or above it.
+    /// The write failed: everything staged was taken back, the log ends at this offset, and it
+    /// takes no more appends (`KAFKA_STORAGE_ERROR`) until it is loaded again. Answer all waiting
+    /// appends at or above it.
     Failed(Offset),
 }

@@ -1,5 +1,6 @@
-//! Idempotent and transactional producers of one partition: what Kafka's ProducerStateManager keeps, and its `.snapshot`
-//! files. State changes when a batch is staged; [`Undo`] takes it back when the write fails.
+//! Idempotent and transactional producers of one partition: what Kafka's ProducerStateManager
+//! keeps, and its `.snapshot` files. State changes when a batch is staged; [`Undo`] takes it back
+//! when the write fails.
 
 use crate::batch::{BatchHeader, Record, sequence_sub};
 use crate::ops::AppendError;
@@ -163,7 +164,8 @@ impl ProducerState {
             let in_order = if epoch != entry.epoch {
                 first == 0 || entry.epoch < 0
             } else {
-                // After a restart or expiry nothing may be remembered of this epoch: then -1 precedes 0 only.
+                // After a restart or expiry nothing may be remembered of this epoch: then -1
+                // precedes 0 only.
                 i64::from(first) == i64::from(last) + 1 || (first == 0 && last == i32::MAX)
             };
             if !in_order {
@@ -176,8 +178,8 @@ impl ProducerState {
         Ok(Check::New)
     }
 
-    /// Takes a checked batch in (also in recovery, where everything is taken). `batch` has its final offsets; `marker` is
-    /// the first record of a control batch.
+    /// Takes a checked batch in (also in recovery, where everything is taken). `batch` has its
+    /// final offsets; `marker` is the first record of a control batch.
     pub fn apply(&mut self, batch: &BatchHeader<'_>, marker: Option<&Record<'_>>) -> Option<Undo> {
         let id = batch.producer_id();
         if id < 0 {
@@ -325,8 +327,8 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     Some(*head)
 }
 
-/// Coordinator epoch in a transaction marker (key: version i16, type i16; value: version i16, epoch i32); `None` for other
-/// control records.
+/// Coordinator epoch in a transaction marker (key: version i16, type i16; value: version i16, epoch
+/// i32); `None` for other control records.
 fn marker_coordinator_epoch(record: &Record<'_>) -> Option<i32> {
     let kind = record.key?.get(2..4)?;
     if !matches!(kind, [0, 0 | 1]) {

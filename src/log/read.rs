@@ -5,8 +5,8 @@
 //!           -> position known (index entry, last reader)? -> File
 //!           -> else NeedScan: [index block] -> batch headers from its entry on -> resume_read -> File
 //! ```
-//! A range starts at the batch that contains the offset. It ends at a batch boundary where memory knows one, so that the
-//! next read of the same reader needs no scan.
+//! A range starts at the batch that contains the offset. It ends at a batch boundary where memory
+//! knows one, so that the next read of the same reader needs no scan.
 
 use crate::batch::BatchHeader;
 use crate::index::{Floor, IndexEntry, OFFSET_ENTRY_LEN, decode_offsets, floor_in};
@@ -54,9 +54,11 @@ pub enum ReadPlan {
     Memory(Vec<Bytes>),
     /// A range that starts at the batch containing the offset; it may end inside a batch.
     File(FileRange),
-    /// Read [`Scan::range`] (fewer bytes at the end of the file are fine) and call [`Log::resume_read`].
+    /// Read [`Scan::range`] (fewer bytes at the end of the file are fine) and call
+    /// [`Log::resume_read`].
     NeedScan(Scan),
-    /// Nothing between the offset and the bound (or the first batch exceeds `max_bytes` without `min_one`).
+    /// Nothing between the offset and the bound (or the first batch exceeds `max_bytes` without
+    /// `min_one`).
     Empty,
     /// Below the log start offset or above the log end offset.
     OffsetOutOfRange,
@@ -80,7 +82,8 @@ impl ReadPlan {
     }
 }
 
-/// A read that needs to look at the disk first: an index block, or batch headers from an index entry on.
+/// A read that needs to look at the disk first: an index block, or batch headers from an index
+/// entry on.
 #[derive(Debug)]
 pub struct Scan {
     /// The request that this scan serves.
@@ -105,7 +108,8 @@ enum ScanKind {
 #[derive(Clone, Copy, Debug)]
 struct Start {
     pos: u64,
-    /// Of the first batch, if a scan saw it: its length, and the end of the last batch seen below the bound.
+    /// Of the first batch, if a scan saw it: its length, and the end of the last batch seen below
+    /// the bound.
     seen: Option<Seen>,
 }
 
@@ -428,7 +432,8 @@ impl Tail {
     }
 }
 
-/// Where batches begin that a reader will ask for next: offset -> (segment, position). The oldest goes when it is full.
+/// Where batches begin that a reader will ask for next: offset -> (segment, position). The oldest
+/// goes when it is full.
 #[derive(Debug, Default)]
 pub(crate) struct PositionCache {
     positions: BTreeMap<i64, (i64, u32)>,

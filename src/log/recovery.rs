@@ -1,9 +1,10 @@
 //! Loading a partition's directory at start: what Kafka's LogLoader does, as a job over the disk.
 //!
-//! After a clean shutdown no log data is read but what stands behind the active segment's last index entry. After an
-//! unclean one the segments from the recovery point on are read as a whole: the first batch that is not whole and valid
-//! ends the log, its bytes and all later segments go, and indexes are rebuilt. Producer state comes from the latest
-//! snapshot below the end and the batches behind it.
+//! After a clean shutdown no log data is read but what stands behind the active segment's last
+//! index entry. After an unclean one the segments from the recovery point on are read as a whole:
+//! the first batch that is not whole and valid ends the log, its bytes and all later segments go,
+//! and indexes are rebuilt. Producer state comes from the latest snapshot below the end and the
+//! batches behind it.
 
 use crate::batch::{BatchHeader, HEADER_LEN};
 use crate::checkpoint;
@@ -48,7 +49,8 @@ pub struct LoadParams {
     pub clean: bool,
     /// Wall clock in milliseconds, for producer expiry.
     pub now_ms: i64,
-    /// Written to `partition.metadata` when that is missing; a file with another id is an error (`InvalidData`).
+    /// Written to `partition.metadata` when that is missing; a file with another id is an error
+    /// (`InvalidData`).
     pub topic_id: TopicId,
 }
 
@@ -198,8 +200,8 @@ impl Loader<'_> {
             let next = all.get(i + 1).copied();
             let unflushed =
                 !self.params.clean && first_unflushed.is_some_and(|first| base >= first);
-            // Lost writes can end a segment at a batch boundary: then the next one does not join it. (After compaction
-            // segments need not join.)
+            // Lost writes can end a segment at a batch boundary: then the next one does not join
+            // it. (After compaction segments need not join.)
             if scanned_end.is_some_and(|end| base != end)
                 && !self.params.config.cleanup_policy.compact
             {
@@ -236,7 +238,8 @@ impl Loader<'_> {
         self.disk.sync_dir(&self.params.dir)
     }
 
-    /// A segment whose files may be trusted; `None` if they don't look so after all, and it must be recovered.
+    /// A segment whose files may be trusted; `None` if they don't look so after all, and it must be
+    /// recovered.
     fn load_trusted(&mut self, base: i64, next: Option<i64>) -> io::Result<Option<LoadedSegment>> {
         let size = self.disk.len(&self.path(base, LOG_SUFFIX))?;
         let index_len = match self.disk.len(&self.path(base, INDEX_SUFFIX)) {
@@ -293,7 +296,8 @@ impl Loader<'_> {
         Ok(index::decode_times(&bytes).next())
     }
 
-    /// The active segment after a clean shutdown: its indexes, and the headers behind the last index entry.
+    /// The active segment after a clean shutdown: its indexes, and the headers behind the last
+    /// index entry.
     fn load_active(&mut self, base: i64, size: u64) -> io::Result<Option<LoadedSegment>> {
         let read = |suffix| match self.disk.read_all(&self.path(base, suffix), INDEX_FILE_MAX) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -342,8 +346,9 @@ impl Loader<'_> {
         }))
     }
 
-    /// Reads all batches of a segment, cuts it at the first bad one, and rebuilds its indexes. The last segment stays in
-    /// work: it need not be synced now, and its index files are written when it is sealed or closed.
+    /// Reads all batches of a segment, cuts it at the first bad one, and rebuilds its indexes. The
+    /// last segment stays in work: it need not be synced now, and its index files are written when
+    /// it is sealed or closed.
     fn recover_segment(&mut self, base: i64, is_last: bool) -> io::Result<LoadedSegment> {
         self.report.segments_recovered += 1;
         let file = self

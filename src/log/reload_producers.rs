@@ -18,6 +18,10 @@ impl Loader<'_> {
         log_start: i64,
         log_end: i64,
     ) -> io::Result<ProducerState> {
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted::is(crate::planted::Bug::ForgetProducers) {
+            return Ok(ProducerState::default());
+        }
         let names = self.disk.list(&self.params.dir)?;
         let mut offsets: Vec<i64> = names
             .iter()
@@ -52,7 +56,8 @@ impl Loader<'_> {
             self.params.now_ms,
             self.params.config.producer_id_expiration_ms,
         );
-        // A clean shutdown always leaves one: without any, this log never had producers (or is another broker's).
+        // A clean shutdown always leaves one: without any, this log never had producers (or is
+        // another broker's).
         if from < log_end && (had_snapshots || !self.params.clean) {
             self.replay_producers(&mut state, segments, from)?;
         }

@@ -90,7 +90,8 @@ impl Segment {
         config: &LogConfig,
         now_ms: i64,
     ) -> Self {
-        // Spread over segments without randomness: the same log rolls at the same records in every run.
+        // Spread over segments without randomness: the same log rolls at the same records in every
+        // run.
         let seed = base_offset as u64 ^ file.path().as_os_str().len() as u64 ^ now_ms as u64;
         let jitter_max = config.segment_jitter_ms.min(config.segment_ms).max(0) as u64;
         Self {
@@ -174,8 +175,8 @@ impl Segment {
     }
 }
 
-/// The index entries that a batch at the position `mark.size` causes (Kafka's LogSegment.append): one of each kind when
-/// more than `interval` bytes have come since the last.
+/// The index entries that a batch at the position `mark.size` causes (Kafka's LogSegment.append):
+/// one of each kind when more than `interval` bytes have come since the last.
 pub(crate) fn push_index(
     mark: &mut SegmentMark,
     entries: &mut Vec<IndexEntry>,

@@ -1,7 +1,8 @@
 //! A disk in memory for tests: it knows what was synced, and a crash tears and forgets the rest.
 //!
-//! Names (creations, renames, removals) are durable at once; what a file holds is durable only once it is synced. A crash
-//! keeps of each unsynced write, in any combination, all, nothing, or a torn part in units of 512 bytes.
+//! Names (creations, renames, removals) are durable at once; what a file holds is durable only once
+//! it is synced. A crash keeps of each unsynced write, in any combination, all, nothing, or a torn
+//! part in units of 512 bytes.
 
 use flumen_base::{Disk, DiskFile, OpenMode, Prng};
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,8 +70,8 @@ impl MemDisk {
         Self::default()
     }
 
-    /// Power goes: what was not synced is kept, torn or lost, as `prng` decides. Open files are the old ones still: drop
-    /// them, they are of the process that died.
+    /// Power goes: what was not synced is kept, torn or lost, as `prng` decides. Open files are the
+    /// old ones still: drop them, they are of the process that died.
     pub fn crash(&self, prng: &mut Prng) {
         let mut state = lock(&self.0);
         for file in state.files.values_mut() {

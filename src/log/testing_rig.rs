@@ -1,4 +1,5 @@
-//! For this crate's tests: a log on a [`MemDisk`], driven as a shard and a runtime would, and a naive model beside it.
+//! For this crate's tests: a log on a [`MemDisk`], driven as a shard and a runtime would, and a
+//! naive model beside it.
 
 use crate::batch::{BatchBuilder, Batches, Records};
 use crate::recovery::{LoadParams, LoadReport, load};
@@ -172,7 +173,8 @@ impl Rig {
     }
 }
 
-/// Offsets and values at or above `from` in whole batches of a fetch response, checked as a client would.
+/// Offsets and values at or above `from` in whole batches of a fetch response, checked as a client
+/// would.
 pub(crate) fn values(bytes: &[u8], from: i64) -> Vec<(i64, Vec<u8>)> {
     let mut out = Vec::new();
     for (i, batch) in Batches::new(bytes).enumerate() {

@@ -1,10 +1,11 @@
-//! Validation of a produced batch, as Kafka 4.3.1's leader does it before it appends (LogValidator and the checks around
-//! it): one batch of magic 2, sizes, CRC, counts, producer fields, every record's shape, key and timestamp; compressed
-//! batches are unfolded for it. Batches are rewritten where `compression.type` or their inner offsets ask for it.
+//! Validation of a produced batch, as Kafka 4.3.1's leader does it before it appends (LogValidator
+//! and the checks around it): one batch of magic 2, sizes, CRC, counts, producer fields, every
+//! record's shape, key and timestamp; compressed batches are unfolded for it. Batches are rewritten
+//! where `compression.type` or their inner offsets ask for it.
 //!
-//! Pure and `Send`. A shard validates on its turn with a small `unfolded_max`; when that is exceeded
-//! ([`ValidateError::over_budget`]), or [`cost_estimate`] says so before, it sends the batch to a helper as a job with
-//! `limits::DECOMPRESSED_BATCH_BYTES_MAX`.
+//! Pure and `Send`. A shard validates on its turn with a small `unfolded_max`; when that is
+//! exceeded ([`ValidateError::over_budget`]), or [`cost_estimate`] says so before, it sends the
+//! batch to a helper as a job with `limits::DECOMPRESSED_BATCH_BYTES_MAX`.
 
 use crate::batch::{
     Batch, BatchBuilder, BatchError, BatchHeader, Batches, HEADER_LEN, Record, Records,
@@ -43,7 +44,8 @@ pub struct ValidateError {
     pub message: String,
     /// At most one entry per refused record.
     pub record_errors: Vec<RecordError>,
-    /// The batch unfolds to more than `unfolded_max`: it may be fine with a larger bound, on a helper.
+    /// The batch unfolds to more than `unfolded_max`: it may be fine with a larger bound, on a
+    /// helper.
     pub over_budget: bool,
 }
 
@@ -76,8 +78,8 @@ impl From<BatchError> for ValidateError {
     }
 }
 
-/// A batch that may be appended: checked, recompressed and stamped where the topic's settings ask for it. Its base
-/// offset and leader epoch are not set yet; the CRC does not cover those.
+/// A batch that may be appended: checked, recompressed and stamped where the topic's settings ask
+/// for it. Its base offset and leader epoch are not set yet; the CRC does not cover those.
 #[derive(Clone, Debug)]
 pub struct ValidBatch {
     pub(crate) header: [u8; HEADER_LEN],
@@ -88,8 +90,8 @@ pub struct ValidBatch {
 }
 
 impl ValidBatch {
-    /// Says how long the buffer is that this batch is a slice of, so that the memory tail does not pin a large frame for
-    /// a small batch. The default is the batch's own length.
+    /// Says how long the buffer is that this batch is a slice of, so that the memory tail does not
+    /// pin a large frame for a small batch. The default is the batch's own length.
     pub fn with_frame_len(mut self, frame_len: usize) -> Self {
         self.frame_len = frame_len;
         self
@@ -107,8 +109,8 @@ impl ValidBatch {
     }
 }
 
-/// The checks of a produce request that depend on its version, before those of the topic: there is exactly one batch,
-/// of magic 2 (v3 and up), and zstd only from v7 on.
+/// The checks of a produce request that depend on its version, before those of the topic: there is
+/// exactly one batch, of magic 2 (v3 and up), and zstd only from v7 on.
 pub fn check_produce_version(records: &[u8], version: i16) -> Result<(), ValidateError> {
     let batch = single_batch(records)?;
     if version < 7 && batch.header.compression() == Ok(Compression::Zstd) {
@@ -120,8 +122,8 @@ pub fn check_produce_version(records: &[u8], version: i16) -> Result<(), Validat
     Ok(())
 }
 
-/// Bytes that validating this batch may have to unfold or compress, guessed from its size: 0 when its records are only
-/// read in place.
+/// Bytes that validating this batch may have to unfold or compress, guessed from its size: 0 when
+/// its records are only read in place.
 pub fn cost_estimate(batch: &[u8], config: &LogConfig) -> usize {
     const USUAL_RATIO: usize = 4;
     let Some(Ok(source)) = BatchHeader::new(batch).map(|h| h.compression()) else {
@@ -136,8 +138,8 @@ pub fn cost_estimate(batch: &[u8], config: &LogConfig) -> usize {
     }
 }
 
-/// Checks one partition's `records` of a produce request and makes it ready to append. `unfolded_max` bounds what a
-/// compressed batch may unfold to; `now_ms` is the wall clock.
+/// Checks one partition's `records` of a produce request and makes it ready to append.
+/// `unfolded_max` bounds what a compressed batch may unfold to; `now_ms` is the wall clock.
 pub fn validate(
     bytes: Bytes,
     config: &LogConfig,
@@ -193,7 +195,8 @@ fn single_batch(bytes: &[u8]) -> Result<Batch<'_>, ValidateError> {
     Ok(batch)
 }
 
-/// What the header alone shows, and the CRC. The order is Kafka's: it decides which error a client sees.
+/// What the header alone shows, and the CRC. The order is Kafka's: it decides which error a client
+/// sees.
 fn check_batch(batch: &Batch<'_>, config: &LogConfig, origin: Origin) -> Result<(), ValidateError> {
     let header = &batch.header;
     if origin == Origin::Client && header.base_offset() != 0 {

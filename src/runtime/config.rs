@@ -40,7 +40,8 @@ pub struct RuntimeConfig {
     pub listeners: Vec<Listen>,
     /// CPUs to use (`flumen.cpus`); `None` takes the affinity mask of the process.
     pub cpus: Option<Vec<usize>>,
-    /// Number of shards (`flumen.shards`); `None` is one per CPU. More than CPUs share them round robin.
+    /// Number of shards (`flumen.shards`); `None` is one per CPU. More than CPUs share them round
+    /// robin.
     pub shards: Option<u16>,
     /// Whether each shard is pinned to its CPU.
     pub pin: bool,
@@ -50,7 +51,8 @@ pub struct RuntimeConfig {
     pub connections_max: usize,
     /// `connections.max.idle.ms`; zero or less in Kafka's key becomes `None`.
     pub idle_max: Option<Duration>,
-    /// File slices longer than this many bytes are spliced, shorter ones are read and sent with their header.
+    /// File slices longer than this many bytes are spliced, shorter ones are read and sent with
+    /// their header.
     pub splice_above_bytes: usize,
     /// How log writes are done.
     pub write_strategy: WriteStrategy,

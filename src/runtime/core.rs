@@ -1,4 +1,5 @@
-//! The synchronous core as the runtime drives it: a trait, so that the runtime is tested with a small core of its own.
+//! The synchronous core as the runtime drives it: a trait, so that the runtime is tested with a
+//! small core of its own.
 
 use flumen_base::{Disk, Mono, Now};
 use flumen_shard::Shard;

@@ -178,7 +178,8 @@ impl<C: ShardCore> Reactor<C> {
         }
         match sync_result {
             None | Some(Ok(_)) => self.io_done(token, IoOutput::Done),
-            // The link was cut, or the sync interrupted, although the write is whole: sync by itself.
+            // The link was cut, or the sync interrupted, although the write is whole: sync by
+            // itself.
             Some(Err(e)) if is_transient(&e) || e.raw_os_error() == Some(libc::ECANCELED) => {
                 self.ring.start(Owner::Disk(token), Op::Sync { log });
             }

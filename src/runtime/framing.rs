@@ -1,5 +1,6 @@
-//! From received bytes to request frames. A frame's memory grows with the bytes received, never with the length that its
-//! size prefix claims; a large frame is received straight into its own buffer.
+//! From received bytes to request frames. A frame's memory grows with the bytes received, never
+//! with the length that its size prefix claims; a large frame is received straight into its own
+//! buffer.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -29,7 +30,8 @@ pub enum FrameError {
 pub(crate) struct FrameReader {
     buf: BytesMut,
     frame_max: usize,
-    /// How much to offer to the next receive at a frame's start: follows what this peer has really sent.
+    /// How much to offer to the next receive at a frame's start: follows what this peer has really
+    /// sent.
     recv_bytes: usize,
     offered: usize,
 }
@@ -55,7 +57,8 @@ impl FrameReader {
         let spare = self.buf.capacity() - have;
         let want = match self.claimed() {
             Some(total) if total > LARGE_BYTES => {
-                // At most doubles what has come, unless this peer has shown that it sends frames of this size.
+                // At most doubles what has come, unless this peer has shown that it sends frames of
+                // this size.
                 let grown = (have * 2).max(LARGE_BYTES).max(self.recv_bytes);
                 let missing = total - have;
                 let want = missing.min(spare.max(grown - have.min(grown)).max(FIRST_BYTES));
@@ -85,7 +88,8 @@ impl FrameReader {
         }
     }
 
-    /// Whole length, prefix included, of the frame at the front, once its prefix is there. Checked by `next_frame`.
+    /// Whole length, prefix included, of the frame at the front, once its prefix is there. Checked
+    /// by `next_frame`.
     fn claimed(&self) -> Option<usize> {
         let mut front = self.buf.get(..PREFIX)?;
         usize::try_from(front.get_i32()).ok().map(|n| n + PREFIX)

@@ -1,4 +1,5 @@
-//! The metrics and health endpoint: HTTP/1.1 GET on a port and a thread of its own, one short request at a time.
+//! The metrics and health endpoint: HTTP/1.1 GET on a port and a thread of its own, one short
+//! request at a time.
 
 use crate::jobs::HelperCpus;
 use crate::shared::{Control, Shared};
@@ -143,7 +144,8 @@ pub(crate) fn metrics(shared: &Shared) -> Option<String> {
     Some(merge(&texts))
 }
 
-/// Joins texts so that every metric has its HELP and TYPE once and its samples in one group, as the format demands.
+/// Joins texts so that every metric has its HELP and TYPE once and its samples in one group, as the
+/// format demands.
 fn merge(texts: &[String]) -> String {
     let mut names: Vec<&str> = Vec::new();
     let mut groups: std::collections::BTreeMap<&str, (Vec<&str>, Vec<&str>)> =

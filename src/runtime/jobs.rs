@@ -1,6 +1,7 @@
-//! Blocking work beside the hot path: tasks in a glommio queue of low shares, each of which runs its job on glommio's
-//! blocking pool. The shard's loop gives glommio a turn only when it can do something: a job was handed in and not yet
-//! passed on, or a helper thread has finished one. The helper wakes the shard itself, so no tick is needed in between.
+//! Blocking work beside the hot path: tasks in a glommio queue of low shares, each of which runs
+//! its job on glommio's blocking pool. The shard's loop gives glommio a turn only when it can do
+//! something: a job was handed in and not yet passed on, or a helper thread has finished one. The
+//! helper wakes the shard itself, so no tick is needed in between.
 
 use crate::core::{In, ShardCore};
 use crate::shared::Shared;

@@ -1,10 +1,11 @@
-//! The only crate that touches the OS: threads and CPUs, io_uring rings, sockets, disk, splice, the mesh between shards,
-//! clocks and signals. Level 3.
+//! The only crate that touches the OS: threads and CPUs, io_uring rings, sockets, disk, splice, the
+//! mesh between shards, clocks and signals. Level 3.
 //!
-//! Each shard is a glommio executor whose main task is [`reactor`]'s loop: it collects what has come (completions of the
-//! shard's private ring, messages of other shards, commands), steps the synchronous core through it, carries out the
-//! effects in one batch, and sleeps in the ring. glommio owns the threads and their placement, the background queue and
-//! the blocking pool; it gets a turn only while background work can go on.
+//! Each shard is a glommio executor whose main task is [`reactor`]'s loop: it collects what has
+//! come (completions of the shard's private ring, messages of other shards, commands), steps the
+//! synchronous core through it, carries out the effects in one batch, and sleeps in the ring.
+//! glommio owns the threads and their placement, the background queue and the blocking pool; it
+//! gets a turn only while background work can go on.
 //!
 //! ```text
 //! start.rs    CPUs, listeners, executors, signals          shared.rs  what threads share

@@ -1,10 +1,12 @@
-//! Messages between shards: one lock-free single-producer queue per pair of shards, one batch per destination and turn, and
-//! a doorbell only for a peer that sleeps.
+//! Messages between shards: one lock-free single-producer queue per pair of shards, one batch per
+//! destination and turn, and a doorbell only for a peer that sleeps.
 //!
-//! The sleep protocol: a shard that wants to sleep sets `sleeping`, passes a full fence, and looks into its queues once
-//! more; a sender pushes, passes a full fence, and looks at `sleeping`. Whatever the interleaving, either the shard sees the
-//! message or the sender sees the flag. What does not fit waits in the sender's outbox; while anything waits, the sender
-//! reads no sockets, and the receiver that makes room wakes it (`wants_room`, the same protocol in the other direction).
+//! The sleep protocol: a shard that wants to sleep sets `sleeping`, passes a full fence, and looks
+//! into its queues once more; a sender pushes, passes a full fence, and looks at `sleeping`.
+//! Whatever the interleaving, either the shard sees the message or the sender sees the flag. What
+//! does not fit waits in the sender's outbox; while anything waits, the sender reads no sockets,
+//! and the receiver that makes room wakes it (`wants_room`, the same protocol in the other
+//! direction).
 
 use crate::shared::Shared;
 use flumen_base::{ShardId, limits};
@@ -34,7 +36,8 @@ struct Incoming<M> {
     wants_room: Arc<AtomicBool>,
 }
 
-/// One shard's ends of all its queues. A shard's place in its own table is a queue to itself that only uses the outbox.
+/// One shard's ends of all its queues. A shard's place in its own table is a queue to itself that
+/// only uses the outbox.
 pub(crate) struct Mesh<M> {
     me: ShardId,
     out: Vec<Option<Out<M>>>,

@@ -15,7 +15,8 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-/// One connection. Its place in the table is given away only when the kernel has finished all its operations.
+/// One connection. Its place in the table is given away only when the kernel has finished all its
+/// operations.
 pub(crate) struct Conn {
     pub(crate) id: ConnId,
     pub(crate) peer: SocketAddr,
@@ -330,7 +331,8 @@ impl<C: ShardCore> Reactor<C> {
         self.conns.next_sweep
     }
 
-    /// Closes connections idle for too long, and over the frame budget those whose frame does not grow.
+    /// Closes connections idle for too long, and over the frame budget those whose frame does not
+    /// grow.
     pub(crate) fn sweep_idle(&mut self) {
         let now = self.now.mono;
         let (Some(idle), Some(due)) = (self.config.idle_max, self.conns.next_sweep) else {

@@ -1,10 +1,12 @@
-//! What the kernel and the limits must give, checked once at start, with messages that say what to do.
+//! What the kernel and the limits must give, checked once at start, with messages that say what to
+//! do.
 
 use crate::sys;
 use io_uring::{IoUring, Probe, opcode};
 use std::io;
 
-/// Memory that glommio registers per ring, its smallest: the shards do their I/O on rings of their own.
+/// Memory that glommio registers per ring, its smallest: the shards do their I/O on rings of their
+/// own.
 pub(crate) const GLOMMIO_IO_BYTES: usize = 64 << 10;
 /// Rings of a glommio executor that register it.
 const GLOMMIO_RINGS: u64 = 3;

@@ -1,6 +1,6 @@
-//! The loop of one shard. A turn: take completions, messages and commands as inputs, step the core through all of them,
-//! end the turn, carry out all effects, hand over the messages, submit everything in one system call, and sleep in it when
-//! there is nothing to do.
+//! The loop of one shard. A turn: take completions, messages and commands as inputs, step the core
+//! through all of them, end the turn, carry out all effects, hand over the messages, submit
+//! everything in one system call, and sleep in it when there is nothing to do.
 
 use crate::clock::OsClock;
 use crate::config::RuntimeConfig;
@@ -181,7 +181,8 @@ impl<C: ShardCore> Reactor<C> {
         Ok(())
     }
 
-    /// Steps the core through all inputs and carries out its effects; false if there was nothing to do.
+    /// Steps the core through all inputs and carries out its effects; false if there was nothing to
+    /// do.
     fn step_core(&mut self) -> Result<bool, String> {
         let due = self
             .core
@@ -380,7 +381,8 @@ impl<C: ShardCore> Reactor<C> {
                         .push_back(Input::MetricsWanted(Token(self.metrics_next)));
                 }
                 Control::Look => {
-                    // Clients are taken once every shard can serve them; until then they wait in the backlog.
+                    // Clients are taken once every shard can serve them; until then they wait in
+                    // the backlog.
                     if self.shared.all_ready() && !self.accepting && !self.stopping {
                         self.accepting = true;
                         self.start_accepting();

@@ -1,6 +1,7 @@
-//! A shard's private io_uring ring, with the table of its operations. An operation owns everything the kernel may touch
-//! (descriptor, buffers, vectors) from start to completion, whatever happens to whoever asked for it: that is what makes
-//! this interface safe. One of the files of this crate that may hold unsafe code.
+//! A shard's private io_uring ring, with the table of its operations. An operation owns everything
+//! the kernel may touch (descriptor, buffers, vectors) from start to completion, whatever happens
+//! to whoever asked for it: that is what makes this interface safe. One of the files of this crate
+//! that may hold unsafe code.
 
 use crate::splice::Pipe;
 use crate::sys;
@@ -48,7 +49,8 @@ impl OpenLog {
 
 impl AsFd for OpenLog {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the handle of a log file is set once and lives as long as the log file, which `self` holds.
+        // SAFETY: the handle of a log file is set once and lives as long as the log file, which
+        // `self` holds.
         unsafe { BorrowedFd::borrow_raw(self.fd) }
     }
 }
@@ -84,7 +86,8 @@ pub(crate) enum Op {
         buf: BytesMut,
         len: usize,
     },
-    /// Write what is left of `bufs` after `skip` bytes, at `pos + skip`; with `sync`, a linked fdatasync follows.
+    /// Write what is left of `bufs` after `skip` bytes, at `pos + skip`; with `sync`, a linked
+    /// fdatasync follows.
     Write {
         log: OpenLog,
         pos: u64,
@@ -130,7 +133,8 @@ struct Slot<T> {
 /// The ring and its operations; `T` says for whom an operation runs.
 pub(crate) struct Ring<T> {
     uring: IoUring,
-    // Boxed: the kernel holds pointers into a slot while its operation runs, and the vector moves when it grows.
+    // Boxed: the kernel holds pointers into a slot while its operation runs, and the vector moves
+    // when it grows.
     #[allow(clippy::vec_box)]
     slots: Vec<Box<Slot<T>>>,
     free: Vec<u32>,
@@ -219,13 +223,14 @@ impl<T: Copy> Ring<T> {
 
     fn try_push(&mut self, entries: &[squeue::Entry]) -> bool {
         for _ in 0..2 {
-            // SAFETY: each entry's pointers lead into its slot or into buffers that the slot's operation owns, and a slot
-            // is emptied only when all its completions have come (or leaked, see `Drop`). Doorbells carry no pointers.
+            // SAFETY: each entry's pointers lead into its slot or into buffers that the slot's
+            // operation owns, and a slot is emptied only when all its completions have come (or
+            // leaked, see `Drop`). Doorbells carry no pointers.
             if unsafe { self.uring.submission().push_multiple(entries) }.is_ok() {
                 return true;
             }
-            // The queue is full: let the kernel take it. It refuses (EBUSY) while completions wait to be taken; then the
-            // entries go to the backlog.
+            // The queue is full: let the kernel take it. It refuses (EBUSY) while completions wait
+            // to be taken; then the entries go to the backlog.
             if self.uring.submit().is_err() {
                 return false;
             }
@@ -233,8 +238,8 @@ impl<T: Copy> Ring<T> {
         false
     }
 
-    /// Submits everything started. With `wait`, sleeps until a completion is there or the time is over (`None`: for ever);
-    /// without, only lets the kernel post completions that are ready.
+    /// Submits everything started. With `wait`, sleeps until a completion is there or the time is
+    /// over (`None`: for ever); without, only lets the kernel post completions that are ready.
     pub(crate) fn submit(&mut self, wait: Option<Option<Duration>>) -> io::Result<()> {
         while let Some(entries) = self.backlog.pop_front() {
             if !self.try_push(&entries) {
@@ -251,7 +256,8 @@ impl<T: Copy> Ring<T> {
             }
             _ => {
                 let queued = self.uring.submission().len() as u32;
-                // SAFETY: no argument is passed, and GETEVENTS with nothing to wait for only runs deferred work.
+                // SAFETY: no argument is passed, and GETEVENTS with nothing to wait for only runs
+                // deferred work.
                 unsafe {
                     let flags = EnterFlags::GETEVENTS.bits();
                     self.uring
@@ -310,8 +316,9 @@ impl<T: Copy> Ring<T> {
         let (owner, mut op) = slot.busy.take()?;
         if let Op::Recv { buf, len, .. } | Op::Read { buf, len, .. } = &mut op {
             let n = usize::try_from(slot.main).unwrap_or(0).min(*len);
-            // SAFETY: the kernel has written `n` bytes, at most the `len` that were reserved behind the buffer's length
-            // when the operation was started, and nobody has touched the buffer since.
+            // SAFETY: the kernel has written `n` bytes, at most the `len` that were reserved behind
+            // the buffer's length when the operation was started, and nobody has touched the buffer
+            // since.
             unsafe { buf.set_len(buf.len() + n) };
         }
         self.free.push(index);

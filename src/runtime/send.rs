@@ -1,9 +1,12 @@
-//! Responses on their way out: in order, one send in flight per connection, file slices by copy or by splice.
+//! Responses on their way out: in order, one send in flight per connection, file slices by copy or
+//! by splice.
 //!
-//! A slice up to `splice_above_bytes` is read (from the page cache inline, else by the ring) and leaves in one sendmsg with
-//! its header: that beats every zero-copy way there. Above, it goes file -> pipe -> socket without touching memory of ours:
-//! inline when its pages are resident, by the ring when not, so that the disk never holds up the shard. A connection
-//! moves at most [`TURN_BYTES`] per turn, and holds at most about that much in memory of ours, however slow its peer.
+//! A slice up to `splice_above_bytes` is read (from the page cache inline, else by the ring) and
+//! leaves in one sendmsg with its header: that beats every zero-copy way there. Above, it goes file
+//! -> pipe -> socket without touching memory of ours: inline when its pages are resident, by the
+//! ring when not, so that the disk never holds up the shard. A connection moves at most
+//! [`TURN_BYTES`] per turn, and holds at most about that much in memory of ours, however slow its
+//! peer.
 
 use crate::core::ShardCore;
 use crate::reactor::{Owner, Reactor};
@@ -37,7 +40,8 @@ pub(crate) enum Piece {
     End,
 }
 
-/// Buffers for file slices that go by copy: used again, because fresh memory costs more than the copy into it.
+/// Buffers for file slices that go by copy: used again, because fresh memory costs more than the
+/// copy into it.
 #[derive(Default)]
 pub(crate) struct CopyBufs(Vec<BytesMut>);
 
@@ -215,7 +219,8 @@ impl<C: ShardCore> Reactor<C> {
         }
     }
 
-    /// One sendmsg of what is at the front; reads file slices into memory first, on the ring where they are cold.
+    /// One sendmsg of what is at the front; reads file slices into memory first, on the ring where
+    /// they are cold.
     fn start_send(&mut self, index: u32) -> io::Result<()> {
         let splice_above = self.config.splice_above_bytes;
         let Some(conn) = self.conns.get(index) else {
@@ -341,7 +346,8 @@ impl<C: ShardCore> Reactor<C> {
         }
     }
 
-    /// One step of a splice. True: go on; false: an operation is under way, or the turn's budget is used up.
+    /// One step of a splice. True: go on; false: an operation is under way, or the turn's budget is
+    /// used up.
     fn step_splice(&mut self, index: u32, budget: &mut usize) -> io::Result<bool> {
         let Some(conn) = self.conns.get(index) else {
             return Ok(false);
@@ -500,7 +506,8 @@ fn read_what_is_resident(
     Ok((buf, true))
 }
 
-/// Whether a read with RWF_NOWAIT has to be done by the ring: not resident, or the file system can't tell.
+/// Whether a read with RWF_NOWAIT has to be done by the ring: not resident, or the file system
+/// can't tell.
 pub(crate) fn is_cold(e: &io::Error) -> bool {
     e.kind() == io::ErrorKind::WouldBlock || e.raw_os_error() == Some(libc::EOPNOTSUPP)
 }

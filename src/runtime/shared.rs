@@ -1,4 +1,5 @@
-//! What the threads of the process share: per shard a few atomics and a mailbox for rare commands, nothing on a hot path.
+//! What the threads of the process share: per shard a few atomics and a mailbox for rare commands,
+//! nothing on a hot path.
 
 use crate::sys;
 use flumen_base::ShardId;

@@ -1,5 +1,5 @@
-//! Pipes for splicing: pooled, because making one costs system calls and pages, and capped, because a user may own only
-//! so many pipe pages (16,384 by default).
+//! Pipes for splicing: pooled, because making one costs system calls and pages, and capped, because
+//! a user may own only so many pipe pages (16,384 by default).
 
 use crate::sys;
 use std::io;

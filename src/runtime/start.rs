@@ -119,7 +119,8 @@ impl Running {
     }
 }
 
-/// Everything that can be refused before a shard exists: limits and features checked, CPUs chosen, listeners bound.
+/// Everything that can be refused before a shard exists: limits and features checked, CPUs chosen,
+/// listeners bound.
 pub struct Prepared {
     config: RuntimeConfig,
     mask: Vec<usize>,
@@ -130,7 +131,8 @@ pub struct Prepared {
     endpoint: Option<TcpListener>,
 }
 
-/// Checks the machine and binds the listeners. Clients may connect from here on, and wait until all shards are ready.
+/// Checks the machine and binds the listeners. Clients may connect from here on, and wait until all
+/// shards are ready.
 pub fn prepare(config: RuntimeConfig) -> Result<Prepared, RuntimeError> {
     let mask: Vec<usize> = core_affinity::get_core_ids()
         .unwrap_or_default()
@@ -185,8 +187,8 @@ impl Prepared {
         self.shards
     }
 
-    /// Runs the shards until SIGTERM or SIGINT, then ends them in order. A second signal ends the process at once with
-    /// exit code 1.
+    /// Runs the shards until SIGTERM or SIGINT, then ends them in order. A second signal ends the
+    /// process at once with exit code 1.
     pub fn run<C, F>(
         self,
         make_shard: F,

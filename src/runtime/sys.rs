@@ -1,5 +1,5 @@
-//! Small safe wrappers around system calls that the standard library lacks. One of the files of this crate that may hold
-//! unsafe code.
+//! Small safe wrappers around system calls that the standard library lacks. One of the files of
+//! this crate that may hold unsafe code.
 
 use bytes::{Bytes, BytesMut};
 use std::fs::File;
@@ -29,12 +29,13 @@ pub(crate) fn eventfd() -> io::Result<OwnedFd> {
 /// Adds one to an eventfd. Blocks only at 2^64 - 2 wakes, which are drained long before.
 pub(crate) fn eventfd_wake(fd: BorrowedFd<'_>) {
     let one = 1u64.to_ne_bytes();
-    // SAFETY: the buffer is 8 bytes and lives over the call. A failure could only be EINTR before the write, which an
-    // eventfd that doesn't block never gives.
+    // SAFETY: the buffer is 8 bytes and lives over the call. A failure could only be EINTR before
+    // the write, which an eventfd that doesn't block never gives.
     unsafe { libc::write(fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
 }
 
-/// Reads up to `len` bytes at `pos` behind what is in `buf`, only what is in the page cache: `WouldBlock` when nothing is.
+/// Reads up to `len` bytes at `pos` behind what is in `buf`, only what is in the page cache:
+/// `WouldBlock` when nothing is.
 pub(crate) fn read_resident(
     fd: BorrowedFd<'_>,
     buf: &mut BytesMut,
@@ -57,8 +58,9 @@ pub(crate) fn read_resident(
     Ok(n)
 }
 
-/// Whether the pages at the given places are in the page cache (a probe: they may leave it any time). The copy of one byte
-/// each is what makes the answer true: `cachestat` counts pages whose read is still under way.
+/// Whether the pages at the given places are in the page cache (a probe: they may leave it any
+/// time). The copy of one byte each is what makes the answer true: `cachestat` counts pages whose
+/// read is still under way.
 pub(crate) fn is_resident(fd: BorrowedFd<'_>, pos: u64, len: u64, step: u64) -> bool {
     let mut at = pos;
     let last = pos + len.saturating_sub(1);
@@ -166,8 +168,8 @@ pub(crate) fn random_u64() -> io::Result<u64> {
     }
 }
 
-/// A pipe of about `bytes` capacity, neither end blocking. Gives the capacity got: without privileges a user has a
-/// budget (`fs.pipe-user-pages-soft`), beyond which pipes stay small.
+/// A pipe of about `bytes` capacity, neither end blocking. Gives the capacity got: without
+/// privileges a user has a budget (`fs.pipe-user-pages-soft`), beyond which pipes stay small.
 pub(crate) fn pipe(bytes: usize) -> io::Result<(OwnedFd, OwnedFd, usize)> {
     let mut fds = [0; 2];
     // SAFETY: the array has room for both descriptors.

@@ -1,5 +1,5 @@
-//! The records of `__consumer_offsets`, byte for byte: computed from the schemas, and equal to what the
-//! generated classes of 4.3.1 write for the same values.
+//! The records of `__consumer_offsets`, byte for byte: computed from the schemas, and equal to what
+//! the generated classes of 4.3.1 write for the same values.
 
 mod common;
 

@@ -454,7 +454,8 @@ fn another_nodes_metadata_is_refused() {
     assert!(refused.contains("belongs to node 0"), "{refused}");
 }
 
-/// A thousand topics one after the other: what a change costs must not grow with a deep copy of all.
+/// A thousand topics one after the other: what a change costs must not grow with a deep copy of
+/// all.
 #[test]
 fn a_thousand_topics_one_by_one() {
     let disk = MemDisk::new();

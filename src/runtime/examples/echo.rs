@@ -1,4 +1,5 @@
-//! The runtime with a core that echoes frames: what the loop itself costs. `cargo run --release --example echo -- SHARDS`.
+//! The runtime with a core that echoes frames: what the loop itself costs. `cargo run --release
+//! --example echo -- SHARDS`.
 
 use bytes::{BufMut, BytesMut};
 use flumen_base::{Disk, Mono, Now};

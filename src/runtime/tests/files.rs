@@ -10,7 +10,8 @@ use flumen_runtime::{RuntimeConfig, WriteStrategy};
 use std::io::Read;
 use std::sync::atomic::Ordering::SeqCst;
 
-/// Asks for slices of random sizes on both sides of the threshold, pipelined, and reads the answers in small steps.
+/// Asks for slices of random sizes on both sides of the threshold, pipelined, and reads the answers
+/// in small steps.
 fn slices_equal_the_file(config: RuntimeConfig, cold: bool, seed: u64) {
     let rig = Rig::new(config);
     let data = pattern(6 << 20, seed);
