@@ -14,8 +14,8 @@ use flumen_base::{
     ErrorCode, IdMap, IdSet, Mono, PartitionIndex, Prng, ShardId, TopicPartition, Uuid,
 };
 use flumen_coordinator::{
-    Append, CoordinatorConfig, GroupCoordinator, Out, ReplyToken, RequestContext, Topics,
-    WriteToken, partition_for,
+    Append, CoordinatorConfig, GroupCoordinator, Out, ReplyToken, RequestContext as Context,
+    Topics, WriteToken, partition_for,
 };
 use flumen_log::{BatchBuilder, Origin};
 use flumen_quorum::Image;
@@ -79,6 +79,13 @@ impl Groups {
     }
 }
 
+impl Groups {
+    /// Whether nothing of the coordinator waits to be carried out.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.out.appends.is_empty() && self.out.replies.is_empty()
+    }
+}
+
 fn config_of(broker: &BrokerConfig) -> CoordinatorConfig {
     CoordinatorConfig {
         group_min_session_timeout_ms: broker.groups.min_session_timeout_ms,
@@ -137,13 +144,12 @@ impl Shard {
     }
 
     /// Runs `call` with what a handler of the coordinator needs.
-    pub(crate) fn with_coordinator<T>(
-        &mut self,
-        request: &Request,
-        call: impl FnOnce(&mut GroupCoordinator, RequestContext<'_>, &ImageTopics<'_>, &mut Out) -> T,
-    ) -> T {
+    pub(crate) fn with_coordinator<T, F>(&mut self, request: &Request, call: F) -> T
+    where
+        F: FnOnce(&mut GroupCoordinator, Context<'_>, &ImageTopics<'_>, &mut Out) -> T,
+    {
         let host = format!("/{}", request.peer.ip());
-        let ctx = RequestContext {
+        let ctx = Context {
             api_version: request.version(),
             client_id: request.client_id(),
             client_host: &host,
@@ -159,7 +165,7 @@ impl Shard {
 
     /// At the end of a turn: appends and answers of the coordinator leave.
     pub(crate) fn poll_groups(&mut self, turn: &mut Turn<'_>) {
-        while !self.groups.out.appends.is_empty() || !self.groups.out.replies.is_empty() {
+        while !self.groups.is_quiet() {
             let out = std::mem::take(&mut self.groups.out);
             for append in out.appends {
                 self.append_group_records(turn, append);
@@ -179,7 +185,8 @@ impl Shard {
         match (tp, batch.build()) {
             (Some(tp), Some(bytes)) => {
                 let to = AckTo::Groups(append.write_token);
-                self.append_batch(turn, tp, bytes, Origin::Coordinator, to);
+                let len = bytes.len();
+                self.append_batch(turn, tp, (bytes, len), Origin::Coordinator, to);
             }
             _ => {
                 let error = Some(ErrorCode::NotCoordinator);
@@ -248,7 +255,7 @@ impl Shard {
             waiting,
             ..
         } = &mut self.groups;
-        let context = |api_version| RequestContext {
+        let context = |api_version| Context {
             api_version,
             client_id: "",
             client_host: "",

@@ -62,7 +62,10 @@ impl Shard {
         let mut pause = self.interval_ms(task);
         match task {
             Task::Checkpoint => self.checkpoint(turn),
-            Task::Connections => self.close_idle(turn),
+            Task::Connections => {
+                self.close_idle(turn);
+                self.cool_tails();
+            }
             Task::Retention | Task::Producers | Task::Flush => {
                 if self.sweep(turn, task) {
                     pause = SLICE_PAUSE_MS;

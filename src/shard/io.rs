@@ -5,8 +5,8 @@
 //!            Input                                   Effect
 //! sockets -> ConnOpened, Frame, Sent, ConnClosed     Send, SetReading, CloseConn     -> sockets
 //! disk    -> IoDone                                  Io (write, sync, read)          -> ring
-//! jobs    -> JobDone                                 Job (recovery ...)             -> background queue
-//! mesh    -> Mesh                                    Mesh                           -> other shards
+//! jobs    -> JobDone                               Job (recovery ...)            -> background
+//! mesh    -> Mesh                                  Mesh                          -> other shards
 //! ```
 //! The runtime collects the inputs of one turn, calls [`crate::Shard::step`] for each, then
 //! [`crate::Shard::end_turn`] once (coalesced writes leave there), and carries out all effects in

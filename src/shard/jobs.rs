@@ -60,6 +60,7 @@ pub struct ValidateJob {
     pub(crate) config: Arc<LogConfig>,
     pub(crate) now_ms: i64,
     pub(crate) decompressed_max: usize,
+    pub(crate) frame_len: usize,
 }
 
 /// The checkpoint values of one log directory.
@@ -146,6 +147,7 @@ impl ValidateJob {
             self.now_ms,
             self.decompressed_max,
         )
+        .map(|batch| batch.with_frame_len(self.frame_len))
     }
 }
 

@@ -39,6 +39,7 @@ mod partition;
 mod partitions;
 mod request;
 mod session;
+mod tails;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod timers;
@@ -62,6 +63,10 @@ use flumen_base::{IdMap, Mono, Now, Prng, ShardId, TopicPartition};
 use flumen_quorum::Image;
 use flumen_settings::BrokerConfig;
 use std::sync::Arc;
+
+/// An answer that leaves at the end of a turn may cause another change; after so many rounds the
+/// rest waits for the next turn.
+const TURN_ROUNDS_MAX: usize = 8;
 
 /// One shard. Owned by one thread (or by the simulator); all calls come from there.
 pub struct Shard {
@@ -90,6 +95,7 @@ pub struct Shard {
     producer_ids: api::init_producer_id::ProducerIds,
     /// On shard 0 only.
     controller: Option<Controller>,
+    tails: tails::Tails,
     metrics: Metrics,
     life: life::Life,
     /// Housekeeping that is in the middle of its partitions.
@@ -144,6 +150,7 @@ impl Shard {
             groups,
             producer_ids: api::init_producer_id::ProducerIds::default(),
             controller,
+            tails: tails::Tails::default(),
             metrics: Metrics::default(),
             life: life::Life::Starting { registered: false },
             sweeps: std::collections::BTreeMap::new(),
@@ -189,11 +196,16 @@ impl Shard {
     /// steps left behind.
     pub fn end_turn(&mut self, now: Now, fx: &mut Effects) {
         let turn = &mut Turn { now, fx };
+        for _ in 0..TURN_ROUNDS_MAX {
+            self.poll_controller(turn);
+            self.poll_groups(turn);
+            self.drain_results(turn);
+            if self.groups.is_quiet() {
+                break;
+            }
+        }
         self.start_loads(turn);
-        self.poll_controller(turn);
-        self.poll_groups(turn);
         self.write_dirty(turn);
-        self.drain_results(turn);
         self.outbox.flush(turn);
         self.arm_deadlines();
         self.check_life(turn);

@@ -120,6 +120,8 @@ impl Shard {
                     tracing::info!(partition = p.dir_name(), ?report, "recovered");
                 }
                 p.load_failures = 0;
+                // Its share of memory begins with the next append.
+                p.warm = false;
                 let log = Log::from_loaded(*loaded, p.config.clone(), ids);
                 let state = State::Online(Box::new(log));
                 let before = std::mem::replace(&mut p.state, state);

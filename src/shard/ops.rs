@@ -65,6 +65,8 @@ pub(crate) enum PartitionOp {
 pub(crate) struct AppendOp {
     /// Exactly the records field, a part of the request's frame.
     pub(crate) records: Bytes,
+    /// Length of that frame: what a batch kept in memory would keep with it.
+    pub(crate) frame_len: usize,
     pub(crate) acks: i16,
     /// Version of the Produce request: decides some checks.
     pub(crate) version: i16,

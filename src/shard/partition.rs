@@ -44,6 +44,10 @@ pub(crate) struct Partition {
     pub(crate) dirty: bool,
     /// Failed loads in a row.
     pub(crate) load_failures: u32,
+    /// It has a share of the memory for latest batches.
+    pub(crate) warm: bool,
+    /// An append came since the last sweep of those shares.
+    pub(crate) appended: bool,
     /// To be loaded again when nothing is in flight.
     pub(crate) reload: bool,
     /// What is known before it is loaded.
@@ -137,6 +141,8 @@ impl Partition {
             watchers: BTreeMap::new(),
             dirty: false,
             load_failures: 0,
+            warm: false,
+            appended: false,
             reload: false,
             found: Found::default(),
         }

@@ -182,7 +182,8 @@ impl Shard {
             self.outbox.result(from, OpResult::Append(result));
             return;
         }
-        self.append_batch(turn, tp, op.records, Origin::Client, to);
+        self.warm_tail(tp);
+        self.append_batch(turn, tp, (op.records, op.frame_len), Origin::Client, to);
     }
 
     /// Checks a batch and stages it; the write leaves at the end of the turn. The order of appends
@@ -191,7 +192,7 @@ impl Shard {
         &mut self,
         turn: &mut Turn<'_>,
         tp: TopicPartition,
-        batch: Bytes,
+        (batch, frame_len): (Bytes, usize),
         origin: Origin,
         to: AckTo,
     ) {
@@ -211,10 +212,12 @@ impl Shard {
                 config: p.config.clone(),
                 now_ms: wall_ms,
                 decompressed_max: DECOMPRESSED_BATCH_BYTES_MAX,
+                frame_len,
             });
         } else {
             let max = DECOMPRESSED_BATCH_BYTES_MAX;
-            let outcome = flumen_log::validate(batch, &p.config, origin, wall_ms, max);
+            let outcome = flumen_log::validate(batch, &p.config, origin, wall_ms, max)
+                .map(|batch| batch.with_frame_len(frame_len));
             if p.validating.is_empty() {
                 match outcome {
                     Ok(batch) => p.stage(turn.now, batch, to, &mut out),

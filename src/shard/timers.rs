@@ -32,7 +32,7 @@ pub(crate) enum Task {
     Producers,
     /// `flush.ms`.
     Flush,
-    /// Idle connections.
+    /// Idle connections, and memory of partitions that have become silent.
     Connections,
 }
 

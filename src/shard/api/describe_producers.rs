@@ -1,4 +1,4 @@
-//! DescribeProducers (key 61), version 0 (KIP-664): the idempotent producers that a partition knows.
+//! DescribeProducers (key 61), version 0 (KIP-664): idempotent producers that a partition knows.
 
 use super::decode;
 use super::fill::{Fill, Place, Scatter};

@@ -57,6 +57,7 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
                 let records = request.body.slice(range);
                 let op = AppendOp {
                     records,
+                    frame_len: request.body.len(),
                     acks,
                     version,
                 };
