@@ -44,6 +44,28 @@ fn new_histogram() -> Histogram<u64> {
 }
 
 impl Shard {
+    /// What is in work, in a line.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn describe(&self) -> String {
+        let p = &self.partitions;
+        let mut out = format!(
+            "shard {} {:?}: gathers {} fetches {} forwards {} pending {} dirty {} loading {} to load {:?}",
+            self.id,
+            self.life,
+            self.gathers.len(),
+            self.fetches.len(),
+            self.forwards.len(),
+            self.pending.len(),
+            p.dirty.len(),
+            p.loading,
+            p.to_load,
+        );
+        for p in p.map.values() {
+            let _ = write!(out, " [{} {}]", p.dir_name(), p.describe());
+        }
+        out
+    }
+
     /// This shard's part of /metrics.
     pub(crate) fn metrics_text(&self) -> String {
         let mut out = String::with_capacity(4096);

@@ -386,6 +386,26 @@ impl Partition {
         (end.epoch >= 0 && diverges).then_some((end.epoch, end.end_offset.0))
     }
 
+    /// What is in work, for messages of tests.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn describe(&self) -> String {
+        let state = match &self.state {
+            State::Loading(parked) => format!("loading, {} parked", parked.len()),
+            State::Online(log) => format!(
+                "end {} written {}",
+                log.log_end_offset(),
+                log.written_end_offset()
+            ),
+            State::Failed => "failed".to_owned(),
+            State::Removing => "removing".to_owned(),
+        };
+        let (acks, busy) = (self.acks.len(), self.in_flight);
+        format!(
+            "{state} acks {acks} in flight {busy} reload {}",
+            self.reload
+        )
+    }
+
     /// The name of its directory.
     pub(crate) fn dir_name(&self) -> String {
         format!("{}-{}", self.topic, self.tp.partition)

@@ -34,6 +34,9 @@ pub struct Client {
     pub conn: ConnId,
 }
 
+/// Directory of the metadata log.
+const METADATA_DIR: &str = "__cluster_metadata-0";
+
 /// Disk work that waits for its turn.
 #[derive(Debug)]
 enum Work {
@@ -52,7 +55,8 @@ pub struct Driver {
     broker: BrokerConfig,
     count: u16,
     shards: Vec<Shard>,
-    fx: Effects,
+    /// Effects per shard of the turn that has not ended.
+    fx: Vec<Effects>,
     /// Disk work per shard.
     work: Vec<VecDeque<Work>>,
     /// Messages by (from, to).
@@ -87,7 +91,7 @@ impl Driver {
             broker,
             count,
             shards: Vec::new(),
-            fx: Effects::new(),
+            fx: Vec::new(),
             work: Vec::new(),
             links: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -118,7 +122,7 @@ impl Driver {
         let path = self.broker.log_dirs[0].clone();
         self.disk.create_dir_all(&path).expect("log directory");
         let state = LogDirState::load(&self.disk, &path).expect("log directory");
-        let meta = path.join("__cluster_metadata-0");
+        let meta = path.join(METADATA_DIR);
         let loaded = Quorum::load(&self.disk, &meta).expect("metadata");
         let image = Arc::new(loaded.image().clone());
         let quorum = QuorumConfig {
@@ -150,6 +154,7 @@ impl Driver {
             }));
         }
         let count = usize::from(self.count);
+        self.fx = (0..count).map(|_| Effects::new()).collect();
         self.work = (0..count).map(|_| VecDeque::new()).collect();
         self.links.clear();
         self.answers.clear();
@@ -303,9 +308,16 @@ impl Driver {
             }
             let closed = self.closed.get(&client);
             assert!(closed.is_none(), "closed: {closed:?}");
-            assert!(self.now.mono < end, "no answer in time");
+            let late = self.now.mono >= end;
+            assert!(!late, "no answer in time: {}", self.describe());
             self.step_or_wait();
         }
+    }
+
+    /// What each shard still has to do, for messages of tests.
+    pub fn describe(&self) -> String {
+        let shards = self.shards.iter().map(Shard::describe);
+        shards.collect::<Vec<_>>().join("; ")
     }
 
     /// Runs until nothing is left to do at this time.
@@ -383,7 +395,7 @@ impl Driver {
             None => self.step_work(shard),
             Some(u16::MAX) => {
                 let n = usize::from(shard);
-                self.shards[n].tick(self.now, &mut self.fx);
+                self.shards[n].tick(self.now, &mut self.fx[n]);
                 self.end_turn(shard);
             }
             Some(from) => {
@@ -414,7 +426,10 @@ impl Driver {
         };
         let input = match work {
             Work::Io(token, op) => {
-                let fails = self.prng.below(100) < self.io_failures_percent;
+                // A failed metadata write ends the process, which is another test.
+                let path = file_of(&op).path();
+                let metadata = path.components().any(|c| c.as_os_str() == METADATA_DIR);
+                let fails = !metadata && self.prng.below(100) < self.io_failures_percent;
                 let result = if fails {
                     Err(io::ErrorKind::StorageFull.into())
                 } else {
@@ -437,7 +452,7 @@ impl Driver {
 
     fn input(&mut self, shard: u16, input: Input) {
         let n = usize::from(shard);
-        self.shards[n].step(self.now, input, &mut self.fx);
+        self.shards[n].step(self.now, input, &mut self.fx[n]);
         // Several inputs may share a turn.
         if self.prng.one_in(4) && self.has_mail(shard) {
             return;
@@ -452,10 +467,10 @@ impl Driver {
 
     fn end_turn(&mut self, shard: u16) {
         let n = usize::from(shard);
-        let mut fx = std::mem::take(&mut self.fx);
+        let mut fx = std::mem::take(&mut self.fx[n]);
         self.shards[n].end_turn(self.now, &mut fx);
         let effects: Vec<Effect> = fx.drain().collect();
-        self.fx = fx;
+        self.fx[n] = fx;
         for effect in effects {
             self.effect(shard, effect);
         }
@@ -474,11 +489,11 @@ impl Driver {
                     .entry(client(conn))
                     .or_default()
                     .push_back(frame);
-                self.shards[n].step(self.now, Input::Sent(conn, 1), &mut self.fx);
+                self.shards[n].step(self.now, Input::Sent(conn, 1), &mut self.fx[n]);
             }
             Effect::CloseConn(conn, reason) => {
                 self.closed.insert(client(conn), reason);
-                self.shards[n].step(self.now, Input::ConnClosed(conn), &mut self.fx);
+                self.shards[n].step(self.now, Input::ConnClosed(conn), &mut self.fx[n]);
             }
             Effect::Io(token, op) => self.work[n].push_back(Work::Io(token, op)),
             Effect::Job(token, job) => self.work[n].push_back(Work::Job(token, job)),
