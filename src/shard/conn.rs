@@ -49,6 +49,8 @@ pub(crate) struct Conn {
     first: SlotSeq,
     unsent: usize,
     frame_bytes: usize,
+    /// The shard holds too many bytes of frames: this connection waits for the others.
+    held_back: bool,
     reading: bool,
     closing: bool,
 }
@@ -65,6 +67,7 @@ impl Conn {
             first: 0,
             unsent: 0,
             frame_bytes: 0,
+            held_back: false,
             reading: true,
             closing: false,
         }
@@ -131,9 +134,12 @@ impl Conn {
             return;
         }
         let owed = self.slots.len() + self.unsent;
-        let full = owed >= CONN_REQUESTS_IN_FLIGHT_MAX || self.frame_bytes >= CONN_FRAME_BYTES_MAX;
-        let relaxed =
-            owed <= CONN_REQUESTS_IN_FLIGHT_MAX / 2 && self.frame_bytes < CONN_FRAME_BYTES_MAX / 2;
+        let full = owed >= CONN_REQUESTS_IN_FLIGHT_MAX
+            || self.frame_bytes >= CONN_FRAME_BYTES_MAX
+            || self.held_back;
+        let relaxed = !self.held_back
+            && owed <= CONN_REQUESTS_IN_FLIGHT_MAX / 2
+            && self.frame_bytes < CONN_FRAME_BYTES_MAX / 2;
         if self.reading && full {
             self.reading = false;
             fx.push(Effect::SetReading(id, false));
@@ -141,6 +147,17 @@ impl Conn {
             self.reading = true;
             fx.push(Effect::SetReading(id, true));
         }
+    }
+
+    /// Makes it wait for the other connections of its shard, or lets it go on.
+    pub(crate) fn hold_back(&mut self, id: ConnId, yes: bool, fx: &mut Effects) {
+        self.held_back = yes;
+        self.update_reading(id, fx);
+    }
+
+    /// Bytes of frames in work.
+    pub(crate) fn frame_bytes(&self) -> usize {
+        self.frame_bytes
     }
 
     /// Marks it as closing; false if it was already.

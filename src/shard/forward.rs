@@ -10,7 +10,7 @@ use crate::request::{Reply, ReplyTo, Request};
 use crate::turn::Turn;
 use bytes::Bytes;
 use flumen_base::ShardId;
-use flumen_base::limits::SHARD_CONNECTIONS_MAX;
+use flumen_base::limits::{SHARD_CONNECTIONS_MAX, SHARD_FRAME_BYTES_MAX};
 use flumen_wire::{ApiKey, DecodeError, Message, Reader, header};
 
 impl Shard {
@@ -31,9 +31,25 @@ impl Shard {
     }
 
     pub(crate) fn on_conn_closed(&mut self, turn: &mut Turn<'_>, id: ConnId) {
-        let fetches = self.conns.remove(&id).map(|c| c.fetches);
-        for fetch in fetches.into_iter().flatten() {
+        let Some(conn) = self.conns.remove(&id) else {
+            return;
+        };
+        self.free_frames(turn, conn.frame_bytes());
+        for fetch in conn.fetches {
             self.cancel_fetch(turn, fetch);
+        }
+    }
+
+    /// Frames are no longer in work: connections that were held back for want of memory go on.
+    fn free_frames(&mut self, turn: &mut Turn<'_>, bytes: usize) {
+        self.frame_bytes = self.frame_bytes.saturating_sub(bytes);
+        if self.frame_bytes > SHARD_FRAME_BYTES_MAX / 2 || self.held_back.is_empty() {
+            return;
+        }
+        for id in std::mem::take(&mut self.held_back) {
+            if let Some(conn) = self.conns.get_mut(&id) {
+                conn.hold_back(id, false, turn.fx);
+            }
         }
     }
 
@@ -50,6 +66,11 @@ impl Shard {
         conn.last_active = turn.now.mono;
         let slot = conn.take_slot(frame.len());
         conn.update_reading(id, turn.fx);
+        self.frame_bytes += frame.len();
+        if self.frame_bytes > SHARD_FRAME_BYTES_MAX {
+            conn.hold_back(id, true, turn.fx);
+            self.held_back.push(id);
+        }
         let (listener, peer) = (conn.info.listener, conn.info.peer);
         self.metrics.bytes_in += frame.len() as u64;
         match self.parse(turn, &frame, id, slot) {
@@ -136,7 +157,10 @@ impl Shard {
             ReplyTo::Conn(id, slot) => {
                 self.metrics.answered(&reply, response.as_ref(), turn.now);
                 if let Some(conn) = self.conns.get_mut(&id) {
+                    let before = conn.frame_bytes();
                     conn.fill(id, slot, response, turn.fx);
+                    let freed = before - conn.frame_bytes();
+                    self.free_frames(turn, freed);
                 }
             }
             ReplyTo::Shard(shard, n) => {

@@ -25,6 +25,8 @@ use flumen_wire::messages::{ListGroupsRequest, OffsetFetchRequest};
 
 /// The topic that groups live in.
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
+/// Pause after a read that failed.
+const LOAD_RETRY_MS: i64 = 500;
 /// Bytes read at a time while groups are loaded: one slice of work.
 const LOAD_CHUNK_BYTES: u32 = 1 << 20;
 
@@ -411,8 +413,8 @@ impl Shard {
             return;
         }
         if !result.error.is_none() || result.data.is_empty() {
-            tracing::error!(error = %result.error, "groups could not be read");
-            self.groups.loads.remove(&load);
+            tracing::error!(error = %result.error, "groups could not be read, will try again");
+            self.retry_group_load(turn, load);
             return;
         }
         let mut file = None;
@@ -442,14 +444,31 @@ impl Shard {
         result: Result<IoOutput, IoFailure>,
     ) {
         let Ok(IoOutput::Read(bytes)) = result else {
-            self.groups.loads.remove(&read.load);
+            self.retry_group_load(turn, read.load);
             return;
         };
         if self.replay_groups(read.load, &bytes) {
             self.read_groups(turn, read.load);
         } else {
             tracing::error!("groups could not be read: no whole batch");
-            self.groups.loads.remove(&read.load);
+            self.retry_group_load(turn, read.load);
+        }
+    }
+
+    /// Reading groups failed: goes on where it was after a pause, while clients hear
+    /// COORDINATOR_LOAD_IN_PROGRESS.
+    fn retry_group_load(&mut self, turn: &mut Turn<'_>, load: u64) {
+        let at = turn.now.mono.plus_ms(LOAD_RETRY_MS);
+        self.timers.arm(at, TimerKey::GroupLoad(load));
+    }
+
+    /// The pause after a failed read is over.
+    pub(crate) fn group_load_due(&mut self, turn: &mut Turn<'_>, load: u64) {
+        let tp = self.groups.loads.get(&load).map(|l| l.tp);
+        if tp.is_some_and(|tp| self.partitions.get(&tp).is_some()) {
+            self.read_groups(turn, load);
+        } else {
+            self.groups.loads.remove(&load);
         }
     }
 

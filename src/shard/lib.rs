@@ -42,6 +42,8 @@ mod session;
 mod tails;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[cfg(any(test, feature = "testing"))]
+mod testing_io;
 mod timers;
 mod turn;
 
@@ -82,6 +84,10 @@ pub struct Shard {
     /// The last number given to a token, gather or forwarded request.
     last_id: u64,
     conns: IdMap<ConnId, Conn>,
+    /// Bytes of frames in work, of all connections.
+    frame_bytes: usize,
+    /// Connections that wait until fewer bytes are in work.
+    held_back: Vec<ConnId>,
     /// Requests that another shard handles.
     forwards: IdMap<u64, Reply>,
     gathers: IdMap<u64, Gather>,
@@ -139,6 +145,8 @@ impl Shard {
             image_followed: false,
             last_id: 0,
             conns: IdMap::default(),
+            frame_bytes: 0,
+            held_back: Vec::new(),
             forwards: IdMap::default(),
             gathers: IdMap::default(),
             fetches: IdMap::default(),
@@ -220,6 +228,7 @@ impl Shard {
                 TimerKey::Groups => self.tick_groups(turn),
                 TimerKey::Housekeeping(task) => self.run_housekeeping(turn, task),
                 TimerKey::Unlink(n) => self.unlink_due(turn, n),
+                TimerKey::GroupLoad(n) => self.group_load_due(turn, n),
                 TimerKey::Reload(n) => self.reload_due(turn, n),
                 TimerKey::Shutdown => self.life_deadline(turn),
             }

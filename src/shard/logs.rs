@@ -43,7 +43,8 @@ impl Shard {
             let Some(p) = self.partitions.map.get_mut(&tp) else {
                 continue;
             };
-            if !matches!(p.state, State::Loading(_)) {
+            if !matches!(p.state, State::Loading(_)) || p.in_flight > 0 {
+                // Served, deleted or being loaded already.
                 continue;
             }
             let params = LoadParams {

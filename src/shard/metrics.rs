@@ -49,7 +49,7 @@ impl Shard {
     pub(crate) fn describe(&self) -> String {
         let p = &self.partitions;
         let mut out = format!(
-            "shard {} {:?}: gathers {} fetches {} forwards {} pending {} dirty {} loading {} to load {:?}",
+            "shard {} {:?}: gathers {} fetches {} forwards {} pending {} dirty {} loading {} {:?}",
             self.id,
             self.life,
             self.gathers.len(),
@@ -82,6 +82,7 @@ impl Shard {
             ("flumen_bytes_out_total", self.metrics.bytes_out),
             ("flumen_connections", self.conns.len() as u64),
             ("flumen_connections_closed_total", self.metrics.conns_closed),
+            ("flumen_frame_bytes", self.frame_bytes as u64),
             ("flumen_requests_in_flight", in_flight as u64),
             ("flumen_responses_unsent", unsent as u64),
             ("flumen_fetches_waiting", self.fetches.len() as u64),

@@ -17,6 +17,8 @@ pub(crate) enum TimerKey {
     Unlink(u64),
     /// A failed load to be tried again.
     Reload(u64),
+    /// A failed read of groups to be tried again.
+    GroupLoad(u64),
     /// A shutdown has waited long enough for what is in flight.
     Shutdown,
 }

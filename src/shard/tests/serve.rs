@@ -505,7 +505,7 @@ fn rounds() -> u64 {
     12 * factor.and_then(|f| f.parse::<u64>().ok()).unwrap_or(1)
 }
 
-/// Produces by chance to some partitions over some connections, with disk failures, and kills or crashes now and then.
+/// Produces by chance over some connections, with disk failures, and kills or crashes now and then.
 fn chaos(seed: u64) {
     let crashes = seed.is_multiple_of(2);
     let mut settings = Driver::settings();

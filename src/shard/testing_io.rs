@@ -1,0 +1,86 @@
+//! Disk operations of the driver: on the handles that the log files keep, as the runtime does.
+
+use crate::io::{DiskOp, IoOutput, Response, Segment};
+use bytes::{Bytes, BytesMut};
+use flumen_base::{Disk, DiskFile, LogFile, OpenMode};
+use flumen_log::testing::MemDisk;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The file of an operation.
+pub(crate) fn file_of(op: &DiskOp) -> &Arc<LogFile> {
+    match op {
+        DiskOp::Write { file, .. } | DiskOp::Sync { file } | DiskOp::Read { file, .. } => file,
+    }
+}
+
+type OpenFile = Mutex<Box<dyn DiskFile>>;
+
+/// Opens a file on first use, as the runtime does, and runs `f` on it.
+fn with_file<T>(
+    disk: &MemDisk,
+    file: &LogFile,
+    f: impl FnOnce(&dyn DiskFile) -> io::Result<T>,
+) -> io::Result<T> {
+    if file.handle().get().is_none() {
+        let open: OpenFile = Mutex::new(disk.open(file.path(), OpenMode::Create)?);
+        let _ = file.handle().set(Box::new(open));
+    }
+    let handle = file
+        .handle()
+        .get()
+        .and_then(|h| h.downcast_ref::<OpenFile>());
+    let handle = handle.ok_or(io::ErrorKind::Other)?;
+    let guard = handle.lock().unwrap_or_else(PoisonError::into_inner);
+    f(&**guard)
+}
+
+/// Carries out an operation.
+pub(crate) fn run_op(disk: &MemDisk, op: &DiskOp) -> io::Result<IoOutput> {
+    with_file(disk, file_of(op), |handle| match op {
+        DiskOp::Write {
+            pos, bufs, sync, ..
+        } => {
+            let mut pos = *pos;
+            for buf in bufs {
+                handle.write_all_at(buf, pos)?;
+                pos += buf.len() as u64;
+            }
+            if *sync {
+                handle.sync()?;
+            }
+            Ok(IoOutput::Done)
+        }
+        DiskOp::Sync { .. } => handle.sync().map(|()| IoOutput::Done),
+        DiskOp::Read { pos, len, .. } => {
+            let mut buf = vec![0; *len as usize];
+            let n = handle.read_at(&mut buf, *pos)?;
+            buf.truncate(n);
+            Ok(IoOutput::Read(buf.into()))
+        }
+    })
+}
+
+/// The bytes of a response without its size, file slices read.
+#[allow(clippy::expect_used)] // a slice that can't be read is what a test looks for
+pub(crate) fn read_response(disk: &MemDisk, response: &Response) -> Bytes {
+    let mut out = BytesMut::with_capacity(response.len());
+    for segment in &response.segments {
+        match segment {
+            Segment::Bytes(bytes) => out.extend_from_slice(bytes),
+            Segment::File(slice) => {
+                let mut buf = vec![0; slice.len as usize];
+                with_file(disk, &slice.file, |h| h.read_exact_at(&mut buf, slice.pos))
+                    .expect("a file slice is shorter than promised");
+                out.extend_from_slice(&buf);
+            }
+        }
+    }
+    let size = out.split_to(4);
+    assert_eq!(
+        i32::from_be_bytes([size[0], size[1], size[2], size[3]]) as usize,
+        out.len(),
+        "a frame's size is wrong"
+    );
+    out.freeze()
+}
