@@ -4,9 +4,9 @@
 //! time and of completed disk work, and that hands out descriptions of the disk work it wants.
 //!
 //! ```text
-//! produce   validate() -> Log::append() -> [end of turn] Log::take_write() -> disk -> Log::write_done()
+//! produce   validate() -> Log::append() -> take_write() -> disk -> write_done()
 //! fetch     Log::plan_read() -> Memory | File | NeedScan -> disk -> Log::resume_read() -> ...
-//! beside    take_seal_job, take_epoch_job, retention, close_job, lookup: jobs with run(&dyn Disk), and x_done()
+//! beside    take_seal_job, take_epoch_job, retention, close_job, lookup: jobs, and x_done()
 //! start     recovery::load(disk) (a job) -> Log::from_loaded()
 //! ```
 //! Bytes on disk are exactly Kafka's (`.log`, `.index`, `.timeindex`, `.snapshot`, checkpoints), so
@@ -14,13 +14,15 @@
 //! on the hot path, or draws a random number; nothing panics on bytes from the network or the disk.
 //!
 //! ```
-//! # use flumen_log::{validate, BatchBuilder, FileIds, Log, LogConfig, Origin, ReadPlan, ReadRequest};
+//! # use flumen_log::{validate, BatchBuilder, FileIds, Log, LogConfig, Origin};
+//! # use flumen_log::{ReadPlan, ReadRequest};
 //! # use flumen_log::recovery::{load, LoadParams};
 //! # use flumen_base::{Disk, Now, Offset, Uuid};
 //! # fn run(disk: &dyn Disk) -> Result<(), Box<dyn std::error::Error>> {
 //! # let config = std::sync::Arc::new(LogConfig::default());
-//! # let params = LoadParams { dir: "logs/t-0".into(), config: config.clone(), recovery_point: Offset(0),
-//! #     log_start_offset: Offset(0), clean: false, now_ms: 0, topic_id: Uuid::from_bytes([1; 16]) };
+//! # let params = LoadParams { dir: "logs/t-0".into(), config: config.clone(),
+//! #     recovery_point: Offset(0), log_start_offset: Offset(0), clean: false, now_ms: 0,
+//! #     topic_id: Uuid::from_bytes([1; 16]) };
 //! let mut log = Log::from_loaded(load(disk, params)?, config.clone(), FileIds::default());
 //! let mut batch = BatchBuilder::new();
 //! batch.push(0, Some(b"key"), Some(b"value"));
@@ -30,7 +32,8 @@
 //! let write = log.take_write().ok_or("nothing staged")?; // carried out by the runtime, then:
 //! log.write_done(true);
 //! assert!(log.written_end_offset() > info.last_offset); // now it may be acked and read
-//! let all = ReadRequest { offset: Offset(0), upper_bound: write.end_offset, max_bytes: 1 << 20, min_one: true };
+//! let upper_bound = write.end_offset;
+//! let all = ReadRequest { offset: Offset(0), upper_bound, max_bytes: 1 << 20, min_one: true };
 //! assert!(matches!(log.plan_read(&all), ReadPlan::File(range) if range.pos == 0));
 //! # Ok(()) }
 //! ```

@@ -1,0 +1,187 @@
+//! Start and end of the process, as `flumen start` does it: format, load the quorum, read the log directories, make the
+//! shards; and the ways in which it ends.
+
+use crate::broker::Broker;
+use crate::fuse::Fuse;
+use crate::io::METADATA_FILE_IDS;
+use crate::trace::{Trace, note};
+use crate::{Check, shown};
+use flumen_base::{Disk, Prng, ShardId};
+use flumen_log::checkpoint::{self, LOG_START, MetaProperties, RECOVERY_POINT, read_offsets};
+use flumen_log::testing::MemDisk;
+use flumen_quorum::{Quorum, QuorumConfig};
+use flumen_settings::{BrokerConfig, Properties};
+use flumen_shard::{LogDir, LogDirState, Shard, ShardConfig, ShardInit};
+use std::path::Path;
+use std::sync::Arc;
+
+/// What the wall clock shows at first.
+pub(crate) const WALL_START_MS: i64 = 1_780_000_000_000;
+const CLUSTER: &str = "Zmx1bWVuLXNpbXVsYXRvcg";
+const METADATA_DIR: &str = "__cluster_metadata-0";
+
+/// How the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Death {
+    /// The machine stays up: what was handed to the disk is there.
+    Kill,
+    /// What was not synced is lost or torn.
+    PowerLoss,
+}
+
+/// Properties of a broker whose periodic work comes often and whose files are small.
+fn properties(dirs: u64, rng: &mut Prng) -> String {
+    let dirs = if dirs > 1 {
+        "/data/a,/data/b"
+    } else {
+        "/data/a"
+    };
+    let snapshots = 500 + rng.below(20_000);
+    format!(
+        "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:9093\n\
+         controller.listener.names=CONTROLLER\n\
+         listeners=PLAINTEXT://127.0.0.1:9092,CONTROLLER://127.0.0.1:9093\nlog.dirs={dirs}\n\
+         offsets.topic.replication.factor=1\noffsets.topic.num.partitions=3\n\
+         transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
+         share.coordinator.state.topic.replication.factor=1\n\
+         share.coordinator.state.topic.min.isr=1\ngroup.initial.rebalance.delay.ms=0\n\
+         log.retention.check.interval.ms=700\nlog.flush.offset.checkpoint.interval.ms=900\n\
+         log.flush.start.offset.checkpoint.interval.ms=900\nlog.initial.task.delay.ms=300\n\
+         metadata.log.max.record.bytes.between.snapshots={snapshots}\n\
+         auto.create.topics.enable=false\nmax.incremental.fetch.session.cache.slots=8\n"
+    )
+}
+
+/// The settings of a run, and a formatted disk.
+pub(crate) fn prepare(shards: usize, rng: &mut Prng) -> Check<Broker> {
+    let text = properties(1 + rng.below(2), rng);
+    let properties = Properties::parse(&text).map_err(shown)?;
+    let config = BrokerConfig::load(&properties).map_err(shown)?.config;
+    let disk = MemDisk::new();
+    let mut log_dirs = Vec::new();
+    for path in &config.log_dirs {
+        let id = rng.uuid();
+        disk.create_dir_all(path).map_err(shown)?;
+        let meta = MetaProperties {
+            cluster_id: CLUSTER.to_owned(),
+            node_id: 1,
+            directory_id: Some(id),
+        };
+        checkpoint::write_meta_properties(&disk, path, &meta).map_err(shown)?;
+        log_dirs.push(LogDir {
+            id,
+            path: path.clone(),
+        });
+    }
+    let config = ShardConfig {
+        broker: config,
+        cluster_id: CLUSTER.to_owned(),
+        log_dirs,
+    };
+    Ok(Broker::new(disk, Arc::new(config), shards))
+}
+
+/// What a log directory holds; the marker of a clean shutdown is removed.
+fn dir_state(disk: &dyn Disk, dir: &Path) -> std::io::Result<LogDirState> {
+    let mut state = LogDirState {
+        clean: checkpoint::has_clean_shutdown(disk, dir),
+        recovery_points: read_offsets(disk, dir, RECOVERY_POINT)?,
+        log_starts: read_offsets(disk, dir, LOG_START)?,
+        ..LogDirState::default()
+    };
+    for (name, is_dir) in disk.list(dir)? {
+        if !is_dir || name == METADATA_DIR {
+            continue;
+        }
+        if name.ends_with("-delete") {
+            state.left_behind.push(name);
+        } else if let Some((topic, partition)) = name.rsplit_once('-')
+            && let (false, Ok(partition)) = (topic.is_empty(), partition.parse())
+        {
+            state.partitions.push((topic.to_owned(), partition));
+        }
+    }
+    state.partitions.sort();
+    checkpoint::remove_clean_shutdown(disk, dir)?;
+    Ok(state)
+}
+
+fn load(disk: &dyn Disk, config: &ShardConfig) -> Check<(Quorum, Vec<LogDirState>, ImageArc)> {
+    let broker = &config.broker;
+    let dir = broker.metadata_log_dir.join(METADATA_DIR);
+    let loaded = Quorum::load(disk, &dir).map_err(shown)?;
+    let image = Arc::new(loaded.image().clone());
+    let quorum_config = QuorumConfig {
+        node_id: broker.node_id,
+        file_id_base: METADATA_FILE_IDS,
+        snapshot_bytes: u64::try_from(broker.quorum.snapshot_after_bytes).unwrap_or(1),
+    };
+    let quorum = Quorum::new(quorum_config, loaded)?;
+    let states = config.log_dirs.iter().map(|d| dir_state(disk, &d.path));
+    let states = states.collect::<Result<Vec<_>, _>>().map_err(shown)?;
+    Ok((quorum, states, image))
+}
+
+type ImageArc = Arc<flumen_quorum::Image>;
+
+/// Starts the process. It may die in the middle of it; then it is started again.
+pub(crate) fn start(b: &mut Broker, faults: bool, rng: &mut Prng, trace: &mut Trace) -> Check {
+    let config = Arc::clone(&b.config);
+    let disk = b.disk.clone();
+    while faults && rng.one_in(6) {
+        let changes = rng.below(12);
+        let fuse = Fuse::new(&disk, changes);
+        let outcome = load(&fuse, &config);
+        match outcome {
+            Err(e) if !fuse.is_blown() => return Err(format!("the broker does not start: {e}")),
+            _ => {}
+        }
+        note!(trace, "died while starting, after {changes} changes");
+        end_disk(&disk, Death::Kill, rng);
+    }
+    let loaded = load(&disk, &config);
+    let (quorum, states, image) = loaded.map_err(|e| format!("the broker does not start: {e}"))?;
+    let clean = states.iter().filter(|s| s.clean).count();
+    note!(trace, "start image={} clean={clean}", image.index());
+    let states = Arc::new(states);
+    let mut quorum = Some(quorum);
+    for n in 0..b.shards {
+        let shard = Shard::new(ShardInit {
+            id: ShardId(n as u16),
+            shards: b.shards as u16,
+            config: Arc::clone(&config),
+            seed: rng.next_u64(),
+            now: b.now(),
+            image: Arc::clone(&image),
+            quorum: quorum.take(),
+            log_dirs: Arc::clone(&states),
+        });
+        b.first_turn(shard, rng, trace)?;
+    }
+    Ok(())
+}
+
+/// What becomes of the disk when the process ends.
+fn end_disk(disk: &MemDisk, death: Death, rng: &mut Prng) {
+    match death {
+        Death::Kill => disk.kill(),
+        Death::PowerLoss => disk.crash(rng),
+    }
+}
+
+/// Ends the process in the middle of whatever it does.
+pub(crate) fn die(b: &mut Broker, death: Death, rng: &mut Prng, trace: &mut Trace) -> Check {
+    note!(trace, "die {death:?}");
+    b.last_words(rng, trace)?;
+    for pending in std::mem::take(&mut b.jobs) {
+        if rng.one_in(2) {
+            let fuse = Fuse::new(&b.disk, rng.below(10));
+            note!(trace, " in the middle of {}", pending.job.name());
+            drop(pending.job.run(&fuse));
+        }
+    }
+    b.ring.die(&b.disk, rng);
+    end_disk(&b.disk, death, rng);
+    b.process_ends();
+    Ok(())
+}

@@ -1,0 +1,65 @@
+//! The clients: each a small state machine that sends what real clients send and checks what it hears.
+
+pub(crate) mod admin;
+pub(crate) mod committer;
+pub(crate) mod consumer;
+pub(crate) mod producer;
+
+use crate::Check;
+use crate::link::Cx;
+use crate::model::{Known, Tp};
+
+/// A topic of the run.
+#[derive(Clone, Debug)]
+pub(crate) struct Spec {
+    pub(crate) name: &'static str,
+    pub(crate) partitions: i32,
+    /// Acks wait for the disk (`flush.messages=1`).
+    pub(crate) durable: bool,
+    /// It is deleted and created again now and then.
+    pub(crate) comes_and_goes: bool,
+}
+
+/// A partition of a [`Spec`]: which topic, which index.
+pub(crate) type Key = (usize, i32);
+
+/// One client.
+pub(crate) trait Client {
+    /// What it is called.
+    fn name(&self) -> &str;
+    /// Takes everything that has arrived.
+    fn receive(&mut self, cx: &mut Cx<'_>) -> Check;
+    /// Does one thing, if there is one to do.
+    fn act(&mut self, cx: &mut Cx<'_>) -> Check;
+    /// Faults are over and no new work begins: what remains is to end what is open.
+    fn settle(&mut self) {}
+    /// After [`Client::settle`]: whether nothing is left to do; or what.
+    fn left_to_do(&self, cx: &Cx<'_>) -> Option<String>;
+}
+
+/// The partition's id, if the topic is known to exist.
+pub(crate) fn tp_of(cx: &Cx<'_>, specs: &[Spec], (topic, partition): Key) -> Option<Tp> {
+    match cx.model.topic(specs.get(topic)?.name).0 {
+        Known::Exists(id) => Some((id, partition)),
+        _ => None,
+    }
+}
+
+/// Error codes by their numbers in the protocol.
+pub(crate) mod code {
+    pub(crate) const OFFSET_OUT_OF_RANGE: i16 = 1;
+    pub(crate) const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+    pub(crate) const LEADER_NOT_AVAILABLE: i16 = 5;
+    pub(crate) const NOT_LEADER_OR_FOLLOWER: i16 = 6;
+    pub(crate) const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
+    pub(crate) const COORDINATOR_NOT_AVAILABLE: i16 = 15;
+    pub(crate) const NOT_COORDINATOR: i16 = 16;
+    pub(crate) const NOT_CONTROLLER: i16 = 41;
+    pub(crate) const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
+    pub(crate) const DUPLICATE_SEQUENCE_NUMBER: i16 = 46;
+    pub(crate) const KAFKA_STORAGE_ERROR: i16 = 56;
+    pub(crate) const UNKNOWN_PRODUCER_ID: i16 = 59;
+    pub(crate) const FETCH_SESSION_ID_NOT_FOUND: i16 = 70;
+    pub(crate) const INVALID_FETCH_SESSION_EPOCH: i16 = 71;
+    pub(crate) const UNKNOWN_TOPIC_ID: i16 = 100;
+}

@@ -1,0 +1,277 @@
+//! The ring: disk operations of the hot path, in pieces, in order per file and in any order across files.
+
+use crate::planted;
+use crate::trace::{digest, note};
+use crate::{Check, trace::Trace};
+use bytes::Bytes;
+use flumen_base::{Disk, DiskFile, FileId, LogFile, OpenMode, Prng};
+use flumen_log::testing::MemDisk;
+use flumen_shard::io::{DiskOp, FileSlice, IoFailure, IoOutput, Token};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::Path;
+
+/// An operation in progress.
+struct Op {
+    shard: usize,
+    token: Token,
+    op: DiskOp,
+    /// All buffers of a write, and how much of it is done.
+    bytes: Bytes,
+    done: usize,
+    /// Nothing happens before this moment.
+    not_before: u64,
+    /// The completion was given already (a planted bug).
+    acked: bool,
+}
+
+/// A completion for a shard.
+pub(crate) struct IoDone {
+    pub(crate) shard: usize,
+    pub(crate) token: Token,
+    pub(crate) result: Result<IoOutput, IoFailure>,
+}
+
+/// All operations in progress and the open files of the process.
+#[derive(Default)]
+pub(crate) struct Ring {
+    queues: BTreeMap<FileId, VecDeque<Op>>,
+    handles: BTreeMap<FileId, Box<dyn DiskFile>>,
+    /// Writes fail one time in so many; 0 is never.
+    pub(crate) fail_one_in: u64,
+    /// A write of the metadata log failed: the process may end.
+    pub(crate) quorum_failed: bool,
+}
+
+/// Files of the metadata log have ids from here on.
+pub(crate) const METADATA_FILE_IDS: u64 = 1 << 63;
+
+fn file_of(op: &DiskOp) -> &LogFile {
+    match op {
+        DiskOp::Write { file, .. } | DiskOp::Sync { file } | DiskOp::Read { file, .. } => file,
+    }
+}
+
+/// The shard that may work on a file: their numbers come from a range per shard.
+fn owner_of(id: FileId) -> usize {
+    if id.0 >= METADATA_FILE_IDS {
+        0
+    } else {
+        (id.0 >> 48) as usize - 1
+    }
+}
+
+fn is_mutation(op: &DiskOp) -> bool {
+    matches!(op, DiskOp::Write { .. })
+}
+
+impl Ring {
+    /// Takes an operation of a shard. With the planted bug its completion comes at once.
+    pub(crate) fn start(
+        &mut self,
+        shard: usize,
+        token: Token,
+        op: DiskOp,
+        not_before: u64,
+        trace: &mut Trace,
+    ) -> Check<Option<IoDone>> {
+        let file = file_of(&op);
+        if owner_of(file.id()) != shard {
+            return Err(format!("shard {shard} works on {file:?} of another"));
+        }
+        let queue = self.queues.entry(file.id()).or_default();
+        if is_mutation(&op) && queue.iter().any(|o| is_mutation(&o.op) && !o.acked) {
+            return Err(format!("two writes of {file:?} in flight"));
+        }
+        let mut bytes = Bytes::new();
+        match &op {
+            DiskOp::Write {
+                pos, bufs, sync, ..
+            } => {
+                bytes = bufs.concat().into();
+                let (n, sum) = (bytes.len(), digest(&bytes));
+                let path = file.path().display();
+                note!(
+                    trace,
+                    "  write {path} pos={pos} len={n} sync={sync} {sum:x}"
+                );
+            }
+            DiskOp::Sync { .. } => note!(trace, "  sync {}", file.path().display()),
+            DiskOp::Read { pos, len, .. } => {
+                note!(
+                    trace,
+                    "  read {} pos={pos} len={len}",
+                    file.path().display()
+                );
+            }
+        }
+        let early = is_mutation(&op) && planted::early_ack() && file.id().0 < METADATA_FILE_IDS;
+        let done = early.then(|| IoDone {
+            shard,
+            token,
+            result: Ok(IoOutput::Done),
+        });
+        queue.push_back(Op {
+            shard,
+            token,
+            op,
+            bytes,
+            done: 0,
+            not_before,
+            acked: early,
+        });
+        Ok(done)
+    }
+
+    /// Files whose oldest operation can go on now.
+    pub(crate) fn ready(&self, now: u64) -> Vec<FileId> {
+        let due = |queue: &VecDeque<Op>| queue.front().is_some_and(|op| op.not_before <= now);
+        let ready = self.queues.iter().filter(|(_, queue)| due(queue));
+        ready.map(|(id, _)| *id).collect()
+    }
+
+    /// When the next operation can go on.
+    pub(crate) fn next_time(&self) -> Option<u64> {
+        let heads = self.queues.values().filter_map(|queue| queue.front());
+        heads.map(|op| op.not_before).min()
+    }
+
+    /// Does one piece of the oldest operation of a file.
+    pub(crate) fn advance(
+        &mut self,
+        disk: &MemDisk,
+        id: FileId,
+        rng: &mut Prng,
+        trace: &mut Trace,
+    ) -> Option<IoDone> {
+        let mut op = self.queues.get_mut(&id)?.pop_front()?;
+        let ended = self.piece(disk, &mut op, rng);
+        let Some(result) = ended else {
+            self.queues.entry(id).or_default().push_front(op);
+            return None;
+        };
+        if self.queues.get(&id).is_some_and(VecDeque::is_empty) {
+            self.queues.remove(&id);
+        }
+        let how = result.as_ref().err().map_or("ok", |e| e.op);
+        note!(trace, "io shard={} token={} {how}", op.shard, op.token.0);
+        (!op.acked).then_some(IoDone {
+            shard: op.shard,
+            token: op.token,
+            result,
+        })
+    }
+
+    fn piece(
+        &mut self,
+        disk: &MemDisk,
+        op: &mut Op,
+        rng: &mut Prng,
+    ) -> Option<Result<IoOutput, IoFailure>> {
+        let file = file_of(&op.op);
+        let failure = |what: &'static str, e: &io::Error| IoFailure {
+            op: what,
+            path: file.path().display().to_string(),
+            kind: e.kind(),
+        };
+        let is_write = is_mutation(&op.op);
+        let handle = match open(&mut self.handles, disk, file, is_write) {
+            Ok(handle) => handle,
+            Err(e) => return Some(Err(failure("open", &e))),
+        };
+        match &op.op {
+            DiskOp::Write { pos, sync, .. } => {
+                if self.fail_one_in > 0 && !op.acked && rng.one_in(self.fail_one_in) {
+                    self.quorum_failed |= file.id().0 >= METADATA_FILE_IDS;
+                    let kind = match rng.one_in(2) {
+                        true => io::ErrorKind::StorageFull,
+                        false => io::ErrorKind::Other,
+                    };
+                    return Some(Err(failure("write", &kind.into())));
+                }
+                if op.done < op.bytes.len() {
+                    let left = op.bytes.len() - op.done;
+                    let n = if rng.one_in(4) {
+                        1 + rng.below(left as u64) as usize
+                    } else {
+                        left
+                    };
+                    let at = pos + op.done as u64;
+                    if let Err(e) = handle.write_at(&op.bytes[op.done..op.done + n], at) {
+                        return Some(Err(failure("write", &e)));
+                    }
+                    op.done += n;
+                    if op.done < op.bytes.len() || *sync {
+                        return None;
+                    }
+                } else if *sync && let Err(e) = handle.sync() {
+                    return Some(Err(failure("fdatasync", &e)));
+                }
+                Some(Ok(IoOutput::Done))
+            }
+            DiskOp::Sync { .. } => match handle.sync() {
+                Ok(()) => Some(Ok(IoOutput::Done)),
+                Err(e) => Some(Err(failure("fdatasync", &e))),
+            },
+            DiskOp::Read { pos, len, .. } => match read(handle, *pos, *len as usize) {
+                Ok(bytes) => Some(Ok(IoOutput::Read(bytes.into()))),
+                Err(e) => Some(Err(failure("read", &e))),
+            },
+        }
+    }
+
+    /// Reads a slice of a response; `None` where the file is gone or too short.
+    pub(crate) fn slice(&mut self, disk: &MemDisk, slice: &FileSlice) -> Option<Vec<u8>> {
+        let handle = open(&mut self.handles, disk, &slice.file, false).ok()?;
+        let bytes = read(handle, slice.pos, slice.len as usize).ok()?;
+        (bytes.len() == slice.len as usize).then_some(bytes)
+    }
+
+    /// The process dies: of what is in flight the oldest write of each file may be applied in part, and its sync done.
+    pub(crate) fn die(&mut self, disk: &MemDisk, rng: &mut Prng) {
+        for (_, queue) in std::mem::take(&mut self.queues) {
+            let Some(op) = queue.into_iter().next() else {
+                continue;
+            };
+            let DiskOp::Write { file, pos, .. } = &op.op else {
+                continue;
+            };
+            let left = op.bytes.len() - op.done;
+            if op.acked || left == 0 || rng.one_in(2) {
+                continue;
+            }
+            let n = rng.below(left as u64 + 1) as usize;
+            if let Ok(handle) = open(&mut self.handles, disk, file, true) {
+                let _ = handle.write_at(&op.bytes[op.done..op.done + n], pos + op.done as u64);
+            }
+        }
+        *self = Self::default();
+    }
+}
+
+fn open<'a>(
+    handles: &'a mut BTreeMap<FileId, Box<dyn DiskFile>>,
+    disk: &MemDisk,
+    file: &LogFile,
+    create: bool,
+) -> io::Result<&'a dyn DiskFile> {
+    let entry = match handles.entry(file.id()) {
+        std::collections::btree_map::Entry::Occupied(e) => return Ok(&**e.into_mut()),
+        std::collections::btree_map::Entry::Vacant(e) => e,
+    };
+    let parent = file.path().parent().unwrap_or(Path::new("/"));
+    disk.list(parent)?;
+    let mode = if create {
+        OpenMode::Create
+    } else {
+        OpenMode::ReadWrite
+    };
+    Ok(&**entry.insert(disk.open(file.path(), mode)?))
+}
+
+fn read(handle: &dyn DiskFile, pos: u64, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; len];
+    let n = handle.read_at(&mut bytes, pos)?;
+    bytes.truncate(n);
+    Ok(bytes)
+}
