@@ -174,7 +174,7 @@ impl Ring {
             path: file.path().display().to_string(),
             kind: e.kind(),
         };
-        let is_write = is_mutation(&op.op);
+        let is_write = !matches!(op.op, DiskOp::Read { .. });
         let handle = match open(&mut self.handles, disk, file, is_write) {
             Ok(handle) => handle,
             Err(e) => return Some(Err(failure("open", &e))),

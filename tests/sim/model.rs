@@ -73,6 +73,8 @@ pub(crate) struct Model {
     /// By name, with a number that changes whenever the state does.
     topics: BTreeMap<String, (Known, u64)>,
     producer_ids: BTreeSet<i64>,
+    /// Counts the lives of the process.
+    pub(crate) life: u32,
     pub(crate) acks: u64,
     pub(crate) records_read: u64,
 }
@@ -283,6 +285,7 @@ impl Model {
 
     /// The process ended: what a log start said is known only to its checkpoints.
     pub(crate) fn new_life(&mut self) {
+        self.life += 1;
         for part in self.parts.values_mut() {
             part.start = 0;
         }

@@ -5,7 +5,7 @@ use crate::broker::Broker;
 use crate::client::admin::Admin;
 use crate::client::committer::Committer;
 use crate::client::consumer::Consumer;
-use crate::client::producer::{Producer, Style};
+use crate::client::producer::{IN_FLIGHT_MAX, Producer, Style};
 use crate::client::{Client, Spec};
 use crate::link::Cx;
 use crate::model::Model;
@@ -80,14 +80,15 @@ impl Sim {
             let style = Style {
                 idempotent,
                 acks,
+                unacked_max: if name == "careful" { 1 } else { IN_FLIGHT_MAX },
                 failing_disk: fails,
             };
             let timeout_ms = 100 + rng.below(4_000);
             let client = Producer::new(name.to_owned(), specs, style, timeout_ms);
             clients.push(Box::new(client));
         };
-        producer(&mut rng, "idempotent 1", stay.clone(), true, -1);
-        producer(&mut rng, "idempotent 2", vec![durable], true, -1);
+        producer(&mut rng, "idempotent", stay.clone(), true, -1);
+        producer(&mut rng, "careful", stay.clone(), true, -1);
         producer(&mut rng, "simple", stay, false, 1);
         producer(&mut rng, "forgetful", vec![fast.clone()], false, 0);
         producer(&mut rng, "guest's", vec![guest], false, -1);

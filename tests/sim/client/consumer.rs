@@ -4,6 +4,7 @@ use super::{Client, Key, Spec, code, tp_of};
 use crate::Check;
 use crate::link::{Cx, Event, Link, Sent, decode};
 use crate::model::{Floor, Tp};
+use crate::trace::note;
 use flumen_base::Uuid;
 use flumen_log::batch::{BatchError, Batches};
 use flumen_wire::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
@@ -301,6 +302,11 @@ impl Consumer {
             error => return Err(format!("{name}: error {error} for {tp:?}")),
         }
         let (high, start) = (data.high_watermark, data.log_start_offset);
+        let (at, len) = (asked.offset, data.records.as_deref().map_or(0, <[u8]>::len));
+        note!(
+            cx.trace,
+            "{name}: {tp:?} from {at}: {len} bytes, log {start}..{high}"
+        );
         cx.model.bounds(tp, asked.floor, high, start)?;
         let mut batches = Vec::new();
         for batch in Batches::new(data.records.as_deref().unwrap_or_default()) {

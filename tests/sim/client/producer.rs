@@ -3,6 +3,7 @@
 use super::{Client, Key, Spec, code, tp_of};
 use crate::link::{Cx, Event, Link, Sent, decode};
 use crate::model::{BatchNo, Tp};
+use crate::trace::note;
 use crate::{Check, boot, shown};
 use flumen_log::{BatchBuilder, Compression};
 use flumen_wire::messages::produce_request::{PartitionProduceData, TopicProduceData};
@@ -14,8 +15,8 @@ use flumen_wire::messages::{
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 
-/// Requests in flight, and batches of a partition that are not acked.
-const IN_FLIGHT_MAX: usize = 5;
+/// Requests in flight.
+pub(crate) const IN_FLIGHT_MAX: usize = 5;
 /// Record timestamps begin here: in the past of every clock jump.
 const TIMESTAMPS_MS: i64 = boot::WALL_START_MS - 3 * 3_600_000;
 
@@ -30,6 +31,8 @@ enum Ask {
 struct Out {
     no: BatchNo,
     in_flight: bool,
+    /// The life of the process in which it was first sent.
+    life: u32,
 }
 
 #[derive(Debug)]
@@ -48,6 +51,8 @@ struct PartState {
 pub(crate) struct Style {
     pub(crate) idempotent: bool,
     pub(crate) acks: i16,
+    /// Batches of a partition that are not acked, at most.
+    pub(crate) unacked_max: usize,
     /// The disk fails now and then, so that a first batch may fail and its successor be taken.
     pub(crate) failing_disk: bool,
 }
@@ -135,18 +140,24 @@ impl Producer {
             again.in_flight = true;
             return Ok(Some((tp, again.no)));
         }
-        if cx.settling || part.unacked.len() >= IN_FLIGHT_MAX {
+        if cx.settling || part.unacked.len() >= self.style.unacked_max {
             return Ok(None);
         }
         let sequence = part.next_sequence;
         let (bytes, count) = self.build(cx, sequence)?;
         let no = cx.model.produce(tp, bytes, count, self.style.idempotent);
+        let (name, id) = (&self.link.name, self.id);
+        note!(
+            cx.trace,
+            "{name} makes batch {no}: {count} from {id:?}/{sequence}"
+        );
         if let Some(part) = self.parts.get_mut(&key) {
             part.next_sequence = sequence.wrapping_add(count as i32);
             if self.style.acks != 0 {
                 part.unacked.push_back(Out {
                     no,
                     in_flight: true,
+                    life: cx.model.life,
                 });
             }
         }
@@ -173,6 +184,7 @@ impl Producer {
             let Some((tp, no)) = self.next_batch(cx, key)? else {
                 continue;
             };
+            note!(cx.trace, "{}: batch {no} for {tp:?}", self.link.name);
             batches.push((key, tp, no));
             let data = topics.entry(topic).or_insert_with(|| TopicProduceData {
                 name: self.specs[topic].name.into(),
@@ -234,10 +246,15 @@ impl Producer {
         no: BatchNo,
         result: &PartitionProduceResponse<'_>,
     ) -> Check<bool> {
-        if result.error_code == 0 {
-            cx.model.acked(tp, no, result.base_offset)?;
+        let (name, error, base) = (&self.link.name, result.error_code, result.base_offset);
+        note!(
+            cx.trace,
+            "{name}: batch {no} of {tp:?}: error {error}, base offset {base}"
+        );
+        if error == 0 {
+            cx.model.acked(tp, no, base)?;
         }
-        let (name, style) = (&self.link.name, self.style);
+        let style = self.style;
         let Some(part) = self.parts.get_mut(&key).filter(|p| p.tp == tp) else {
             return Ok(false);
         };
@@ -264,7 +281,10 @@ impl Producer {
             code::OUT_OF_ORDER_SEQUENCE_NUMBER
             | code::UNKNOWN_PRODUCER_ID
             | code::DUPLICATE_SEQUENCE_NUMBER => {
-                let lost = cx.model.floor(tp).losses != part.losses;
+                // Snapshots of producers hold the last batch of each only (it is Kafka's format), so
+                // that a batch with successors may not be recognized after a restart.
+                let restarted = part.unacked[at].life != cx.model.life && style.unacked_max > 1;
+                let lost = restarted || cx.model.floor(tp).losses != part.losses;
                 if at == 0 && !lost && !style.failing_disk {
                     return Err(format!(
                         "{name}: batch {no}, the first that is not acked, is refused: {result:?}"
