@@ -1,6 +1,6 @@
 //! `flumen consume`.
 
-use super::{Cluster, Topic, time};
+use super::{Cluster, Topic, output, time};
 use clap::Args;
 use flumen_client::{Client, EARLIEST, Fetched, GroupConsumer, GroupOffsets, LATEST, Record};
 use serde_json::{Map, Value, json};
@@ -112,16 +112,7 @@ pub(crate) fn run(args: &ConsumeArgs) -> anyhow::Result<()> {
     let committed = source.printed(&mut client, &printer.offsets);
     let closed = source.close(&mut client);
     let _ = writeln!(std::io::stderr(), "{} records", printer.count);
-    match result {
-        // Whoever read our output has seen enough.
-        Err(e) if is_broken_pipe(&e) => Ok(()),
-        result => result.and(committed).and(closed),
-    }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let io = error.downcast_ref::<std::io::Error>();
-    io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    result.and(committed).and(closed)
 }
 
 fn pump(
@@ -145,7 +136,7 @@ fn pump(
             }
             printer.print(&fetched)?;
         }
-        printer.out.flush().map_err(anyhow::Error::new)?;
+        output::written(printer.out.flush())?;
         if last_commit.elapsed() >= COMMIT_EVERY {
             last_commit = Instant::now();
             source.printed(client, &std::mem::take(&mut printer.offsets))?;
@@ -275,11 +266,12 @@ impl Printer<'_> {
             self.count += 1;
             if self.args.json {
                 let line = as_json(fetched, record);
-                serde_json::to_writer(&mut self.out, &line).map_err(std::io::Error::from)?;
+                let line = serde_json::to_vec(&line)?;
+                output::written(self.out.write_all(&line))?;
             } else {
-                self.print_text(fetched, record)?;
+                output::written(self.print_text(fetched, record))?;
             }
-            self.out.write_all(b"\n").map_err(anyhow::Error::new)?;
+            output::written(self.out.write_all(b"\n"))?;
         }
         Ok(())
     }

@@ -125,7 +125,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
-/// Writes a failure to standard error. A reader that went away (`| head`) is none.
+/// Whether it is only that nobody reads standard output any more.
+pub(crate) fn is_closed_output(error: &anyhow::Error) -> bool {
+    error.is::<output::Closed>()
+}
+
+/// Writes a failure to standard error.
 pub(crate) fn report(error: &anyhow::Error) {
     let _ = writeln!(std::io::stderr(), "flumen: {error:#}");
 }

@@ -1,13 +1,33 @@
 //! Tables, JSON and progress.
 
-use anyhow::Context;
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+/// Whoever read standard output has seen enough (`| head`): the end, and no failure.
+#[derive(Debug)]
+pub(crate) struct Closed;
+
+impl std::fmt::Display for Closed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("standard output is closed")
+    }
+}
+
+impl std::error::Error for Closed {}
+
+/// The result of a write to standard output.
+pub(crate) fn written(result: std::io::Result<()>) -> anyhow::Result<()> {
+    match result {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Err(Closed.into()),
+        Err(e) => Err(anyhow::Error::new(e).context("standard output")),
+        Ok(()) => Ok(()),
+    }
+}
+
 /// Writes one line to standard output.
 pub(crate) fn line(text: impl std::fmt::Display) -> anyhow::Result<()> {
-    writeln!(std::io::stdout().lock(), "{text}").context("standard output")
+    written(writeln!(std::io::stdout().lock(), "{text}"))
 }
 
 /// Writes a value as indented JSON.

@@ -32,9 +32,9 @@ impl Connection {
     /// Connects to `host:port` and negotiates versions. `timeout` holds for the connect and for
     /// every answer.
     pub fn open(address: &str, client_id: &str, timeout: Duration) -> Result<Self, ClientError> {
-        let stream = dial(address, timeout).map_err(|source| ClientError::Io {
+        let stream = dial(address, timeout).map_err(|error| ClientError::Io {
             address: address.to_owned(),
-            source,
+            error,
         })?;
         let mut connection = Self {
             stream,
@@ -176,8 +176,8 @@ impl Connection {
         Ok(())
     }
 
-    fn io(&self, source: io::Error) -> ClientError {
-        let source = match source.kind() {
+    fn io(&self, error: io::Error) -> ClientError {
+        let error = match error.kind() {
             io::ErrorKind::WouldBlock => {
                 io::Error::new(io::ErrorKind::TimedOut, "no answer in time")
             }
@@ -185,11 +185,11 @@ impl Connection {
                 io::ErrorKind::UnexpectedEof,
                 "the broker closed the connection",
             ),
-            _ => source,
+            _ => error,
         };
         ClientError::Io {
             address: self.address.clone(),
-            source,
+            error,
         }
     }
 }

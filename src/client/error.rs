@@ -7,12 +7,12 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// A connection could not be made or broke.
-    #[error("{address}: {source}")]
+    #[error("{address}: {error}")]
     Io {
         /// Of the broker.
         address: String,
         /// The system's error; a timeout is `TimedOut` or `WouldBlock`.
-        source: io::Error,
+        error: io::Error,
     },
     /// No bootstrap address answered.
     #[error("no broker answers at {0}")]

@@ -62,12 +62,19 @@ impl GroupConsumer {
     }
 
     /// Joins if need be, keeps the membership alive, and fetches once, waiting up to `wait_ms`.
+    /// When the group rebalances, everything from polls before this one is committed first.
     pub fn poll(&mut self, client: &mut Client, wait_ms: i32) -> Result<Vec<Fetched>, ClientError> {
         if !self.joined {
             self.join(client)?;
         }
         if self.last_heartbeat.elapsed() >= HEARTBEAT_EVERY {
             match self.heartbeat(client) {
+                Err(e) if e.code() == Some(REBALANCE_IN_PROGRESS) => {
+                    // What was polled before has been dealt with: others go on behind it.
+                    let _ = self.commit(client);
+                    self.joined = false;
+                    return Ok(Vec::new());
+                }
                 Err(e) if self.must_rejoin(&e) => return Ok(Vec::new()),
                 other => other?,
             }
