@@ -11,10 +11,11 @@ use std::path::Path;
 const HEAD: &str = "\
 # What of Kafka 4.3.1's protocol is served
 
-Generated from the table of handlers (`src/shard/api/mod.rs`) and of configurations (`src/settings`) by
-`UPDATE_DOCS=1 cargo test --test docs`; a test keeps it equal to them. ApiVersions advertises exactly the versions served here,
-but for Produce, which is advertised from 0 and refused below 3, as Kafka does. A version that is not served closes the
-connection, as Kafka does.
+Generated from the table of handlers (`src/shard/api/mod.rs`) and of configurations
+(`src/settings`) by `UPDATE_DOCS=1 cargo test --test docs`; a test keeps it equal to them.
+ApiVersions advertises exactly the versions served here, but for Produce, which is advertised from
+0 and refused below 3, as Kafka does. A version that is not served closes the connection, as Kafka
+does.
 
 ## APIs of the broker listener
 ";
@@ -85,7 +86,8 @@ fn document() -> String {
     out.push('\n');
     out.push_str(&api_table(&support_table()));
     out.push_str(
-        "\n## Configurations\n\nAll of Kafka 4.3.1's are known: those not named here do what they do in Kafka.\n",
+        "\n## Configurations\n\nAll of Kafka 4.3.1's are known. Those not named here do what they do \
+         in Kafka.\n",
     );
     out.push_str(&config_section("Topics", ConfigResource::Topic));
     out.push_str(&config_section("Brokers", ConfigResource::Broker));

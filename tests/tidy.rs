@@ -122,6 +122,11 @@ fn short(path: &Path) -> String {
     path.strip_prefix(root()).unwrap().display().to_string()
 }
 
+fn is_test_file(name: &str) -> bool {
+    let tail = name.ends_with("_test.rs") || name.ends_with("/tests.rs");
+    tail || name.starts_with("tests/") || name.contains("/tests/")
+}
+
 fn metadata() -> serde_json::Value {
     let out = Command::new(env!("CARGO"))
         .args([
@@ -190,10 +195,7 @@ fn files_stay_small() {
         let text = fs::read_to_string(&path).unwrap();
         let all = text.lines().count();
         let name = short(&path);
-        let test_file = name.starts_with("tests/")
-            || name.contains("/tests/")
-            || name.ends_with("_test.rs")
-            || name.ends_with("/tests.rs");
+        let test_file = is_test_file(&name);
         let code = match text.lines().position(|l| l.trim() == "#[cfg(test)]") {
             // An inline test module ends the file; a declaration of one (`mod x_test;`) does not.
             Some(at) if text.lines().nth(at + 1).is_some_and(|l| l.ends_with('{')) => at,
@@ -222,7 +224,11 @@ fn lines_stay_short() {
         let text = fs::read_to_string(&path).unwrap();
         for (at, line) in text.lines().enumerate() {
             let columns = line.chars().count();
-            if columns > COLUMNS_MAX {
+            // Messages stay whole, so that they can be searched for; so do the rows of tables in
+            // tests.
+            let message = line.trim_start().starts_with('"');
+            let row = is_test_file(&short(&path)) && line.contains('"');
+            if columns > COLUMNS_MAX && !message && !row {
                 bad.push(format!("{}:{}: {columns} columns", short(&path), at + 1));
             }
         }

@@ -3,7 +3,7 @@
 //! ```text
 //! plan_read -> in the memory tail?                        -> Memory
 //!           -> position known (index entry, last reader)? -> File
-//!           -> else NeedScan: [index block] -> batch headers from its entry on -> resume_read -> File
+//!           -> else NeedScan: [index block] -> batch headers after it -> resume_read -> File
 //! ```
 //! A range starts at the batch that contains the offset. It ends at a batch boundary where memory
 //! knows one, so that the next read of the same reader needs no scan.

@@ -316,8 +316,8 @@ fn refuse(
             return Some((
                 true,
                 format!(
-                    "Timestamp {timestamp} of message with offset {} is out of range. The timestamp should be \
-                     within [{}, {}]",
+                    "Timestamp {timestamp} of message with offset {} is out of range. The \
+                     timestamp should be within [{}, {}]",
                     record.offset_delta,
                     now_ms.saturating_sub(before),
                     now_ms.saturating_add(after)
@@ -325,8 +325,8 @@ fn refuse(
             ));
         }
     } else if header.timestamp_type() == TimestampType::LogAppendTime {
-        let message = "Invalid timestamp type in message. Producer should not set timestamp type to \
-                       LogAppendTime.";
+        let message = "Invalid timestamp type in message. Producer should not set timestamp \
+                       type to LogAppendTime.";
         return Some((true, message.to_owned()));
     }
     None

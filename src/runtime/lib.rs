@@ -12,7 +12,7 @@
 //! reactor.rs  the loop                                     mesh.rs    queues between shards
 //! net.rs      connections: accept, receive, close          framing.rs bytes -> frames
 //! send.rs     responses: sendmsg, read, splice             splice.rs  pipes
-//! disk.rs     log writes, syncs, reads                     jobs.rs    blocking work on glommio's pool
+//! disk.rs     log writes, syncs, reads                     jobs.rs    jobs on glommio's pool
 //! ring.rs     the ring and its operations (unsafe)         sys.rs     system calls (unsafe)
 //! http.rs     metrics and health                           probe.rs   what the kernel must have
 //! ```

@@ -56,7 +56,8 @@ impl AsFd for OpenLog {
 }
 
 /// An operation with all that it needs.
-#[allow(clippy::large_enum_variant)] // lives in a reused slot; a box per send would cost more than the copy
+// Lives in a reused slot; a box per send would cost more than the copy.
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum Op {
     /// Receive up to `len` bytes behind what is in `buf`.
     Recv {
