@@ -151,7 +151,8 @@ impl<C: ShardCore> Reactor<C> {
 
     /// Serves a connection on this shard.
     pub(crate) fn open_conn(&mut self, socket: TcpStream, info: ConnInfo) {
-        let _ = socket.set_nodelay(true); // only fails on a socket that is gone, which receiving will tell
+        // Only fails on a socket that is gone, which receiving will tell.
+        let _ = socket.set_nodelay(true);
         let index = self.conns.free.pop().unwrap_or_else(|| {
             self.conns.slots.push(None);
             (self.conns.slots.len() - 1) as u32
@@ -350,8 +351,9 @@ impl<C: ShardCore> Reactor<C> {
             let stale = conn.last_active.plus_ms(STALE_FRAME_MS) <= now && conn.partial > 0;
             let deadline = conn.last_active + idle;
             if deadline <= now || (over_budget && stale) {
-                tracing::info!(peer = %conn.peer, reason = %CloseReason::Idle, "closing connection");
-                self.close_conn(index, &CloseReason::Idle);
+                let reason = CloseReason::Idle;
+                tracing::info!(peer = %conn.peer, %reason, "closing connection");
+                self.close_conn(index, &reason);
             } else {
                 next = Some(next.map_or(deadline, |next| next.min(deadline)));
             }
