@@ -207,8 +207,8 @@ pub(crate) fn check_dirs(config: &BrokerConfig) -> anyhow::Result<(String, Vec<(
         let meta = read_meta_properties(&FsDisk, &dir).with_context(|| shown.to_string())?;
         let Some(mut meta) = meta else {
             bail!(
-                "no meta.properties in {shown}: format it first with 'flumen storage format' (or is \
-                 a disk not mounted?)"
+                "no meta.properties in {shown}: format it first with 'flumen storage format' (or \
+                 is a disk not mounted?)"
             );
         };
         ensure!(

@@ -71,7 +71,7 @@ fn wrong_usage_is_exit_code_2() {
 
 #[test]
 fn moments_are_read_and_written() {
-    let parse = |text| time::parse_millis(text).unwrap();
+    let parse = |text: &str| time::parse_millis(text).unwrap();
     assert_eq!(parse("1970-01-01T00:00:00Z"), 0);
     assert_eq!(parse("2024-02-29T12:30:15.25"), 1_709_209_815_250);
     assert_eq!(parse("2024-02-29T12:30:15.250+02:00"), 1_709_202_615_250);

@@ -9,6 +9,8 @@ use kafka_protocol::messages::create_topics_request::{
 };
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::describe_configs_response::DescribeConfigsResourceResult;
+use kafka_protocol::messages::describe_groups_response::DescribedGroupMember;
 use kafka_protocol::messages::incremental_alter_configs_request::{
     AlterConfigsResource, AlterableConfig,
 };
@@ -18,7 +20,7 @@ use kafka_protocol::messages::offset_commit_request::{
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_protocol::messages::{
     BrokerId, ConsumerProtocolAssignment, CreatePartitionsRequest, CreateTopicsRequest,
-    DeleteGroupsRequest, DeleteTopicsRequest, DescribeConfigsRequest, DescribeGroupsRequest,
+    DeleteGroupsRequest, DeleteGroupsResponse, DeleteTopicsRequest, DescribeConfigsRequest, DescribeGroupsRequest,
     GroupId, IncrementalAlterConfigsRequest, ListGroupsRequest, OffsetCommitRequest,
     OffsetFetchRequest,
 };
@@ -212,7 +214,7 @@ impl Client {
         let first = response.results.first();
         let answer = first.ok_or_else(|| ClientError::Malformed(what()))?;
         ClientError::check_message(answer.error_code, answer.error_message.as_deref(), what)?;
-        let value = |c: &kafka_protocol::messages::describe_configs_response::DescribeConfigsResourceResult| ConfigValue {
+        let value = |c: &DescribeConfigsResourceResult| ConfigValue {
             name: c.name.to_string(),
             value: c.value.as_ref().map(|v| v.to_string()),
             source: c.config_source,
@@ -251,9 +253,13 @@ impl Client {
         let brokers = self.metadata(Some(&[]), false)?.brokers;
         let mut groups = Vec::new();
         for broker in brokers {
-            let request = ListGroupsRequest::default();
-            let response = self.call_broker(broker.id, &request, 4, Duration::ZERO)?;
-            ClientError::check(response.error_code, || "listing groups".to_owned())?;
+            // Coordinators that are loading answer later.
+            let response = self.retrying(|client| {
+                let request = ListGroupsRequest::default();
+                let response = client.call_broker(broker.id, &request, 4, Duration::ZERO)?;
+                ClientError::check(response.error_code, || "listing groups".to_owned())?;
+                Ok(response)
+            })?;
             groups.extend(response.groups.iter().map(|g| GroupSummary {
                 group: g.group_id.to_string(),
                 protocol_type: g.protocol_type.to_string(),
@@ -267,10 +273,11 @@ impl Client {
     /// One group with its members. A group that does not exist comes back as `Dead` (or an error,
     /// from new brokers).
     pub fn describe_group(&mut self, group: &str) -> Result<GroupDescription, ClientError> {
-        let coordinator = self.coordinator(group, 0)?;
         let id = GroupId(text(group));
         let request = DescribeGroupsRequest::default().with_groups(vec![id]);
-        let response = self.call_broker(coordinator, &request, 6, Duration::ZERO)?;
+        let (coordinator, response) = self.call_coordinator(group, &request, 6, |r| {
+            r.groups.first().map_or(0, |g| g.error_code)
+        })?;
         let what = || format!("group '{group}'");
         let first = response.groups.first();
         let answer = first.ok_or_else(|| ClientError::Malformed(what()))?;
@@ -278,16 +285,13 @@ impl Client {
             return Err(ClientError::NotFound(what()));
         }
         ClientError::check_message(answer.error_code, answer.error_message.as_deref(), what)?;
-        let member =
-            |m: &kafka_protocol::messages::describe_groups_response::DescribedGroupMember| {
-                GroupMember {
-                    member_id: m.member_id.to_string(),
-                    instance_id: m.group_instance_id.as_ref().map(|i| i.to_string()),
-                    client_id: m.client_id.to_string(),
-                    host: m.client_host.to_string(),
-                    assignment: decode_assignment(&m.member_assignment),
-                }
-            };
+        let member = |m: &DescribedGroupMember| GroupMember {
+            member_id: m.member_id.to_string(),
+            instance_id: m.group_instance_id.as_ref().map(|i| i.to_string()),
+            client_id: m.client_id.to_string(),
+            host: m.client_host.to_string(),
+            assignment: decode_assignment(&m.member_assignment),
+        };
         Ok(GroupDescription {
             group: group.to_owned(),
             state: answer.group_state.to_string(),
@@ -300,12 +304,11 @@ impl Client {
 
     /// Deletes a group without members.
     pub fn delete_group(&mut self, group: &str) -> Result<(), ClientError> {
-        let coordinator = self.coordinator(group, 0)?;
         let names = vec![GroupId(text(group))];
         let request = DeleteGroupsRequest::default().with_groups_names(names);
-        let response = self.call_broker(coordinator, &request, 2, Duration::ZERO)?;
-        let code = response.results.first().map_or(0, |r| r.error_code);
-        ClientError::check(code, || format!("deleting group '{group}'"))
+        let code = |r: &DeleteGroupsResponse| r.results.first().map_or(0, |r| r.error_code);
+        let (_, response) = self.call_coordinator(group, &request, 2, code)?;
+        ClientError::check(code(&response), || format!("deleting group '{group}'"))
     }
 
     /// What a group has committed.
@@ -325,7 +328,10 @@ impl Client {
                 .with_topics(None)
         };
         let what = || format!("offsets of group '{group}'");
-        let response = self.call_broker(coordinator, &request, 9, Duration::ZERO)?;
+        let (_, response) = self.call_coordinator(group, &request, 9, |r| {
+            let first = r.groups.first().map_or(0, |g| g.error_code);
+            if first == 0 { r.error_code } else { first }
+        })?;
         let mut offsets = GroupOffsets::new();
         ClientError::check(response.error_code, what)?;
         for answer in &response.groups {
@@ -367,7 +373,6 @@ impl Client {
         member: &str,
         offsets: &GroupOffsets,
     ) -> Result<(), ClientError> {
-        let coordinator = self.coordinator(group, 0)?;
         let mut topics: BTreeMap<&str, Vec<OffsetCommitRequestPartition>> = BTreeMap::new();
         for ((topic, partition), offset) in offsets {
             let commit = OffsetCommitRequestPartition::default()
@@ -387,7 +392,10 @@ impl Client {
             .with_generation_id_or_member_epoch(generation)
             .with_member_id(text(member))
             .with_topics(topics.into_iter().map(topic).collect());
-        let response = self.call_broker(coordinator, &request, 9, Duration::ZERO)?;
+        let (_, response) = self.call_coordinator(group, &request, 9, |r| {
+            let first = r.topics.first().and_then(|t| t.partitions.first());
+            first.map_or(0, |p| p.error_code)
+        })?;
         for topic in &response.topics {
             for p in &topic.partitions {
                 ClientError::check(p.error_code, || {

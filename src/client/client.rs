@@ -302,6 +302,29 @@ impl Client {
         first.ok_or_else(|| ClientError::NotFound("a controller".to_owned()))
     }
 
+    /// Calls the coordinator of a group, again while it loads or moves (`code` takes the error code
+    /// from its answer). Gives the coordinator too.
+    pub(crate) fn call_coordinator<R: Request>(
+        &mut self,
+        group: &str,
+        request: &R,
+        cap: i16,
+        code: impl Fn(&R::Response) -> i16,
+    ) -> Result<(i32, R::Response), ClientError> {
+        let start = Instant::now();
+        let mut pause = Duration::from_millis(20);
+        loop {
+            let coordinator = self.coordinator(group, 0)?;
+            let response = self.call_broker(coordinator, request, cap, Duration::ZERO)?;
+            let again = matches!(code(&response), 14..=16); // loading, not available, not here
+            if !again || start.elapsed() + pause > self.options.retry {
+                return Ok((coordinator, response));
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+
     /// Repeats `call` with growing pauses while it fails with a retriable error, `options.retry` at
     /// most.
     pub fn retrying<T>(

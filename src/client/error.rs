@@ -18,7 +18,7 @@ pub enum ClientError {
     #[error("no broker answers at {0}")]
     NoBroker(String),
     /// The broker answered with an error code.
-    #[error("{what}: {}{}", error_name(*code), message.as_deref().map(|m| format!(": {m}")).unwrap_or_default())]
+    #[error("{what}: {}{}", error_name(*code), suffix(message))]
     Api {
         /// What was asked.
         what: String,
@@ -76,6 +76,12 @@ impl ClientError {
             message: message.filter(|m| !m.is_empty()).map(str::to_owned),
         })
     }
+}
+
+fn suffix(message: &Option<String>) -> String {
+    message
+        .as_deref()
+        .map_or_else(String::new, |m| format!(": {m}"))
 }
 
 /// Kafka's name of an error code, such as `UNKNOWN_TOPIC_OR_PARTITION`.

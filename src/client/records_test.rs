@@ -42,8 +42,9 @@ fn a_batch_has_the_bytes_of_kafkas_own_client() {
     assert_eq!(hex, JAVA);
 }
 
-const JAVA: &str = "000000000000000000000045ffffffff02a0abb1fc00000000000000000000000000010000000000000001ff\
-    ffffffffffffffffffffffffff0000000126000000026b0276060268023102680232026801";
+const JAVA: &str = "000000000000000000000045ffffffff02a0abb1fc000000000000000000000000000100\
+    00000000000001ffffffffffffffffffffffffffff0000000126000000026b0276060268\
+    023102680232026801";
 
 #[test]
 fn a_changed_byte_is_seen_and_a_cut_batch_is_left_out() {
@@ -85,7 +86,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(rounds()))]
 
     #[test]
-    fn batches_come_back(mut records in prop::collection::vec(record(), 1..20), codec in 0usize..5) {
+    fn batches_come_back(
+        mut records in prop::collection::vec(record(), 1..20),
+        codec in 0usize..5,
+    ) {
         for (i, record) in records.iter_mut().enumerate() {
             record.offset = i as i64;
         }

@@ -4,7 +4,10 @@
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// A value that its type or validator refuses.
-    #[error("Invalid value {value} for configuration {name}{}{reason}", if reason.is_empty() { "" } else { ": " })]
+    #[error(
+        "Invalid value {value} for configuration {name}{}{reason}",
+        separator(reason)
+    )]
     Invalid {
         /// The key.
         name: String,
@@ -49,6 +52,10 @@ pub enum ConfigError {
         /// What is wrong.
         reason: String,
     },
+}
+
+fn separator(reason: &str) -> &'static str {
+    if reason.is_empty() { "" } else { ": " }
 }
 
 impl ConfigError {

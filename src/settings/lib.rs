@@ -8,7 +8,8 @@
 //! use flumen_settings::{BrokerConfig, ConfigMap, Properties, TopicConfig};
 //! let text =
 //! "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@localhost:9093\n\
-//!             listeners=PLAINTEXT://:9092,CONTROLLER://:9093\ncontroller.listener.names=CONTROLLER\n";
+//!             listeners=PLAINTEXT://:9092,CONTROLLER://:9093\n\
+//!             controller.listener.names=CONTROLLER\n";
 //! let loaded = BrokerConfig::load(&Properties::parse(text).unwrap()).unwrap();
 //! let overrides = ConfigMap::from([("retention.ms".to_owned(), "-1".to_owned())]);
 //! let topic = TopicConfig::resolve(&loaded.config, &overrides).unwrap();

@@ -81,7 +81,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(rounds()))]
 
     #[test]
-    fn what_is_escaped_comes_back(pairs in prop::collection::btree_map(".{0,12}", ".{0,20}", 0..8)) {
+    fn what_is_escaped_comes_back(
+        pairs in prop::collection::btree_map(".{0,12}", ".{0,20}", 0..8),
+    ) {
         let text: String = pairs
             .iter()
             .map(|(k, v)| format!("  {} : {}\n", escaped(k), escaped(v)))

@@ -44,7 +44,7 @@ pub enum TimestampType {
 /// `_ms` milliseconds,
 /// `_bytes` bytes; -1 means unlimited where Kafka says so; i64::MAX means never for the flush keys.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)] // each field is the key of the same name: docs/protocol-support.md describes them
+#[allow(missing_docs)] // each field is the key of the same name
 pub struct TopicConfig {
     pub cleanup_policy: CleanupPolicy,
     pub compression: Compression,

@@ -272,10 +272,10 @@ fn roles_and_listeners(c: &BrokerConfig) -> Result<(), ConfigError> {
     require(
         !voters.is_empty() || !c.quorum.bootstrap_servers.is_empty(),
         || {
-            "If using process.roles, either controller.quorum.bootstrap.servers must contain the set of \
-         bootstrap controllers or controller.quorum.voters must contain a parseable set of \
-         controllers."
-            .to_owned()
+            "If using process.roles, either controller.quorum.bootstrap.servers must contain the \
+             set of bootstrap controllers or controller.quorum.voters must contain a parseable set \
+             of controllers."
+                .to_owned()
         },
     )?;
     require(c.roles.broker && c.roles.controller, || {
@@ -313,8 +313,9 @@ fn roles_and_listeners(c: &BrokerConfig) -> Result<(), ConfigError> {
         brokers.contains(&c.inter_broker_listener_name.as_str()),
         || {
             format!(
-                "inter.broker.listener.name must be a listener name defined in advertised.listeners. \
-             The valid options based on currently configured listeners are {}",
+                "inter.broker.listener.name must be a listener name defined in \
+                 advertised.listeners. The valid options based on currently configured listeners \
+                 are {}",
                 brokers.join(",")
             )
         },
@@ -322,9 +323,9 @@ fn roles_and_listeners(c: &BrokerConfig) -> Result<(), ConfigError> {
     require(
         c.advertised_listeners.iter().all(|l| l.host != "0.0.0.0"),
         || {
-            "advertised.listeners cannot use the nonroutable meta-address 0.0.0.0. Use a routable IP \
-         address."
-            .to_owned()
+            "advertised.listeners cannot use the nonroutable meta-address 0.0.0.0. Use a \
+             routable IP address."
+                .to_owned()
         },
     )
 }
