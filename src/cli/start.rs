@@ -4,7 +4,7 @@ use super::storage;
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use flumen_base::{Disk, Mono, Now};
-use flumen_log::checkpoint::{self, LOG_START, RECOVERY_POINT, read_meta_properties, read_offsets};
+use flumen_log::checkpoint::read_meta_properties;
 use flumen_quorum::{Image, Quorum, QuorumConfig};
 use flumen_runtime::{
     FsDisk, In, Listen, Out, Running, RuntimeConfig, ShardCore, ShardStart, WriteStrategy,
@@ -13,8 +13,9 @@ use flumen_settings::{BrokerConfig, Loaded};
 use flumen_shard::jobs::{Job, JobOutput};
 use flumen_shard::mesh::Message;
 use flumen_shard::{LogDir, LogDirState, Shard, ShardConfig, ShardInit};
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -50,8 +51,12 @@ pub(crate) fn run(args: &StartArgs) -> anyhow::Result<()> {
         without_effect,
         unknown,
     } = load(args)?;
+    let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (key, reason) in &without_effect {
-        tracing::info!(%key, %reason, "this key has no effect");
+        by_reason.entry(reason).or_default().push(key);
+    }
+    for (reason, keys) in by_reason {
+        tracing::info!(keys = %keys.join(", "), %reason, "keys without effect");
     }
     if !unknown.is_empty() {
         tracing::warn!(keys = %unknown.join(", "), "unknown keys");
@@ -66,7 +71,8 @@ pub(crate) fn run(args: &StartArgs) -> anyhow::Result<()> {
     let (quorum, image) = load_quorum(&config)?;
     let mut states = Vec::new();
     for (_, dir) in &dirs {
-        let state = dir_state(&FsDisk, dir).with_context(|| dir.display().to_string())?;
+        let state =
+            LogDirState::load(&FsDisk, dir, &image).with_context(|| dir.display().to_string())?;
         states.push(state);
     }
     tracing::info!(%cluster_id, node_id = config.node_id, dirs = dirs.len(), "starting");
@@ -193,33 +199,6 @@ fn load_quorum(config: &BrokerConfig) -> anyhow::Result<(Quorum, Image)> {
     };
     let quorum = Quorum::new(quorum_config, loaded).map_err(anyhow::Error::msg)?;
     Ok((quorum, image))
-}
-
-/// What a log directory holds. The clean-shutdown marker is removed: from here on it would lie.
-fn dir_state(disk: &dyn Disk, dir: &Path) -> std::io::Result<LogDirState> {
-    let mut state = LogDirState {
-        clean: checkpoint::has_clean_shutdown(disk, dir),
-        recovery_points: read_offsets(disk, dir, RECOVERY_POINT)?,
-        log_starts: read_offsets(disk, dir, LOG_START)?,
-        ..LogDirState::default()
-    };
-    for (name, is_dir) in disk.list(dir)? {
-        if !is_dir || name == METADATA_DIR {
-            continue;
-        }
-        if name.ends_with("-delete") {
-            state.left_behind.push(name);
-            continue;
-        }
-        if let Some((topic, partition)) = name.rsplit_once('-') {
-            if let (false, Ok(partition)) = (topic.is_empty(), partition.parse()) {
-                state.partitions.push((topic.to_owned(), partition));
-            }
-        }
-    }
-    state.partitions.sort();
-    checkpoint::remove_clean_shutdown(disk, dir)?;
-    Ok(state)
 }
 
 /// What the shards are made from.

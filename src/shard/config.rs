@@ -1,12 +1,10 @@
 //! What a shard is started with.
 
-use flumen_base::{Disk, Now, Offset, PartitionIndex, ShardId, Uuid};
-use flumen_log::checkpoint;
+use flumen_base::{Now, Offset, PartitionIndex, ShardId, Uuid};
 use flumen_quorum::{Image, Quorum};
 use flumen_settings::BrokerConfig;
 use std::collections::BTreeMap;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What all shards of a process share and never change.
@@ -46,36 +44,6 @@ pub struct LogDirState {
     /// Names of directories that a deletion left behind (`*-delete`): removed by a job of the first
     /// shard.
     pub left_behind: Vec<String>,
-}
-
-impl LogDirState {
-    /// Reads what a log directory holds, and removes the marker of a clean shutdown: from now on it
-    /// is in use.
-    ///
-    /// # Errors
-    /// If the directory can't be listed, or a checkpoint can't be read.
-    pub fn load(disk: &dyn Disk, dir: &Path) -> io::Result<Self> {
-        let mut state = Self {
-            clean: checkpoint::has_clean_shutdown(disk, dir),
-            recovery_points: checkpoint::read_offsets(disk, dir, checkpoint::RECOVERY_POINT)?,
-            log_starts: checkpoint::read_offsets(disk, dir, checkpoint::LOG_START)?,
-            ..Self::default()
-        };
-        for (name, is_dir) in disk.list(dir)? {
-            if !is_dir {
-                continue;
-            }
-            if name.ends_with("-delete") {
-                state.left_behind.push(name);
-            } else if let Some((topic, index)) = name.rsplit_once('-')
-                && let Ok(index) = index.parse()
-            {
-                state.partitions.push((topic.to_owned(), index));
-            }
-        }
-        checkpoint::remove_clean_shutdown(disk, dir)?;
-        Ok(state)
-    }
 }
 
 /// What one shard is started with.

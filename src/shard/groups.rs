@@ -47,6 +47,8 @@ pub(crate) struct Groups {
     served: IdMap<PartitionIndex, TopicPartition>,
     /// Those of them whose groups are not known yet.
     loading: IdSet<PartitionIndex>,
+    /// Those of them that were created just now: there is nothing to read.
+    created: Vec<PartitionIndex>,
     timer: Option<Mono>,
 }
 
@@ -76,6 +78,7 @@ impl Groups {
             loads: IdMap::default(),
             served: IdMap::default(),
             loading: IdSet::default(),
+            created: Vec::new(),
             timer: None,
         }
     }
@@ -122,11 +125,11 @@ impl Topics for ImageTopics<'_> {
 }
 
 impl Shard {
-    /// The shard that coordinates a group; COORDINATOR_NOT_AVAILABLE until the offsets topic
-    /// exists.
+    /// The shard that coordinates a group; NOT_COORDINATOR until the offsets topic exists, so that
+    /// clients ask for the coordinator, which creates it.
     pub(crate) fn coordinator_of(&self, group: &str) -> Result<ShardId, ErrorCode> {
         let topic = self.image.topic(OFFSETS_TOPIC);
-        let topic = topic.ok_or(ErrorCode::CoordinatorNotAvailable)?;
+        let topic = topic.ok_or(ErrorCode::NotCoordinator)?;
         let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
         let index = partition_for(group, count);
         Ok(self.owner(crate::image::id_of(topic, index)))
@@ -167,6 +170,9 @@ impl Shard {
 
     /// At the end of a turn: appends and answers of the coordinator leave.
     pub(crate) fn poll_groups(&mut self, turn: &mut Turn<'_>) {
+        for index in std::mem::take(&mut self.groups.created) {
+            self.groups_known(turn, index);
+        }
         while !self.groups.is_quiet() {
             let out = std::mem::take(&mut self.groups.out);
             for append in out.appends {
@@ -340,11 +346,13 @@ impl Shard {
             out,
             served,
             loading,
+            created,
             ..
         } = &mut self.groups;
         if deleted.iter().any(|(name, _)| is_offsets_topic(name)) {
             for (index, _) in served.drain() {
                 loading.remove(&index);
+                created.retain(|c| *c != index);
                 coordinator.unload(turn.now, index, out);
             }
         }
@@ -352,17 +360,35 @@ impl Shard {
     }
 
     /// A partition of the offsets topic is this shard's: its groups answer
-    /// COORDINATOR_LOAD_IN_PROGRESS until it is read.
+    /// COORDINATOR_LOAD_IN_PROGRESS until it is read. One that was not there when this process
+    /// started is new, and serves at once: what it appends waits for its log.
     pub(crate) fn announce_groups(&mut self, tp: TopicPartition) {
         if self.groups.served.insert(tp.partition, tp).is_none() {
             self.groups.loading.insert(tp.partition);
             self.groups.coordinator.begin_load(tp.partition);
+            if self.image_followed {
+                self.groups.created.push(tp.partition);
+            }
         }
     }
 
-    /// Its log is loaded: reads the groups from it, unless they are known (the log was loaded again
-    /// after a failed write).
+    /// All groups of a partition are known: it serves.
+    fn groups_known(&mut self, turn: &mut Turn<'_>, index: PartitionIndex) {
+        let Groups {
+            coordinator,
+            out,
+            loading,
+            ..
+        } = &mut self.groups;
+        if loading.remove(&index) {
+            coordinator.finish_load(turn.now, index, out);
+        }
+    }
+
+    /// Its log is loaded: reads the groups from it, unless they are known (it is new, or was loaded
+    /// again after a failed write). What the coordinator has appended meanwhile is staged.
     pub(crate) fn load_groups(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
+        self.stage_waiting(turn, tp);
         let Some(p) = self.partitions.get(&tp) else {
             return;
         };
@@ -386,14 +412,7 @@ impl Shard {
         let end = self.partitions.get(&tp).map_or(-1, |p| p.high_watermark());
         if offset >= end {
             self.groups.loads.remove(&load);
-            let Groups {
-                coordinator,
-                out,
-                loading,
-                ..
-            } = &mut self.groups;
-            loading.remove(&tp.partition);
-            coordinator.finish_load(turn.now, tp.partition, out);
+            self.groups_known(turn, tp.partition);
             return;
         }
         let op = PartitionOp::Read(ReadOp {

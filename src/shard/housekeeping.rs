@@ -126,8 +126,7 @@ impl Shard {
             dirs.map(|d| CheckpointJob::new(d.path.clone())).collect();
         for line in controller.checkpoints.values().flatten() {
             if let Some(job) = jobs.get_mut(line.log_dir) {
-                let key = (line.topic.to_string(), line.partition);
-                job.add(key, line.recovery_point, line.log_start);
+                job.add(line);
             }
         }
         for job in jobs {
@@ -171,6 +170,7 @@ pub(crate) fn line_of(p: &Partition) -> CheckpointLine {
     CheckpointLine {
         log_dir: p.log_dir,
         topic: p.topic.clone(),
+        topic_id: p.tp.topic_id,
         partition: p.tp.partition,
         recovery_point,
         log_start,

@@ -155,7 +155,10 @@ impl Shard {
             p.leader_epoch,
             config,
         );
-        partition.found = self.partitions.found_state(log_dir, &topic.name, index);
+        if !self.image_followed {
+            // What a topic of the same name left is not this one's.
+            partition.found = self.partitions.found_state(log_dir, &topic.name, index);
+        }
         self.partitions.map.insert(tp, partition);
         self.partitions.to_load.push_back(tp);
         if crate::groups::is_offsets_topic(&topic.name) {

@@ -1,8 +1,10 @@
 //! Work that blocks, as plain data: made on a shard's turn, run beside the shards with a [`Disk`],
 //! its output handed back with the token it went out with.
 
+use crate::found::{self, Ids};
+use crate::mesh::CheckpointLine;
 use bytes::Bytes;
-use flumen_base::{Disk, Offset, TopicId};
+use flumen_base::{Disk, TopicId};
 use flumen_log::checkpoint::{self, Offsets};
 use flumen_log::lookup::{TimestampLookup, TimestampOffset};
 use flumen_log::recovery::{self, LoadParams, LoadedLog};
@@ -69,6 +71,7 @@ pub struct CheckpointJob {
     pub(crate) dir: PathBuf,
     pub(crate) recovery_points: Offsets,
     pub(crate) log_starts: Offsets,
+    pub(crate) topic_ids: Ids,
 }
 
 /// What a job gives.
@@ -158,21 +161,26 @@ impl CheckpointJob {
             dir,
             recovery_points: Offsets::new(),
             log_starts: Offsets::new(),
+            topic_ids: Ids::new(),
         }
     }
 
     /// Adds one partition. A log start of 0 is left out, as Kafka does: it is what is assumed.
-    pub(crate) fn add(&mut self, key: (String, i32), recovery_point: Offset, log_start: Offset) {
-        if log_start.0 > 0 {
-            self.log_starts.insert(key.clone(), log_start);
+    pub(crate) fn add(&mut self, line: &CheckpointLine) {
+        let key = (line.topic.to_string(), line.partition);
+        if line.log_start.0 > 0 {
+            self.log_starts.insert(key.clone(), line.log_start);
         }
-        self.recovery_points.insert(key, recovery_point);
+        self.recovery_points
+            .insert(key.clone(), line.recovery_point);
+        self.topic_ids.insert(key, line.topic_id);
     }
 
     fn run(&self, disk: &dyn Disk) -> io::Result<()> {
         let (points, starts) = (&self.recovery_points, &self.log_starts);
         checkpoint::write_offsets(disk, &self.dir, checkpoint::RECOVERY_POINT, points)?;
-        checkpoint::write_offsets(disk, &self.dir, checkpoint::LOG_START, starts)
+        checkpoint::write_offsets(disk, &self.dir, checkpoint::LOG_START, starts)?;
+        found::write_ids(disk, &self.dir, &self.topic_ids)
     }
 }
 

@@ -25,6 +25,7 @@ mod config;
 mod conn;
 mod controller;
 mod forward;
+mod found;
 mod groups;
 mod housekeeping;
 mod image;

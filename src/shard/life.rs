@@ -238,8 +238,7 @@ impl Shard {
             .collect();
         for line in controller.closed.values().flatten() {
             if let Some(job) = jobs.get_mut(line.log_dir) {
-                let key = (line.topic.to_string(), line.partition);
-                job.add(key, line.recovery_point, line.log_start);
+                job.add(line);
             }
         }
         self.start_job(turn, PendingJob::CleanShutdown, Job::CleanShutdown(jobs));

@@ -9,6 +9,7 @@
 //! ```
 
 use crate::Shard;
+use crate::found::set_aside_name;
 use crate::io::{DiskOp, Effect};
 use crate::jobs::{Job, JobOutput};
 use crate::ops::{ListedOffset, OpResult};
@@ -160,6 +161,7 @@ impl Shard {
                 self.outbox.result(from, result);
             }
         }
+        self.stage_waiting(turn, tp);
     }
 
     /// The delay after a failed load is over.
@@ -329,20 +331,10 @@ fn looked_up(
 }
 
 fn removal(p: &Partition) -> Job {
-    let id =
-        p.tp.topic_id
-            .as_bytes()
-            .iter()
-            .fold(String::new(), |mut text, b| {
-                text.push_str(&format!("{b:02x}"));
-                text
-            });
-    // Kafka keeps the whole name within 255 bytes by cutting the topic.
-    let mut name = p.dir_name();
-    name.truncate(200);
+    let name = set_aside_name(&p.dir_name(), p.tp.topic_id, "delete");
     Job::RemovePartition {
         dir: p.dir.clone(),
-        renamed: p.dir.with_file_name(format!("{name}.{id}-delete")),
+        renamed: p.dir.with_file_name(name),
         topic_id: p.tp.topic_id,
     }
 }

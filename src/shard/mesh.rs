@@ -15,7 +15,7 @@
 use crate::io::{CloseReason, Response};
 use crate::ops::{OpReply, OpRequest};
 use crate::request::Request;
-use flumen_base::{Offset, PartitionIndex};
+use flumen_base::{Offset, PartitionIndex, TopicId};
 use flumen_quorum::{Delta, Image};
 use std::sync::Arc;
 
@@ -54,6 +54,8 @@ pub struct CheckpointLine {
     pub log_dir: usize,
     /// Name of its topic.
     pub topic: Arc<str>,
+    /// Id of its topic.
+    pub topic_id: TopicId,
     /// Its index.
     pub partition: PartitionIndex,
     /// Everything below is on disk.

@@ -216,8 +216,16 @@ impl Partition {
         }
     }
 
-    /// Stages the checked appends at the front of the queue.
+    /// Whether its log is being loaded: appends wait.
+    pub(crate) fn is_loading(&self) -> bool {
+        matches!(self.state, State::Loading(_))
+    }
+
+    /// Stages the checked appends at the front of the queue, once there is a log.
     pub(crate) fn stage_validated(&mut self, now: Now, out: &mut Vec<Outcome>) {
+        if self.is_loading() {
+            return;
+        }
         while let Some(front) = self.validating.front_mut() {
             let Some(outcome) = front.outcome.take() else {
                 return;

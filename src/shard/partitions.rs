@@ -218,7 +218,7 @@ impl Shard {
             let max = DECOMPRESSED_BATCH_BYTES_MAX;
             let outcome = flumen_log::validate(batch, &p.config, origin, wall_ms, max)
                 .map(|batch| batch.with_frame_len(frame_len));
-            if p.validating.is_empty() {
+            if p.validating.is_empty() && !p.is_loading() {
                 match outcome {
                     Ok(batch) => p.stage(turn.now, batch, to, &mut out),
                     Err(e) => out.push(refused_batch(to, e)),
@@ -264,6 +264,14 @@ impl Shard {
         if let Some(v) = p.validating.iter_mut().find(|v| v.id == id) {
             v.outcome = Some(outcome);
         }
+        self.stage_waiting(turn, tp);
+    }
+
+    /// Stages the appends that are checked, unless the log is still being loaded.
+    pub(crate) fn stage_waiting(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
+        let Some(p) = self.partitions.map.get_mut(&tp) else {
+            return;
+        };
         let mut out = std::mem::take(&mut self.partitions.scratch);
         p.stage_validated(turn.now, &mut out);
         self.partitions.mark_dirty(tp);

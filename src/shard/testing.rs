@@ -119,10 +119,10 @@ impl Driver {
     fn boot(&mut self) {
         let path = self.broker.log_dirs[0].clone();
         self.disk.create_dir_all(&path).expect("log directory");
-        let state = LogDirState::load(&self.disk, &path).expect("log directory");
         let meta = path.join(METADATA_DIR);
         let loaded = Quorum::load(&self.disk, &meta).expect("metadata");
         let image = Arc::new(loaded.image().clone());
+        let state = LogDirState::load(&self.disk, &path, &image).expect("log directory");
         let quorum = QuorumConfig {
             node_id: self.broker.node_id,
             file_id_base: 0,
