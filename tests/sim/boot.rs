@@ -7,12 +7,11 @@ use crate::io::METADATA_FILE_IDS;
 use crate::trace::{Trace, note};
 use crate::{Check, shown};
 use flumen_base::{Disk, Prng, ShardId};
-use flumen_log::checkpoint::{self, LOG_START, MetaProperties, RECOVERY_POINT, read_offsets};
+use flumen_log::checkpoint::{self, MetaProperties};
 use flumen_log::testing::MemDisk;
 use flumen_quorum::{Quorum, QuorumConfig};
 use flumen_settings::{BrokerConfig, Properties};
 use flumen_shard::{LogDir, LogDirState, Shard, ShardConfig, ShardInit};
-use std::path::Path;
 use std::sync::Arc;
 
 /// What the wall clock shows at first.
@@ -81,31 +80,6 @@ pub(crate) fn prepare(shards: usize, rng: &mut Prng) -> Check<Broker> {
     Ok(Broker::new(disk, Arc::new(config), shards))
 }
 
-/// What a log directory holds; the marker of a clean shutdown is removed.
-fn dir_state(disk: &dyn Disk, dir: &Path) -> std::io::Result<LogDirState> {
-    let mut state = LogDirState {
-        clean: checkpoint::has_clean_shutdown(disk, dir),
-        recovery_points: read_offsets(disk, dir, RECOVERY_POINT)?,
-        log_starts: read_offsets(disk, dir, LOG_START)?,
-        ..LogDirState::default()
-    };
-    for (name, is_dir) in disk.list(dir)? {
-        if !is_dir || name == METADATA_DIR {
-            continue;
-        }
-        if name.ends_with("-delete") {
-            state.left_behind.push(name);
-        } else if let Some((topic, partition)) = name.rsplit_once('-')
-            && let (false, Ok(partition)) = (topic.is_empty(), partition.parse())
-        {
-            state.partitions.push((topic.to_owned(), partition));
-        }
-    }
-    state.partitions.sort();
-    checkpoint::remove_clean_shutdown(disk, dir)?;
-    Ok(state)
-}
-
 fn load(disk: &dyn Disk, config: &ShardConfig) -> Check<(Quorum, Vec<LogDirState>, ImageArc)> {
     let broker = &config.broker;
     let dir = broker.metadata_log_dir.join(METADATA_DIR);
@@ -117,7 +91,8 @@ fn load(disk: &dyn Disk, config: &ShardConfig) -> Check<(Quorum, Vec<LogDirState
         snapshot_bytes: u64::try_from(broker.quorum.snapshot_after_bytes).unwrap_or(1),
     };
     let quorum = Quorum::new(quorum_config, loaded)?;
-    let states = config.log_dirs.iter().map(|d| dir_state(disk, &d.path));
+    let dirs = config.log_dirs.iter();
+    let states = dirs.map(|d| LogDirState::load(disk, &d.path, &image));
     let states = states.collect::<Result<Vec<_>, _>>().map_err(shown)?;
     Ok((quorum, states, image))
 }

@@ -318,7 +318,8 @@ impl Consumer {
             }
         }
         let next = cx.model.fetched(tp, asked.offset, &batches)?;
-        if next > high {
+        // After a power loss a position may lie above what is left.
+        if !batches.is_empty() && next > high {
             return Err(format!(
                 "{name}: {tp:?}: read up to {next}, high watermark {high}"
             ));
