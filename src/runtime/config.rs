@@ -58,7 +58,8 @@ pub struct RuntimeConfig {
     pub write_strategy: WriteStrategy,
     /// `host:port` of the metrics and health endpoint; `None` is no endpoint.
     pub metrics: Option<Listen>,
-    /// Blocking helper threads per shard.
+    /// Blocking helper threads per shard. Several, so that a long recovery holds up nobody and
+    /// syncs of new partitions share the file system's commits.
     pub job_threads: usize,
     /// How long a shutdown may take before the process ends anyway.
     pub shutdown_max: Duration,
@@ -77,7 +78,7 @@ impl Default for RuntimeConfig {
             splice_above_bytes: 256 << 10,
             write_strategy: WriteStrategy::Ring,
             metrics: None,
-            job_threads: 1,
+            job_threads: 4,
             shutdown_max: Duration::from_millis(4500),
         }
     }

@@ -1,19 +1,21 @@
 //! Blocking work beside the hot path: tasks in a glommio queue of low shares, each of which runs
-//! its job on glommio's blocking pool. The shard's loop gives glommio a turn only when it can do
-//! something: a job was handed in and not yet passed on, or a helper thread has finished one. The
-//! helper wakes the shard itself, so no tick is needed in between.
+//! its job on glommio's blocking pool. The shard's loop gives glommio a turn only when a task waits
+//! to be started. The helper thread puts the output where the shard finds it and wakes the shard:
+//! glommio itself would notice only when its preemption timer ends, 100 ms later while the loop is
+//! busy, and what it has to tidy up then can wait for any later turn.
 
 use crate::core::{In, ShardCore};
 use crate::shared::Shared;
 use flumen_base::{Disk, ShardId};
 use flumen_shard::io::{Input, Token};
 use glommio::{Latency, Shares, TaskQueueHandle};
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// Jobs handed to the helper threads at a time; the rest wait in the shard.
 const RUNNING_MAX: usize = 64;
@@ -49,7 +51,8 @@ impl HelperCpus {
     }
 }
 
-type Ended<C> = Rc<RefCell<Vec<(Token, Option<<C as ShardCore>::JobOutput>)>>>;
+/// A job's output; `None` if it panicked.
+type Ended<C> = (Token, Option<<C as ShardCore>::JobOutput>);
 
 /// The jobs of one shard. Lives on a glommio executor.
 pub(crate) struct Jobs<C: ShardCore> {
@@ -58,7 +61,8 @@ pub(crate) struct Jobs<C: ShardCore> {
     spawned: u64,
     started: Rc<Cell<u64>>,
     collected: u64,
-    ended: Ended<C>,
+    ended: Receiver<Ended<C>>,
+    end: Sender<Ended<C>>,
     queue: TaskQueueHandle,
     disk: Arc<dyn Disk>,
     cpus: Arc<HelperCpus>,
@@ -78,13 +82,15 @@ impl<C: ShardCore> Jobs<C> {
             Latency::NotImportant,
             "background",
         );
+        let (end, ended) = channel();
         Self {
             waiting: VecDeque::new(),
             running: 0,
             spawned: 0,
             started: Rc::default(),
             collected: 0,
-            ended: Rc::default(),
+            ended,
+            end,
             queue,
             disk,
             cpus,
@@ -110,7 +116,7 @@ impl<C: ShardCore> Jobs<C> {
         {
             self.running += 1;
             self.spawned += 1;
-            let (started, ended) = (Rc::clone(&self.started), Rc::clone(&self.ended));
+            let (started, end) = (Rc::clone(&self.started), self.end.clone());
             let (disk, cpus) = (Arc::clone(&self.disk), Arc::clone(&self.cpus));
             let (shared, shard) = (Arc::clone(&self.shared), self.shard.index());
             let task = async move {
@@ -118,14 +124,13 @@ impl<C: ShardCore> Jobs<C> {
                 let work = move || {
                     cpus.pin_current();
                     let output = catch_unwind(AssertUnwindSafe(|| C::run_job(job, &*disk))).ok();
+                    let _ = end.send((token, output)); // the shard may have ended
                     shared.shards[shard]
                         .jobs_finished
                         .fetch_add(1, Ordering::SeqCst);
                     shared.shards[shard].wake();
-                    output
                 };
-                let output = glommio::executor().spawn_blocking(work).await;
-                ended.borrow_mut().push((token, output));
+                glommio::executor().spawn_blocking(work).await;
             };
             glommio::spawn_local_into(task, self.queue)
                 .map_err(|e| format!("background queue: {e}"))?
@@ -134,21 +139,23 @@ impl<C: ShardCore> Jobs<C> {
         Ok(())
     }
 
-    /// Whether glommio has something to do.
+    /// Whether glommio has a task to start.
     pub(crate) fn needs_turn(&self) -> bool {
         self.spawned != self.started.get()
-            || self.collected
-                != self.shared.shards[self.shard.index()]
-                    .jobs_finished
-                    .load(Ordering::SeqCst)
+    }
+
+    /// Whether outputs wait to be collected.
+    pub(crate) fn has_ended(&self) -> bool {
+        let finished = &self.shared.shards[self.shard.index()].jobs_finished;
+        self.collected != finished.load(Ordering::SeqCst)
     }
 
     /// Takes what has ended, and starts what waited.
     pub(crate) fn collect(&mut self, inputs: &mut VecDeque<In<C>>) -> Result<(), String> {
-        if self.running == 0 || self.ended.borrow().is_empty() {
+        if !self.has_ended() {
             return Ok(());
         }
-        for (token, output) in self.ended.take() {
+        while let Ok((token, output)) = self.ended.try_recv() {
             self.running -= 1;
             self.collected += 1;
             let output = output.ok_or("a background job panicked")?;

@@ -146,8 +146,8 @@ impl<C: ShardCore> Reactor<C> {
             self.turn()?;
             if self.jobs.needs_turn() {
                 glommio::executor().yield_task_queue_now().await;
-                self.jobs.collect(&mut self.inputs)?;
             }
+            self.jobs.collect(&mut self.inputs)?;
             self.rest()?;
         }
         Ok(())
@@ -420,7 +420,8 @@ impl<C: ShardCore> Reactor<C> {
     fn rest(&mut self) -> Result<(), String> {
         let own = Arc::clone(&self.shared);
         let own = &own.shards[self.shard.index()];
-        let busy = !self.inputs.is_empty() || !self.dirty.is_empty() || self.jobs.needs_turn();
+        let jobs_due = self.jobs.needs_turn() || self.jobs.has_ended();
+        let busy = !self.inputs.is_empty() || !self.dirty.is_empty() || jobs_due;
         let wait = if busy || self.ring.has_completions() {
             None
         } else {
@@ -428,7 +429,7 @@ impl<C: ShardCore> Reactor<C> {
             let work = self.mesh.has_incoming()
                 || self.mesh.has_room()
                 || own.has_control()
-                || self.jobs.needs_turn()
+                || self.jobs.has_ended()
                 || self.is_over();
             if work { None } else { self.until_deadline() }
         };

@@ -24,6 +24,10 @@ const BACKLOG: i32 = 1024;
 /// Entries of glommio's own rings, which carry nothing but its wakes.
 const GLOMMIO_RING_ENTRIES: usize = 16;
 
+/// How long an address in use is tried again, and the pause between.
+const BIND_RETRY_MAX: Duration = Duration::from_secs(2);
+const BIND_RETRY_PAUSE: Duration = Duration::from_millis(10);
+
 /// Why the runtime could not start, or ended badly.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
@@ -324,9 +328,27 @@ fn bind(listen: &Listen) -> Result<TcpListener, RuntimeError> {
             .map_err(failure)?
             .collect()
     };
-    let socket = TcpListener::bind(&candidates[..]).map_err(failure)?;
+    let socket = bind_patiently(&candidates).map_err(failure)?;
     sys::set_backlog(socket.as_fd(), BACKLOG).map_err(failure)?;
     Ok(socket)
+}
+
+/// A process that was just killed may still hold the address: the kernel lets go of the sockets in
+/// an io_uring ring a little after the process is gone.
+fn bind_patiently(candidates: &[SocketAddr]) -> io::Result<TcpListener> {
+    let end = Instant::now() + BIND_RETRY_MAX;
+    let mut told = false;
+    loop {
+        match TcpListener::bind(candidates) {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::info!(?candidates, "address in use: trying for a while");
+                }
+                std::thread::sleep(BIND_RETRY_PAUSE);
+            }
+            result => return result,
+        }
+    }
 }
 
 struct Common<F> {
