@@ -51,6 +51,8 @@ pub enum Shape {
 /// How to start a broker.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// Which broker.
+    pub kind: Kind,
     /// The configuration's shape.
     pub shape: Shape,
     /// Server properties beyond the defaults.
@@ -63,10 +65,18 @@ impl Options {
     /// A plain broker of this shape.
     pub fn new(shape: Shape) -> Self {
         Self {
+            kind: Kind::chosen(),
             shape,
             properties: Vec::new(),
             from_file: false,
         }
+    }
+
+    /// This broker instead of the one that the environment asks for.
+    #[must_use]
+    pub fn of(mut self, kind: Kind) -> Self {
+        self.kind = kind;
+        self
     }
 
     /// Adds a server property.
@@ -136,7 +146,7 @@ impl Broker {
                 eprintln!("kept: {}", dir.path().display());
             }
         }
-        let kind = Kind::chosen();
+        let kind = options.kind;
         let broker = Self {
             kind,
             options,

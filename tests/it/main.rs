@@ -2,5 +2,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // measurements belong to the output
 
+#[path = "compare/mod.rs"]
+mod compare;
 #[path = "scenarios/mod.rs"]
 mod scenarios;
