@@ -69,7 +69,7 @@ impl Conns {
             .collect()
     }
 
-    /// Open connections, and bytes held of frames that are not whole.
+    /// Sockets held, and bytes held of frames that are not whole.
     pub(crate) fn gauges(&self) -> (usize, usize) {
         (self.slots.len() - self.free.len(), self.partial_total)
     }

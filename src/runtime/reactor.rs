@@ -252,14 +252,14 @@ impl<C: ShardCore> Reactor<C> {
     }
 
     fn own_metrics(&self) -> String {
-        let (connections, partial) = self.conns.gauges();
+        let (sockets, partial) = self.conns.gauges();
         let mut text = String::new();
         let values = [
             (
-                "flumen_connections",
+                "flumen_sockets",
                 "gauge",
-                "Open connections.",
-                connections as u64,
+                "Sockets held, closing ones included.",
+                sockets as u64,
             ),
             (
                 "flumen_partial_frame_bytes",

@@ -55,7 +55,7 @@ pub use turn::Turn;
 use crate::conn::Conn;
 use crate::controller::Controller;
 use crate::groups::Groups;
-use crate::io::{ConnId, Effect, Effects, Input, IoFailure, IoOutput, Token};
+use crate::io::{ConnId, Effects, Input, IoFailure, IoOutput, Token};
 use crate::metrics::Metrics;
 use crate::ops::{Gather, OpFrom, Outbox};
 use crate::partitions::{Partitions, Pending};
@@ -192,10 +192,7 @@ impl Shard {
             Input::JobDone(token, output) => self.on_job(turn, token, output),
             Input::ConnOpened(conn, info) => self.on_conn_opened(turn, conn, info),
             Input::ConnClosed(conn) => self.on_conn_closed(turn, conn),
-            Input::MetricsWanted(token) => {
-                let text = self.metrics_text();
-                turn.fx.push(Effect::Metrics(token, text));
-            }
+            Input::MetricsWanted(token) => self.metrics_wanted(turn, token),
             Input::Shutdown => self.on_shutdown(turn),
         }
         self.drain_results(turn);

@@ -1,16 +1,42 @@
-//! What one shard counts, as Prometheus text. Plain numbers: nobody else touches them.
+//! What one shard counts, as Prometheus text (format 0.0.4). Plain numbers: nobody else touches
+//! them. Each family has its HELP and TYPE here; the runtime joins the texts of all shards.
+//!
+//! Label values that clients choose (groups, topics) are escaped, and their number is bounded.
 
 use crate::Shard;
-use crate::io::Response;
-use crate::request::Reply;
-use flumen_base::{IdMap, Now};
+use crate::io::{Effect, Response, Token};
+use crate::ops::{Gathering, ListOffsetOp, Op, OpResult, PartitionOp};
+use crate::request::{Reply, ReplyTo};
+use crate::turn::Turn;
+use flumen_base::{IdMap, Now, ShardId};
 use flumen_log::Log;
-use hdrhistogram::Histogram;
+use flumen_wire::ApiKey;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-/// Highest latency that is told apart, in microseconds (one minute); more counts as this.
-const LATENCY_MAX_US: u64 = 60_000_000;
+/// Upper bounds of the latency buckets: in microseconds, and as the label says it in seconds.
+const BUCKETS: [(u64, &str); 16] = [
+    (100, "0.0001"),
+    (250, "0.00025"),
+    (500, "0.0005"),
+    (1_000, "0.001"),
+    (2_500, "0.0025"),
+    (5_000, "0.005"),
+    (10_000, "0.01"),
+    (25_000, "0.025"),
+    (50_000, "0.05"),
+    (100_000, "0.1"),
+    (250_000, "0.25"),
+    (500_000, "0.5"),
+    (1_000_000, "1"),
+    (2_500_000, "2.5"),
+    (5_000_000, "5"),
+    (10_000_000, "10"),
+];
+/// Series of group lag that one shard gives; groups beyond are left out.
+const LAG_SERIES_MAX: usize = 10_000;
+/// ListOffsets' word for the end of a log.
+const LATEST: i64 = -1;
 
 /// Counters of one shard.
 #[derive(Default)]
@@ -19,8 +45,18 @@ pub(crate) struct Metrics {
     pub(crate) bytes_out: u64,
     pub(crate) conns_closed: u64,
     pub(crate) log_bytes_written: u64,
-    /// By API key: latency from the frame's arrival to the answer's leaving, in microseconds.
-    latency: IdMap<i16, (&'static str, Histogram<u64>)>,
+    /// By API key: from the frame's arrival until its answer is handed over.
+    latency: IdMap<i16, Latency>,
+}
+
+/// The latencies of one API.
+struct Latency {
+    api: &'static str,
+    /// Requests up to each bound but above the one before it; those above all bounds are only in
+    /// `count`.
+    buckets: [u64; BUCKETS.len()],
+    count: u64,
+    sum_us: u64,
 }
 
 impl Metrics {
@@ -28,19 +64,20 @@ impl Metrics {
     pub(crate) fn answered(&mut self, reply: &Reply, response: Option<&Response>, now: Now) {
         self.bytes_out += response.map_or(0, |r| r.len() as u64);
         let micros = now.mono.nanos_since(reply.received) / 1000;
-        let micros = micros.clamp(1, LATENCY_MAX_US);
         let entry = self.latency.entry(reply.api.key.code());
-        let (_, histogram) = entry.or_insert_with(|| (reply.api.name, new_histogram()));
-        histogram.saturating_record(micros);
+        let latency = entry.or_insert_with(|| Latency {
+            api: reply.api.name,
+            buckets: [0; BUCKETS.len()],
+            count: 0,
+            sum_us: 0,
+        });
+        let place = BUCKETS.partition_point(|(bound, _)| *bound < micros);
+        if let Some(bucket) = latency.buckets.get_mut(place) {
+            *bucket += 1;
+        }
+        latency.count += 1;
+        latency.sum_us += micros;
     }
-}
-
-fn new_histogram() -> Histogram<u64> {
-    // Bounds are constants that the constructor accepts; the fallback grows by itself.
-    Histogram::new_with_bounds(1, LATENCY_MAX_US, 2).unwrap_or_else(|_| {
-        #[allow(clippy::expect_used)] // 2 significant digits are always accepted
-        Histogram::new(2).expect("2 significant digits")
-    })
 }
 
 impl Shard {
@@ -66,90 +103,259 @@ impl Shard {
         out
     }
 
-    /// This shard's part of /metrics.
-    pub(crate) fn metrics_text(&self) -> String {
-        let mut out = String::with_capacity(4096);
-        let shard = self.id.0;
+    /// Gives this shard's part of /metrics, once the ends of the partitions that its groups have
+    /// committed offsets of are known: those belong to any shard.
+    pub(crate) fn metrics_wanted(&mut self, turn: &mut Turn<'_>, token: Token) {
+        let mut text = String::with_capacity(8192);
+        self.counters_text(&mut text);
+        self.latency_text(&mut text);
+        self.log_text(&mut text);
+        self.group_text(&mut text);
+        let (lines, ops) = self.committed();
+        let body = Lag { token, text, lines };
+        // Nobody's request: the text leaves as an effect, and this is never answered.
+        let reply = Reply {
+            to: ReplyTo::Shard(self.id, 0),
+            api: ApiKey::ApiVersions.info(),
+            version: 0,
+            correlation_id: 0,
+            received: turn.now.mono,
+        };
+        self.gather(turn, reply, Box::new(body), ops);
+    }
+
+    fn counters_text(&self, out: &mut String) {
         let (sessions, session_partitions) = self.sessions.counts();
         let unsent: usize = self.conns.values().map(crate::conn::Conn::unsent).sum();
         let in_flight: usize = self.conns.values().map(crate::conn::Conn::in_flight).sum();
         let logs = self.partitions.map.values().filter_map(|p| p.log());
-        let (size, tail) = logs.fold((0u64, 0usize), |(size, tail), log| {
-            (size + Log::size_bytes(log), tail + log.tail_bytes())
-        });
-        for (name, value) in [
-            ("flumen_bytes_in_total", self.metrics.bytes_in),
-            ("flumen_bytes_out_total", self.metrics.bytes_out),
-            ("flumen_connections", self.conns.len() as u64),
-            ("flumen_connections_closed_total", self.metrics.conns_closed),
-            ("flumen_frame_bytes", self.frame_bytes as u64),
-            ("flumen_requests_in_flight", in_flight as u64),
-            ("flumen_responses_unsent", unsent as u64),
-            ("flumen_fetches_waiting", self.fetches.len() as u64),
-            ("flumen_gathers", self.gathers.len() as u64),
-            ("flumen_forwarded_requests", self.forwards.len() as u64),
+        let tail: usize = logs.map(Log::tail_bytes).sum();
+        let m = &self.metrics;
+        let counters = [
+            ("bytes_in", "Bytes of requests received.", m.bytes_in),
+            ("bytes_out", "Bytes of responses given.", m.bytes_out),
             (
-                "flumen_disk_operations_in_flight",
-                self.pending.len() as u64,
+                "connections_closed",
+                "Connections that the broker closed.",
+                m.conns_closed,
             ),
-            ("flumen_fetch_sessions", sessions as u64),
-            ("flumen_fetch_session_partitions", session_partitions as u64),
-            ("flumen_partitions", self.partitions.len() as u64),
-            ("flumen_log_size_bytes", size),
-            ("flumen_log_tail_bytes", tail as u64),
             (
-                "flumen_log_bytes_written_total",
-                self.metrics.log_bytes_written,
+                "log_bytes_written",
+                "Bytes appended to logs.",
+                m.log_bytes_written,
             ),
-        ] {
-            let _ = writeln!(out, "{name}{{shard=\"{shard}\"}} {value}");
+        ];
+        for (name, help, value) in counters {
+            let name = format!("flumen_{name}_total");
+            self.sample(out, (&name, "counter", help), value);
         }
-        self.latency_text(&mut out);
-        self.group_text(&mut out);
-        out
+        let gauges = [
+            ("connections", "Open connections.", self.conns.len()),
+            (
+                "frame_bytes",
+                "Bytes of requests in work.",
+                self.frame_bytes,
+            ),
+            (
+                "connections_held_back",
+                "Connections not read while too many bytes are in work.",
+                self.held_back.len(),
+            ),
+            (
+                "requests_in_flight",
+                "Requests that are not answered yet.",
+                in_flight,
+            ),
+            (
+                "responses_unsent",
+                "Responses not taken by the kernel yet.",
+                unsent,
+            ),
+            (
+                "fetches_waiting",
+                "Fetches in work, long polls included.",
+                self.fetches.len(),
+            ),
+            (
+                "gathers",
+                "Requests that wait for parts of their answer.",
+                self.gathers.len(),
+            ),
+            (
+                "forwarded_requests",
+                "Requests that another shard handles.",
+                self.forwards.len(),
+            ),
+            (
+                "operations_pending",
+                "Disk operations and jobs under way.",
+                self.pending.len(),
+            ),
+            ("fetch_sessions", "Incremental fetch sessions.", sessions),
+            (
+                "fetch_session_partitions",
+                "Partitions in fetch sessions.",
+                session_partitions,
+            ),
+            (
+                "partitions",
+                "Partitions of the shard.",
+                self.partitions.len(),
+            ),
+            (
+                "partitions_loading",
+                "Partitions being loaded or waiting for it.",
+                self.partitions.loading + self.partitions.to_load.len(),
+            ),
+            (
+                "log_tail_bytes",
+                "Recently written batches kept in memory.",
+                tail,
+            ),
+        ];
+        for (name, help, value) in gauges {
+            let name = format!("flumen_{name}");
+            self.sample(out, (&name, "gauge", help), value as u64);
+        }
+    }
+
+    fn sample(&self, out: &mut String, (name, kind, help): (&str, &str, &str), value: u64) {
+        head(out, name, kind, help);
+        let _ = writeln!(out, "{name}{{shard=\"{}\"}} {value}", self.id.0);
     }
 
     fn latency_text(&self, out: &mut String) {
-        let shard = self.id.0;
+        let name = "flumen_request_duration_seconds";
+        let help = "From the arrival of a request to its answer, by API.";
         let by_key: BTreeMap<_, _> = self.metrics.latency.iter().collect();
-        for (api, histogram) in by_key.into_values() {
-            for quantile in [0.5, 0.9, 0.99, 0.999] {
-                let seconds = histogram.value_at_quantile(quantile) as f64 / 1e6;
-                let labels = format!("shard=\"{shard}\",api=\"{api}\",quantile=\"{quantile}\"");
-                let _ = writeln!(out, "flumen_request_seconds{{{labels}}} {seconds}");
+        if by_key.is_empty() {
+            return;
+        }
+        head(out, name, "histogram", help);
+        for latency in by_key.into_values() {
+            let labels = format!("shard=\"{}\",api=\"{}\"", self.id.0, latency.api);
+            let mut below = 0;
+            for ((_, bound), n) in BUCKETS.iter().zip(&latency.buckets) {
+                below += n;
+                let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {below}");
             }
-            let count = histogram.len();
-            let sum = histogram.mean() * count as f64 / 1e6;
-            let labels = format!("shard=\"{shard}\",api=\"{api}\"");
-            let _ = writeln!(out, "flumen_request_seconds_sum{{{labels}}} {sum}");
-            let _ = writeln!(out, "flumen_request_seconds_count{{{labels}}} {count}");
+            let count = latency.count;
+            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {count}");
+            let sum = latency.sum_us as f64 / 1e6;
+            let _ = writeln!(out, "{name}_sum{{{labels}}} {sum}");
+            let _ = writeln!(out, "{name}_count{{{labels}}} {count}");
+        }
+    }
+
+    fn log_text(&self, out: &mut String) {
+        let mut sizes: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+        for p in self.partitions.map.values() {
+            if let Some(log) = p.log() {
+                let (bytes, count) = sizes.entry(&*p.topic).or_default();
+                *bytes += log.size_bytes();
+                *count += 1;
+            }
+        }
+        if sizes.is_empty() {
+            return;
+        }
+        let shard = self.id.0;
+        let name = "flumen_log_size_bytes";
+        head(out, name, "gauge", "Bytes of the logs of a topic.");
+        for (topic, (bytes, _)) in &sizes {
+            let labels = format!("shard=\"{shard}\",topic=\"{}\"", escape(topic));
+            let _ = writeln!(out, "{name}{{{labels}}} {bytes}");
+        }
+        let name = "flumen_topic_partitions";
+        head(out, name, "gauge", "Partitions of a topic that are served.");
+        for (topic, (_, count)) in &sizes {
+            let labels = format!("shard=\"{shard}\",topic=\"{}\"", escape(topic));
+            let _ = writeln!(out, "{name}{{{labels}}} {count}");
         }
     }
 
     fn group_text(&self, out: &mut String) {
-        let shard = self.id.0;
+        let name = "flumen_groups";
+        head(out, name, "gauge", "Groups by state.");
         for (state, count) in self.groups.coordinator.group_counts() {
-            let _ = writeln!(
-                out,
-                "flumen_groups{{shard=\"{shard}\",state=\"{state}\"}} {count}"
-            );
+            let labels = format!("shard=\"{}\",state=\"{}\"", self.id.0, escape(state));
+            let _ = writeln!(out, "{name}{{{labels}}} {count}");
         }
+    }
+
+    /// What the groups of this shard have committed, and questions for the ends of the partitions.
+    fn committed(&self) -> (Vec<LagLine>, Vec<(ShardId, Op)>) {
+        let (mut lines, mut ops) = (Vec::new(), Vec::new());
         self.groups
             .coordinator
             .for_each_committed(&mut |group, topic, partition, offset| {
-                // Only partitions of this shard: their end is known here.
-                let tp = self.partition_id(topic, partition);
-                let p = tp.and_then(|tp| self.partitions.get(&tp));
-                if let Some(p) = p {
-                    let lag = p.high_watermark().saturating_sub(offset.0).max(0);
-                    let labels = format!(
-                        "group=\"{}\",topic=\"{topic}\",partition=\"{partition}\"",
-                        escape(group)
-                    );
-                    let _ = writeln!(out, "flumen_group_lag{{{labels}}} {lag}");
+                let Some(tp) = self.partition_id(topic, partition) else {
+                    return;
+                };
+                if lines.len() == LAG_SERIES_MAX {
+                    return;
                 }
+                let (group, topic) = (escape(group), escape(topic));
+                lines.push(LagLine {
+                    labels: format!(
+                        "group=\"{group}\",topic=\"{topic}\",partition=\"{partition}\""
+                    ),
+                    committed: offset.0,
+                    end: None,
+                });
+                let op = ListOffsetOp {
+                    timestamp: LATEST,
+                    current_leader_epoch: -1,
+                    committed_only: false,
+                    epochs: false,
+                };
+                let op = Op::Partition(tp, PartitionOp::ListOffset(op));
+                ops.push((self.owner(tp), op));
             });
+        (lines, ops)
     }
+}
+
+/// One committed offset.
+struct LagLine {
+    labels: String,
+    committed: i64,
+    end: Option<i64>,
+}
+
+/// The text that waits for the ends of partitions.
+struct Lag {
+    token: Token,
+    text: String,
+    lines: Vec<LagLine>,
+}
+
+impl Gathering for Lag {
+    fn take(&mut self, index: u32, result: OpResult) {
+        if let (Some(line), OpResult::ListOffset(Ok(listed))) =
+            (self.lines.get_mut(index as usize), result)
+        {
+            line.end = Some(listed.offset);
+        }
+    }
+
+    fn finish(mut self: Box<Self>, _: &mut Shard, turn: &mut Turn<'_>, _: Reply) {
+        let known = |l: &LagLine| Some((l.labels.clone(), l.end? - l.committed));
+        let lines: Vec<(String, i64)> = self.lines.iter().filter_map(known).collect();
+        if !lines.is_empty() {
+            let name = "flumen_group_lag";
+            let help = "Records that a group has not committed yet.";
+            head(&mut self.text, name, "gauge", help);
+            for (labels, lag) in lines {
+                let _ = writeln!(self.text, "{name}{{{labels}}} {}", lag.max(0));
+            }
+        }
+        turn.fx.push(Effect::Metrics(self.token, self.text));
+    }
+}
+
+fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
 /// A label's value; group names come from clients.

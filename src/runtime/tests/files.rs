@@ -119,7 +119,7 @@ fn a_reader_that_leaves_frees_everything() {
         }
     }
     eventually("all connections end", || {
-        rig.metric("flumen_connections") == 0.0
+        rig.metric("flumen_sockets") == 0.0
     });
     // What is left in the rings: one wake per shard and the accept.
     assert_eq!(rig.metric("flumen_ring_operations"), 3.0);

@@ -99,11 +99,11 @@ fn metrics_and_health_are_served() {
     for line in [
         "fake{shard=\"2\"} 1\n",
         "process_open_fds ",
-        "flumen_connections{shard=\"0\"} 0\n",
+        "flumen_sockets{shard=\"0\"} 0\n",
     ] {
         assert!(text.contains(line), "{line} in {text}");
     }
-    assert_eq!(text.matches("# TYPE flumen_connections gauge").count(), 1);
+    assert_eq!(text.matches("# TYPE flumen_sockets gauge").count(), 1);
     assert!(get(address, "/healthz").starts_with("HTTP/1.1 200"));
     assert!(get(address, "/readyz?x").starts_with("HTTP/1.1 200"));
     assert!(get(address, "/other").starts_with("HTTP/1.1 404"));

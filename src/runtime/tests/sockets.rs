@@ -156,7 +156,7 @@ fn connections_are_spread_over_shards() {
     assert_eq!(counts, [4; 4]);
     drop(clients);
     eventually("all are closed", || rig.stage.closed.load(SeqCst) == 16);
-    assert_eq!(rig.metric("flumen_connections"), 0.0);
+    assert_eq!(rig.metric("flumen_sockets"), 0.0);
     rig.stop();
 }
 
