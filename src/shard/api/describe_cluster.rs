@@ -2,7 +2,7 @@
 //! endpoint type (KIP-919). v2: fenced brokers (KIP-1073). On a controller listener the endpoints
 //! are those of controllers.
 
-use super::decode;
+use super::{authorized, decode};
 use crate::request::Request;
 use crate::{Shard, Turn};
 use flumen_base::ErrorCode;
@@ -35,6 +35,10 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
         },
         cluster_id: Cow::Owned(shard.config.cluster_id.clone()),
         controller_id: shard.image.controller_id(),
+        cluster_authorized_operations: authorized::if_asked(
+            message.include_cluster_authorized_operations,
+            authorized::CLUSTER,
+        ),
         ..Default::default()
     };
     if !error.is_none() {

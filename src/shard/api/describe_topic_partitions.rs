@@ -2,7 +2,7 @@
 //! partitions at a time. A cursor names the first partition of the next page. At most
 //! `max.request.partition.size.limit` partitions are answered.
 
-use super::decode;
+use super::{authorized, decode};
 use crate::request::Request;
 use crate::{Shard, Turn};
 use flumen_base::ErrorCode;
@@ -77,7 +77,8 @@ impl Page {
                 topic_id: topic.id,
                 is_internal: topic.is_internal(),
                 partitions: now.iter().map(|p| line(image, p)).collect(),
-                ..Default::default()
+                topic_authorized_operations: authorized::TOPIC,
+                error_code: ErrorCode::None.code(),
             });
         self.left -= now.len();
         if now.len() < partitions.len() {

@@ -9,7 +9,7 @@
 //!   flexible.
 //! - v10, v12: topic ids, and topics by id (KIP-516). v13: top-level error (KIP-1102), never set.
 
-use super::decode;
+use super::{authorized, decode};
 use crate::ops::{Gathering, Op, OpResult};
 use crate::request::{Reply, Request};
 use crate::{Shard, Turn};
@@ -102,13 +102,20 @@ fn response_for(
     errors: &BTreeMap<String, ErrorCode>,
 ) -> MetadataResponse<'static> {
     let image = &shard.image;
-    let topics = match &message.topics {
+    let topics: Vec<_> = match &message.topics {
         Some(topics) if version > 0 || !topics.is_empty() => topics
             .iter()
             .map(|asked| topic_line(image, asked, version, errors))
             .collect(),
         _ => image.topics().values().map(|t| found(image, t)).collect(),
     };
+    let mut topics = topics;
+    if message.include_topic_authorized_operations {
+        for topic in topics.iter_mut().filter(|t| t.error_code == 0) {
+            topic.topic_authorized_operations = authorized::TOPIC;
+        }
+    }
+    let cluster_operations = message.include_cluster_authorized_operations;
     let brokers = image.active_brokers().filter_map(|b| {
         let (host, port) = shard.endpoint(b, listener)?;
         Some(wire::MetadataResponseBroker {
@@ -123,6 +130,10 @@ fn response_for(
         cluster_id: Some(Cow::Owned(shard.config.cluster_id.clone())),
         controller_id: image.controller_id(),
         topics,
+        cluster_authorized_operations: authorized::if_asked(
+            cluster_operations,
+            authorized::CLUSTER,
+        ),
         ..Default::default()
     }
 }

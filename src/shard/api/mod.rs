@@ -7,6 +7,7 @@
 //! [`Route::Controller`] and goes on with `Shard::decide`.
 
 pub(crate) mod api_versions;
+pub(crate) mod authorized;
 pub(crate) mod controller_apis;
 pub(crate) mod delete_records;
 pub(crate) mod describe_cluster;
@@ -93,7 +94,7 @@ handlers! {
     Produce 3 13 Here produce::run, "transactions; CurrentLeader tags";
     Fetch 4 18 Here fetch::run, "followers; CurrentLeader tags; preferred read replica";
     ListOffsets 1 11 Here list_offsets::run, "";
-    Metadata 0 13 Here metadata::run, "no authorized operations";
+    Metadata 0 13 Here metadata::run, "";
     OffsetCommit 2 10 Here group_apis::offset_commit, "";
     OffsetFetch 1 10 Here multi_group_apis::offset_fetch, "";
     FindCoordinator 0 6 Here find_coordinator::run, "transaction and share coordinators";
@@ -101,7 +102,7 @@ handlers! {
     Heartbeat 0 4 Here group_apis::heartbeat, "";
     LeaveGroup 0 5 Here group_apis::leave_group, "";
     SyncGroup 0 5 Here group_apis::sync_group, "";
-    DescribeGroups 0 6 Here multi_group_apis::describe_groups, "no authorized operations";
+    DescribeGroups 0 6 Here multi_group_apis::describe_groups, "";
     ListGroups 0 5 Here multi_group_apis::list_groups, "";
     ApiVersions 0 4 Here api_versions::run, "";
     CreateTopics 2 7 Controller controller_apis::create_topics, "";
@@ -121,11 +122,11 @@ handlers! {
     OffsetDelete 0 0 Here group_apis::offset_delete, "";
     DescribeQuorum 0 2 Controller controller_apis::describe_quorum, "";
     UpdateFeatures 0 2 Controller controller_apis::update_features, "";
-    DescribeCluster 0 2 Here describe_cluster::run, "no authorized operations";
+    DescribeCluster 0 2 Here describe_cluster::run, "";
     DescribeProducers 0 0 Here describe_producers::run, "";
     UnregisterBroker 0 0 Controller controller_apis::unregister_broker, "";
     ListConfigResources 0 1 Here list_config_resources::run, "";
-    DescribeTopicPartitions 0 0 Here describe_topic_partitions::run, "no authorized operations";
+    DescribeTopicPartitions 0 0 Here describe_topic_partitions::run, "";
 }
 
 /// The handler of an API.
