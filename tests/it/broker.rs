@@ -59,6 +59,8 @@ pub struct Options {
     pub properties: Vec<(String, String)>,
     /// Start from a `server.properties` after formatting, as Kafka is, instead of `--dev`.
     pub from_file: bool,
+    /// `name=level` of features that Kafka is formatted with instead of its defaults.
+    pub features: Vec<String>,
 }
 
 impl Options {
@@ -69,6 +71,7 @@ impl Options {
             shape,
             properties: Vec::new(),
             from_file: false,
+            features: Vec::new(),
         }
     }
 
@@ -278,7 +281,13 @@ impl Broker {
         let file = file.to_str().context("the folder's name")?;
         let args = ["format", "--cluster-id", CLUSTER_ID, "--config", file];
         match self.kind {
-            Kind::Kafka => tool("kafka-storage", &args)?.ok()?,
+            Kind::Kafka => {
+                let mut args = args.to_vec();
+                for feature in &self.options.features {
+                    args.extend(["--feature", feature]);
+                }
+                tool("kafka-storage", &args)?.ok()?
+            }
             Kind::Flumen => {
                 let mut command = Command::new(deps::flumen()?);
                 command.arg("storage").args(args);

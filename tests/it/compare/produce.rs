@@ -79,13 +79,21 @@ fn plain(pair: &mut Pair) -> Result<()> {
     )?;
     pair.case("produce: a partition twice");
     let one = json!({"Index": 0, "Records": Batch::of(1).hex()});
-    let topics = json!([{"Name": "produce", "TopicId": "$produce", "PartitionData": [one, one]}]);
+    pair.topic("produce-twice", 1, &[])?;
+    let topics = json!([{"Name": "produce-twice", "TopicId": "$produce-twice",
+        "PartitionData": [one, one]}]);
     pair.all(
         "Produce",
         &json!({"Acks": -1, "TimeoutMs": 5000, "TopicData": topics}),
     )?;
     pair.case("produce: to an internal topic");
-    pair.top("FindCoordinator", &json!({"CoordinatorKeys": ["g"]}))?;
+    let ready = |v: &Value| v["Coordinators"][0]["ErrorCode"] == 0;
+    pair.until(
+        "FindCoordinator",
+        4,
+        &json!({"CoordinatorKeys": ["g"]}),
+        ready,
+    )?;
     let topics = json!([{"Name": "__consumer_offsets", "PartitionData": data}]);
     pair.ask(
         "Produce",
@@ -142,8 +150,7 @@ fn wrong(pair: &mut Pair) -> Result<()> {
         pair.case(&format!("produce wrong: {name}"));
         send(pair, "produce", &records)?;
     }
-    pair.case("produce wrong: null");
-    pair.all("Produce", &to("produce", 0, -1, &json!(null)))?;
+    // Null records are not compared: Kafka fails inside and never answers.
     pair.case("produce wrong: what was stored");
     fetched(pair, "produce", 0)
 }
@@ -190,6 +197,7 @@ fn sequences(pair: &mut Pair) -> Result<()> {
     pair.topic("sequences", 1, &[])?;
     pair.case("producer id");
     let ask = json!({"TransactionalId": null, "TransactionTimeoutMs": 60_000});
+    pair.until("InitProducerId", 4, &ask, |v| v["ErrorCode"] == 0)?;
     pair.all("InitProducerId", &ask)?;
     pair.case("producer id: another epoch");
     pair.top("InitProducerId", &ask)?;
