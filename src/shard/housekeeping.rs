@@ -29,11 +29,11 @@ impl Shard {
     /// Arms the first run of each task.
     pub(crate) fn arm_housekeeping(&mut self, now: Now) {
         let first = self.broker.log.initial_task_delay_ms;
-        for task in [Task::Retention, Task::Checkpoint, Task::Producers] {
-            self.timers
-                .arm(now.mono.plus_ms(first), TimerKey::Housekeeping(task));
-        }
         for (task, ms) in [
+            (Task::Retention, first),
+            (Task::Checkpoint, first),
+            // Not delayed: Kafka looks for silent producers from the first interval on.
+            (Task::Producers, self.interval_ms(Task::Producers)),
             (Task::Flush, FLUSH_CHECK_MS),
             (Task::Connections, CONNECTIONS_CHECK_MS),
         ] {
@@ -174,5 +174,6 @@ pub(crate) fn line_of(p: &Partition) -> CheckpointLine {
         partition: p.tp.partition,
         recovery_point,
         log_start,
+        closed: false,
     }
 }

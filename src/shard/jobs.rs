@@ -72,6 +72,8 @@ pub struct CheckpointJob {
     pub(crate) recovery_points: Offsets,
     pub(crate) log_starts: Offsets,
     pub(crate) topic_ids: Ids,
+    /// A log in it is not closed: no marker of a clean shutdown.
+    pub(crate) unclean: bool,
 }
 
 /// What a job gives.
@@ -162,12 +164,14 @@ impl CheckpointJob {
             recovery_points: Offsets::new(),
             log_starts: Offsets::new(),
             topic_ids: Ids::new(),
+            unclean: false,
         }
     }
 
     /// Adds one partition. A log start of 0 is left out, as Kafka does: it is what is assumed.
     pub(crate) fn add(&mut self, line: &CheckpointLine) {
         let key = (line.topic.to_string(), line.partition);
+        self.unclean |= !line.closed;
         if line.log_start.0 > 0 {
             self.log_starts.insert(key.clone(), line.log_start);
         }
@@ -187,7 +191,9 @@ impl CheckpointJob {
 fn clean_shutdown(disk: &dyn Disk, jobs: Vec<CheckpointJob>) -> io::Result<()> {
     for job in jobs {
         job.run(disk)?;
-        checkpoint::write_clean_shutdown(disk, &job.dir, -1)?;
+        if !job.unclean {
+            checkpoint::write_clean_shutdown(disk, &job.dir, -1)?;
+        }
     }
     Ok(())
 }

@@ -132,7 +132,9 @@ impl Shard {
     fn close_more(&mut self, turn: &mut Turn<'_>) {
         loop {
             let Life::Closing {
-                left, in_flight, ..
+                left,
+                in_flight,
+                lines,
             } = &mut self.life
             else {
                 return;
@@ -161,6 +163,9 @@ impl Shard {
                 let job = log.close_job();
                 *in_flight += 1;
                 self.start_job(turn, PendingJob::Close(tp), Job::Close(job));
+            } else if !matches!(p.state, State::Removing) {
+                // Not loaded, or failed: the next start must look at it.
+                lines.push(crate::housekeeping::line_of(p));
             }
         }
         if let Life::Closing {
@@ -194,10 +199,14 @@ impl Shard {
             match (result, line) {
                 (Ok(closed), Some(mut line)) => {
                     line.recovery_point = closed.recovery_point;
+                    line.closed = true;
                     lines.push(line);
                 }
+                (Err(error), line) => {
+                    tracing::error!(%error, "a log could not be closed");
+                    lines.extend(line);
+                }
                 (Ok(_), None) => {}
-                (Err(error), _) => tracing::error!(%error, "a log could not be closed"),
             }
         }
         self.close_more(turn);

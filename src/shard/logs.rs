@@ -71,6 +71,7 @@ impl Shard {
                 if let Some(log) = self.job_ended(turn, tp) {
                     log.seal_done(result);
                     self.start_log_jobs(turn, tp);
+                    self.reload_if_failed(turn, tp);
                 }
             }
             (PendingJob::Epoch(tp), JobOutput::Done(result)) => {
@@ -189,6 +190,20 @@ impl Shard {
         }
     }
 
+    /// A sync or a seal failed: as with a failed write.
+    fn reload_if_failed(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
+        let Some(p) = self.partitions.map.get_mut(&tp) else {
+            return;
+        };
+        if !p.log().is_some_and(Log::has_failed) {
+            return;
+        }
+        let mut out = Vec::new();
+        p.fail_all(ErrorCode::KafkaStorageError, &mut out);
+        self.reload(turn, tp);
+        self.carry_outcomes(turn, out);
+    }
+
     /// Emits the jobs that a log has become due for.
     pub(crate) fn start_log_jobs(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
         let Some(p) = self.partitions.map.get_mut(&tp) else {
@@ -272,6 +287,7 @@ impl Shard {
     ) {
         if let Some(log) = self.job_ended(turn, tp) {
             log.sync_done(end, ok);
+            self.reload_if_failed(turn, tp);
         }
     }
 

@@ -62,4 +62,6 @@ pub struct CheckpointLine {
     pub recovery_point: Offset,
     /// Where the log starts.
     pub log_start: Offset,
+    /// Whether the log is closed: all of it, and its indexes, are on disk.
+    pub closed: bool,
 }

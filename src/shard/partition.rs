@@ -79,8 +79,6 @@ pub(crate) enum State {
 pub(crate) enum AckTo {
     /// A produce request.
     Op(OpFrom),
-    /// A produce request with acks=0: its result leaves before the write.
-    Staged(OpFrom),
     /// The group coordinator of this shard.
     Groups(WriteToken),
 }
@@ -205,7 +203,6 @@ impl Partition {
             return;
         };
         match log.append(now, batch, epoch) {
-            Ok(info) if matches!(to, AckTo::Staged(_)) => ack(to, &info, out),
             Ok(info) if info.last_offset < log.written_end_offset() => ack(to, &info, out),
             Ok(info) => self.acks.push_back(Ack {
                 last_offset: info.last_offset,
@@ -333,7 +330,8 @@ impl Partition {
                 let plan = log.resume_read(scan, bytes);
                 self.carry_out(op, plan)
             }
-            None => ReadStep::Done(Box::new(ReadResult::refused(ErrorCode::KafkaStorageError))),
+            // Its topic was deleted meanwhile, or it is loaded again.
+            None => ReadStep::Done(Box::new(ReadResult::refused(ErrorCode::NotLeaderOrFollower))),
         }
     }
 
@@ -423,7 +421,7 @@ impl Partition {
 fn ack(to: AckTo, info: &AppendInfo, out: &mut Vec<Outcome>) {
     match to {
         AckTo::Groups(token) => out.push(Outcome::GroupsDone(token)),
-        AckTo::Op(from) | AckTo::Staged(from) => {
+        AckTo::Op(from) => {
             let result = AppendResult {
                 error: ErrorCode::None,
                 base_offset: info.base_offset.0,
@@ -441,7 +439,7 @@ fn ack(to: AckTo, info: &AppendInfo, out: &mut Vec<Outcome>) {
 pub(crate) fn refuse(to: AckTo, error: ErrorCode, message: Option<String>, out: &mut Vec<Outcome>) {
     match to {
         AckTo::Groups(token) => out.push(Outcome::GroupsFailed(token, error)),
-        AckTo::Op(from) | AckTo::Staged(from) => {
+        AckTo::Op(from) => {
             let result = AppendResult {
                 message,
                 ..AppendResult::refused(error)
@@ -454,7 +452,7 @@ pub(crate) fn refuse(to: AckTo, error: ErrorCode, message: Option<String>, out: 
 /// The answer to a batch that was refused.
 pub(crate) fn refused_batch(to: AckTo, error: flumen_log::ValidateError) -> Outcome {
     match to {
-        AckTo::Op(from) | AckTo::Staged(from) => {
+        AckTo::Op(from) => {
             let records = error.record_errors.into_iter();
             let result = AppendResult {
                 record_errors: records.map(|r| (r.batch_index, r.message)).collect(),
