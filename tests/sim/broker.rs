@@ -1,5 +1,6 @@
 //! The process under test: its shards, and everything that the runtime does for them, one small piece at a time.
 
+use crate::fuse::Fuse;
 use crate::io::{IoDone, Ring};
 use crate::net::{Conn, Inbound, Outbound};
 use crate::trace::{Trace, digest, note};
@@ -383,12 +384,18 @@ impl Broker {
         self.mono += 1 + rng.below(50_000);
     }
 
-    /// A job runs as a whole.
-    pub(crate) fn run_job(&mut self, at: usize, trace: &mut Trace) {
+    /// A job runs as a whole; on a failing disk it may fail half way.
+    pub(crate) fn run_job(&mut self, at: usize, rng: &mut Prng, trace: &mut Trace) {
         let pending = self.jobs.remove(at);
         let (token, name) = (pending.token, pending.job.name());
         note!(trace, "job {} {name} of {}", token.0, pending.shard);
-        let output = pending.job.run(&self.disk);
+        let fails = self.ring.fail_one_in > 0 && rng.one_in(self.ring.fail_one_in / 20 + 1);
+        let output = if fails {
+            note!(trace, " the disk fails");
+            pending.job.run(&Fuse::new(&self.disk, rng.below(6)))
+        } else {
+            pending.job.run(&self.disk)
+        };
         self.nodes[pending.shard]
             .inputs
             .push(Input::JobDone(token, output));

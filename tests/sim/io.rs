@@ -209,6 +209,11 @@ impl Ring {
                 }
                 Some(Ok(IoOutput::Done))
             }
+            DiskOp::Sync { .. }
+                if self.fail_one_in > 0 && rng.one_in(self.fail_one_in / 20 + 1) =>
+            {
+                Some(Err(failure("fdatasync", &io::ErrorKind::Other.into())))
+            }
             DiskOp::Sync { .. } => match handle.sync() {
                 Ok(()) => Some(Ok(IoOutput::Done)),
                 Err(e) => Some(Err(failure("fdatasync", &e))),

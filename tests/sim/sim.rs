@@ -73,9 +73,10 @@ impl Sim {
             jump_one_in: 30 + rng.below(200),
         };
         let fails = failing_disk > 0;
+        let pause = 2 + rng.below(20);
         let stay = vec![durable.clone(), fast.clone()];
         let all = vec![durable.clone(), fast.clone(), guest.clone()];
-        let mut clients: Vec<Box<dyn Client>> = vec![Box::new(Admin::new(all.clone()))];
+        let mut clients: Vec<Box<dyn Client>> = vec![Box::new(Admin::new(all.clone(), pause))];
         let mut producer = |rng: &mut Prng, name: &str, specs: Vec<Spec>, idempotent, acks| {
             let style = Style {
                 idempotent,
@@ -289,7 +290,7 @@ impl Sim {
     fn job(&mut self) -> Check {
         let jobs = self.broker.ready_jobs();
         if let Some(at) = self.pick(&jobs) {
-            self.broker.run_job(at, &mut self.trace);
+            self.broker.run_job(at, &mut self.rng, &mut self.trace);
         }
         Ok(())
     }

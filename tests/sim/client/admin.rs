@@ -26,13 +26,16 @@ enum Ask {
 pub(crate) struct Admin {
     link: Link<Ask>,
     specs: Vec<Spec>,
+    /// Does something one time in so many.
+    pause: u64,
 }
 
 impl Admin {
-    pub(crate) fn new(specs: Vec<Spec>) -> Self {
+    pub(crate) fn new(specs: Vec<Spec>, pause: u64) -> Self {
         Self {
             link: Link::new("admin".to_owned()),
             specs,
+            pause,
         }
     }
 
@@ -211,7 +214,7 @@ impl Client for Admin {
                 _ => {}
             }
         }
-        if cx.settling || !cx.rng.one_in(12) {
+        if cx.settling || !cx.rng.one_in(self.pause) {
             return Ok(());
         }
         let topic = cx.rng.below(self.specs.len() as u64) as usize;
