@@ -70,7 +70,7 @@ mod writes;
 
 pub use config::CoordinatorConfig;
 pub use coordinator::GroupCoordinator;
-pub use offsets::{offset_fetch_group_of, offset_fetch_response_of};
+pub use offsets::{fetch_group_error, offset_fetch_group_of, offset_fetch_response_of};
 pub use out::{Append, Out, Record, Reply, ReplyToken, RequestContext, Topics, WriteToken};
 pub use records::ReplayError;
 

@@ -70,7 +70,7 @@ pub fn offset_fetch_response_of(
 
 /// The answer of a group that fails as a whole. Version 1 has no place for it: it stands on each
 /// partition.
-pub(crate) fn fetch_group_error(
+pub fn fetch_group_error(
     request: &OffsetFetchRequestGroup<'_>,
     error: ErrorCode,
     api_version: i16,

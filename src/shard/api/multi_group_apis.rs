@@ -25,26 +25,20 @@ const MANY_GROUPS_FROM: i16 = 8;
 pub(crate) fn offset_fetch(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     let message = decode!(shard, turn, request, wire::OffsetFetchRequest<'_>);
     let version = request.reply.version;
-    let groups: Vec<String> = if version >= MANY_GROUPS_FROM {
-        message
-            .groups
-            .iter()
-            .map(|g| g.group_id.to_string())
-            .collect()
+    let mut one = Vec::new();
+    let groups = if version >= MANY_GROUPS_FROM {
+        &message.groups
     } else {
-        vec![message.group_id.to_string()]
+        one.push(flumen_coordinator::offset_fetch_group_of(&message));
+        &one
     };
-    drop(message);
     let mut ops = Vec::new();
     let mut places = Vec::new();
     let mut results = Vec::new();
-    for (n, group_id) in groups.into_iter().enumerate() {
-        let owner = shard.coordinator_of(&group_id);
-        results.push(OffsetFetchResponseGroup {
-            group_id: Cow::Owned(group_id),
-            error_code: owner.err().unwrap_or_default().code(),
-            ..Default::default()
-        });
+    for (n, group) in groups.iter().enumerate() {
+        let owner = shard.coordinator_of(&group.group_id);
+        let error = owner.err().unwrap_or_default();
+        results.push(flumen_coordinator::fetch_group_error(group, error, version));
         if let Ok(owner) = owner {
             let op = GroupOp::OffsetFetch {
                 body: request.body.clone(),
@@ -55,6 +49,7 @@ pub(crate) fn offset_fetch(shard: &mut Shard, turn: &mut Turn<'_>, request: Requ
             places.push(n);
         }
     }
+    drop((one, message));
     let gathering = Offsets { results, places };
     shard.gather(turn, request.reply, Box::new(gathering), ops);
 }

@@ -392,7 +392,7 @@ fn a_group_joins_commits_and_is_there_after_a_restart() {
         let r: wire::FindCoordinatorResponse<'_> = d.call(c, &find, 4);
         assert_eq!(r.coordinators[0].error_code, 0);
         assert_eq!(r.coordinators[0].node_id, 1);
-        d.run_until_idle(); // the group's partition is loaded
+        // A partition that is new has no groups to be loaded: it serves at once.
         let r = join(&mut d, c, "");
         assert_eq!(r.error_code, 79);
         let member = r.member_id.into_owned();
@@ -460,6 +460,60 @@ fn a_group_joins_commits_and_is_there_after_a_restart() {
         let r: wire::HeartbeatResponse = d.call(c, &heartbeat, 4);
         assert_eq!(r.error_code, 0);
     });
+}
+
+#[test]
+fn without_the_offsets_topic_no_group_is_coordinated_here() {
+    let mut d = start(2, 6);
+    let c = d.connect(0);
+    create(&mut d, c, "t", 1);
+    assert_eq!(join(&mut d, c, "").error_code, 16);
+    let topics = vec![wire::offset_fetch_request::OffsetFetchRequestTopic {
+        name: "t".into(),
+        partition_indexes: vec![0],
+    }];
+    let fetch = wire::OffsetFetchRequest {
+        group_id: "g".into(),
+        topics: Some(topics),
+        ..Default::default()
+    };
+    // Version 1 has no place for a group's error but at each partition.
+    let r: wire::OffsetFetchResponse<'_> = d.call(c, &fetch, 1);
+    assert_eq!(r.topics[0].partitions[0].error_code, 16);
+    assert_eq!(r.topics[0].partitions[0].committed_offset, -1);
+    let r: wire::OffsetFetchResponse<'_> = d.call(c, &fetch, 2);
+    assert_eq!((r.error_code, r.topics.len()), (16, 0));
+}
+
+#[test]
+fn silent_producers_are_forgotten_from_the_first_interval_on() {
+    let mut settings = Driver::settings();
+    settings.log.producer_id_expiration_ms = 1000;
+    settings.log.producer_id_expiration_check_interval_ms = 500;
+    settings.log.initial_task_delay_ms = 30_000;
+    let mut d = Driver::start(1, 7, settings, MemDisk::new());
+    d.run_until_ready();
+    let c = d.connect(0);
+    create(&mut d, c, "t", 1);
+    let mut b = BatchBuilder::new().producer(5, 0, 0);
+    b.push(d.now.wall_ms, None, Some(b"x"));
+    let records = b.build().unwrap();
+    let request = produce_request("t", 0, -1, &records);
+    let r: wire::ProduceResponse<'_> = d.call(c, &request, 9);
+    assert_eq!(r.responses[0].partition_responses[0].error_code, 0);
+    let describe = wire::DescribeProducersRequest {
+        topics: vec![wire::describe_producers_request::TopicRequest {
+            name: "t".into(),
+            partition_indexes: vec![0],
+        }],
+    };
+    let count = |d: &mut Driver| {
+        let r: wire::DescribeProducersResponse<'_> = d.call(c, &describe, 0);
+        r.topics[0].partitions[0].active_producers.len()
+    };
+    assert_eq!(count(&mut d), 1);
+    d.run_for_ms(2000);
+    assert_eq!(count(&mut d), 0);
 }
 
 #[test]
