@@ -1,5 +1,5 @@
-//! Bugs on purpose, for the simulator's tests, which must find them. Only with the feature `planted-bugs`, and then off
-//! until a thread switches one on.
+//! Bugs on purpose, for the simulator's tests, which must find them. Only with the feature
+//! `planted-bugs`, and then off until a thread switches one on.
 
 use std::cell::Cell;
 

@@ -394,6 +394,11 @@ impl Loader<'_> {
         index::push_time(&mut times, last);
         (mark.index_len, mark.time_len) = (entries.len(), times.len());
         let index = OffsetIndex::Full(entries);
+        // What was written but not synced is about to be served, and acked again to producers that
+        // retry: where an ack promises the disk, it must be there.
+        if is_last && self.params.config.flush_messages < i64::MAX {
+            file.sync()?;
+        }
         if !is_last {
             file.sync()?;
             let bytes = index.encode().unwrap_or_default();
