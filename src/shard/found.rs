@@ -1,8 +1,9 @@
 //! What a log directory holds when the process starts, held against the metadata.
 //!
-//! Names say little: a topic may have been deleted, and made again, since a directory or a line of a
-//! checkpoint was written. A partition's directory has its topic's id in `partition.metadata`; for
-//! the lines of Kafka's checkpoints, which know names only, the ids are kept in a file of our own.
+//! Names say little: a topic may have been deleted, and made again, since a directory or a line of
+//! a checkpoint was written. A partition's directory has its topic's id in `partition.metadata`;
+//! for the lines of Kafka's checkpoints, which know names only, the ids are kept in a file of our
+//! own.
 
 use crate::LogDirState;
 use flumen_base::{Disk, PartitionIndex, TopicId, Uuid};

@@ -1,5 +1,5 @@
-//! Start and end of the process, as `flumen start` does it: format, load the quorum, read the log directories, make the
-//! shards; and the ways in which it ends.
+//! Start and end of the process, as `flumen start` does it: format, load the quorum, read the log
+//! directories, make the shards; and the ways in which it ends.
 
 use crate::broker::Broker;
 use crate::fuse::Fuse;

@@ -1,4 +1,5 @@
-//! The process under test: its shards, and everything that the runtime does for them, one small piece at a time.
+//! The process under test: its shards, and everything that the runtime does for them, one small
+//! piece at a time.
 
 use crate::fuse::Fuse;
 use crate::io::{IoDone, Ring};
@@ -327,7 +328,9 @@ impl Broker {
             }
             Effect::Io(token, op) => {
                 let not_before = self.mono + rng.below(self.disk_delay_max + 1);
-                let done = self.ring.start(n, token, op, not_before, trace)?;
+                let done = self
+                    .ring
+                    .start(n, token, op, (&self.disk, not_before), trace)?;
                 self.complete(done);
             }
             Effect::Job(token, job) => {

@@ -1,4 +1,5 @@
-//! The ring: disk operations of the hot path, in pieces, in order per file and in any order across files.
+//! The ring: disk operations of the hot path, in pieces, in order per file and in any order across
+//! files.
 
 use crate::planted;
 use crate::trace::{digest, note};
@@ -72,10 +73,13 @@ impl Ring {
         shard: usize,
         token: Token,
         op: DiskOp,
-        not_before: u64,
+        (disk, not_before): (&MemDisk, u64),
         trace: &mut Trace,
     ) -> Check<Option<IoDone>> {
         let file = file_of(&op);
+        // Opened at once, as the runtime does; what fails now will fail again below.
+        let create = !matches!(op, DiskOp::Read { .. });
+        let _ = open(&mut self.handles, disk, file, create);
         if owner_of(file.id()) != shard {
             return Err(format!("shard {shard} works on {file:?} of another"));
         }
@@ -232,7 +236,8 @@ impl Ring {
         (bytes.len() == slice.len as usize).then_some(bytes)
     }
 
-    /// The process dies: of what is in flight the oldest write of each file may be applied in part, and its sync done.
+    /// The process dies: of what is in flight the oldest write of each file may be applied in part,
+    /// and its sync done.
     pub(crate) fn die(&mut self, disk: &MemDisk, rng: &mut Prng) {
         for (_, queue) in std::mem::take(&mut self.queues) {
             let Some(op) = queue.into_iter().next() else {

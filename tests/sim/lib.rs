@@ -1,10 +1,10 @@
-//! The simulator: one broker of one to four shards with its disk, and its clients, in one thread, everything from one
-//! seed. See `docs/simulator.md`.
+//! The simulator: one broker of one to four shards with its disk, and its clients, in one thread,
+//! everything from one seed. See `docs/simulator.md`.
 //!
 //! ```text
 //! sim      the schedule: which piece happens next          model  what was promised and seen
 //! broker   the process: shards, mesh, ring, jobs, sockets  link   a client's connection
-//! boot     start and end of the process                    client producers, consumers, committers, the admin
+//! boot     start and end of the process                    client producers, consumers, ...
 //! ```
 #![forbid(unsafe_code)]
 
@@ -99,8 +99,8 @@ impl Outcome {
         let failure = self.failure.as_ref()?;
         let (seed, steps) = (self.seed, self.steps);
         Some(format!(
-            "seed {seed}, step {steps}: {failure}\n  again: cargo run --profile sim -p sim -- --seed \
-             {seed} --trace"
+            "seed {seed}, step {steps}: {failure}\n  again: cargo run --profile sim -p sim -- \
+             --seed {seed} --trace"
         ))
     }
 }

@@ -1,5 +1,5 @@
-//! A client's connection: requests go out with ascending correlation ids, and each must be answered exactly once and in
-//! order until the connection ends.
+//! A client's connection: requests go out with ascending correlation ids, and each must be answered
+//! exactly once and in order until the connection ends.
 
 use crate::broker::Broker;
 use crate::model::Model;

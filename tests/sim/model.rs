@@ -1,7 +1,7 @@
 //! What clients were promised, and what they have seen: every answer is held against it.
 //!
-//! Order between answers of different connections is not known, so a promise counts for what was asked after it was
-//! heard: requests carry what was promised when they were sent ([`Floor`]).
+//! Order between answers of different connections is not known, so a promise counts for what was
+//! asked after it was heard: requests carry what was promised when they were sent ([`Floor`]).
 
 use crate::Check;
 use bytes::Bytes;
@@ -163,8 +163,8 @@ impl Model {
         Ok(())
     }
 
-    /// A batch is, or was, in the log at this offset. No other may be there, and one of an idempotent producer nowhere
-    /// else.
+    /// A batch is, or was, in the log at this offset. No other may be there, and one of an
+    /// idempotent producer nowhere else.
     fn found(&mut self, tp: Tp, no: BatchNo, base: i64) -> Check {
         let Produced {
             tp: wanted,
@@ -182,9 +182,10 @@ impl Model {
         if let Some((&other, &there)) = before {
             let other_end = other + self.produced[there].count;
             if other_end > base && (other, there) != (base, no) {
+                let end = base + count;
                 return Err(format!(
-                    "{tp:?}: batch {no} at {base}..{}, but batch {there} was at {other}..{other_end}",
-                    base + count
+                    "{tp:?}: batch {no} at {base}..{end}, but batch {there} was at \
+                     {other}..{other_end}"
                 ));
             }
         }

@@ -1,4 +1,5 @@
-//! Connections between clients and shards. Whole frames travel, in order; a cut may lose what was not delivered.
+//! Connections between clients and shards. Whole frames travel, in order; a cut may lose what was
+//! not delivered.
 
 use bytes::Bytes;
 use flumen_shard::io::{ConnId, Response};

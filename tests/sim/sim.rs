@@ -15,8 +15,8 @@ use flumen_base::Prng;
 
 /// Steps after which a run that should come to rest has failed to.
 const SETTLE_STEPS_MAX: u64 = 400_000;
-/// A clean shutdown takes at most so long, in nanoseconds.
-const SHUTDOWN_MAX: u64 = 60_000_000_000;
+/// A clean shutdown takes at most so many steps.
+const SHUTDOWN_STEPS_MAX: u64 = 50_000;
 
 /// What may go wrong in a run, drawn once.
 #[derive(Debug)]
@@ -196,7 +196,7 @@ impl Sim {
             if self.broker.nodes.iter().all(|n| n.stopped) {
                 return self.stopped();
             }
-            if self.broker.mono - since > SHUTDOWN_MAX {
+            if self.steps - since > SHUTDOWN_STEPS_MAX {
                 return Err("a clean shutdown does not end".to_owned());
             }
         }
@@ -222,7 +222,7 @@ impl Sim {
         match self.rng.below(4) {
             0 if self.shutdown_since.is_none() => {
                 note!(self.trace, "shutdown");
-                self.shutdown_since = Some(self.broker.mono);
+                self.shutdown_since = Some(self.steps);
                 self.broker.shut_down();
                 Ok(())
             }

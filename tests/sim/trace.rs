@@ -1,4 +1,5 @@
-//! What happened, in order: always as a hash (two runs of one seed must agree), as text when somebody wants to read it.
+//! What happened, in order: always as a hash (two runs of one seed must agree), as text when
+//! somebody wants to read it.
 
 use std::fmt::{self, Write};
 

@@ -1,4 +1,5 @@
-//! Creates the topics, lets some come and go, deletes records, and looks whether the metadata says what was answered.
+//! Creates the topics, lets some come and go, deletes records, and looks whether the metadata says
+//! what was answered.
 
 use super::{Client, Key, Spec, code, tp_of};
 use crate::Check;

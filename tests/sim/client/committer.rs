@@ -19,7 +19,8 @@ use std::borrow::Cow;
 enum Ask {
     Find,
     Commit(i64),
-    /// With the values that are possible, as far as they were known when it was sent, and the last attempt then.
+    /// With the values that are possible, as far as they were known when it was sent, and the last
+    /// attempt then.
     Read(Vec<i64>, u64),
 }
 
@@ -30,7 +31,8 @@ pub(crate) struct Committer {
     spec: Spec,
     found: bool,
     last: i64,
-    /// The value that was acked last, and those sent since that may have taken its place; -1 is none.
+    /// The value that was acked last, and those sent since that may have taken its place; -1 is
+    /// none.
     possible: Vec<i64>,
     /// Sent over a connection that is gone: it may come late, until the process ends.
     late: Vec<i64>,
@@ -54,7 +56,8 @@ impl Committer {
         }
     }
 
-    /// The process has ended: nothing comes late any more. A power loss may bring back any older value, or none.
+    /// The process has ended: nothing comes late any more. A power loss may bring back any older
+    /// value, or none.
     pub(crate) fn process_ended(&mut self, power_lost: bool) {
         self.version += 1;
         self.possible.append(&mut self.late);

@@ -1,4 +1,5 @@
-//! Consumers: long polls with and without sessions, over all partitions, from the start to the end and again.
+//! Consumers: long polls with and without sessions, over all partitions, from the start to the end
+//! and again.
 
 use super::{Client, Key, Spec, code, tp_of};
 use crate::Check;

@@ -1,4 +1,5 @@
-//! The clients: each a small state machine that sends what real clients send and checks what it hears.
+//! The clients: each a small state machine that sends what real clients send and checks what it
+//! hears.
 
 pub(crate) mod admin;
 pub(crate) mod committer;

@@ -1,4 +1,5 @@
-//! Producers: idempotent ones that retry with the same sequence numbers as real ones do, and simple ones with any acks.
+//! Producers: idempotent ones that retry with the same sequence numbers as real ones do, and simple
+//! ones with any acks.
 
 use super::{Client, Key, Spec, code, tp_of};
 use crate::link::{Cx, Event, Link, Sent, decode};
@@ -165,7 +166,8 @@ impl Producer {
     }
 
     fn send_batches(&mut self, cx: &mut Cx<'_>) -> Check {
-        // From version 13 on topics go by id, which is the only way not to meet a younger topic of the same name.
+        // From version 13 on topics go by id, which is the only way not to meet a younger topic of
+        // the same name.
         let by_id = self.specs.iter().any(|s| s.comes_and_goes);
         let version = if by_id {
             13
@@ -281,8 +283,8 @@ impl Producer {
             code::OUT_OF_ORDER_SEQUENCE_NUMBER
             | code::UNKNOWN_PRODUCER_ID
             | code::DUPLICATE_SEQUENCE_NUMBER => {
-                // Snapshots of producers hold the last batch of each only (it is Kafka's format), so
-                // that a batch with successors may not be recognized after a restart.
+                // Snapshots of producers hold the last batch of each only (it is Kafka's format),
+                // so that a batch with successors may not be recognized after a restart.
                 let restarted = part.unacked[at].life != cx.model.life && style.unacked_max > 1;
                 let lost = restarted || cx.model.floor(tp).losses != part.losses;
                 if at == 0 && !lost && !style.failing_disk {

@@ -34,7 +34,9 @@ fn run_all(seeds: u64, planted: Planted, enough: fn(&Outcome) -> bool) -> Vec<Ou
             outcomes.push(outcome);
         }
     };
-    let threads = thread::available_parallelism().map_or(2, usize::from).min(8);
+    let threads = thread::available_parallelism()
+        .map_or(2, usize::from)
+        .min(8);
     thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
         let outcomes = workers.into_iter().map(|w| w.join().expect("a worker"));
@@ -70,7 +72,10 @@ fn a_seed_is_the_same_twice() {
         assert!(first.text == second.text, "seed {seed}: the traces differ");
         assert_eq!(first.hash, second.hash);
         let silent = run(&Options::new(seed));
-        assert_eq!(first.hash, silent.hash, "seed {seed}: to look at it changes it");
+        assert_eq!(
+            first.hash, silent.hash,
+            "seed {seed}: to look at it changes it"
+        );
     }
 }
 
@@ -78,7 +83,11 @@ fn a_seed_is_the_same_twice() {
 fn found(planted: Planted) {
     let outcomes = run_all(SEEDS, planted, |outcome| outcome.failure.is_some());
     let found = outcomes.iter().filter_map(|o| o.failure.as_ref()).count();
-    assert!(found > 0, "{planted:?} was not found in {} seeds", outcomes.len());
+    assert!(
+        found > 0,
+        "{planted:?} was not found in {} seeds",
+        outcomes.len()
+    );
 }
 
 #[test]
