@@ -8,6 +8,8 @@ pub const CONN_REQUESTS_IN_FLIGHT_MAX: usize = 64;
 pub const SHARD_FRAME_BYTES_MAX: usize = 512 << 20;
 /// Bytes of one connection's frames in flight before it is no longer read (one frame always fits).
 pub const CONN_FRAME_BYTES_MAX: usize = 128 << 20;
+/// Bytes in memory of one connection's answers that have not left before it is no longer read.
+pub const CONN_RESPONSE_BYTES_MAX: usize = 4 << 20;
 /// Messages from one shard to another before the sender parks its connections.
 pub const MESH_QUEUE_MESSAGES_MAX: usize = 4096;
 /// Connections of one shard.

@@ -292,4 +292,8 @@ impl ShardCore for Core {
     fn next_deadline(&self) -> Option<Mono> {
         self.0.next_deadline()
     }
+
+    fn frame_bytes(&self) -> usize {
+        self.0.frame_bytes()
+    }
 }

@@ -31,6 +31,9 @@ pub trait ShardCore: 'static {
     fn tick(&mut self, now: Now, effects: &mut Out<Self>);
     /// When it wants to be called next.
     fn next_deadline(&self) -> Option<Mono>;
+    /// Bytes of frames that it works on: they count against
+    /// [`flumen_base::limits::SHARD_FRAME_BYTES_MAX`] with those that are not whole.
+    fn frame_bytes(&self) -> usize;
 }
 
 impl ShardCore for Shard {
@@ -56,5 +59,9 @@ impl ShardCore for Shard {
 
     fn next_deadline(&self) -> Option<Mono> {
         Self::next_deadline(self)
+    }
+
+    fn frame_bytes(&self) -> usize {
+        Self::frame_bytes(self)
     }
 }

@@ -27,6 +27,10 @@ pub(crate) struct Conn {
     receiving: bool,
     /// What the core wants.
     reading: bool,
+    /// Whole frames may be in the reader that the core was not given yet.
+    undelivered: bool,
+    /// Its place in the list of those whose frames go on is taken.
+    listed: bool,
     stalled: bool,
     /// Operations in the ring.
     pub(crate) ops: u32,
@@ -47,6 +51,8 @@ pub(crate) struct Conns {
     opened: u32,
     partial_total: usize,
     stalled: Vec<u32>,
+    /// Connections with frames for the next round.
+    undelivered: Vec<u32>,
     next_sweep: Option<Mono>,
 }
 
@@ -84,6 +90,11 @@ impl Conns {
 
 /// Pause after accept failed for lack of descriptors or memory.
 const ACCEPT_RETRY_MS: i64 = 100;
+/// Frames of one connection that the core is given before its effects are carried out: it can stop
+/// reading after so many, however many small ones came at once.
+const FRAMES_PER_ROUND: usize = limits::CONN_REQUESTS_IN_FLIGHT_MAX;
+/// How often it is looked for such frames.
+const STALE_CHECK_MS: i64 = 1000;
 /// Over the frame budget, a frame that has not grown for so long costs its connection.
 const STALE_FRAME_MS: i64 = 10_000;
 
@@ -168,6 +179,8 @@ impl<C: ShardCore> Reactor<C> {
             partial: 0,
             receiving: false,
             reading: true,
+            undelivered: false,
+            listed: false,
             stalled: false,
             ops: 0,
             out: Outgoing::default(),
@@ -186,13 +199,27 @@ impl<C: ShardCore> Reactor<C> {
     /// Receives on this connection if the core, the mesh and the memory budget allow it.
     pub(crate) fn start_recv(&mut self, index: u32) {
         let blocked = self.mesh.is_blocked();
-        let over_budget = self.conns.partial_total > limits::SHARD_FRAME_BYTES_MAX;
+        let over_budget = self.is_over_budget();
         let Some(conn) = self.conns.get(index) else {
             return;
         };
         if conn.receiving || !conn.reading || conn.closed || conn.closing.is_some() {
             return;
         }
+        if conn.undelivered {
+            if !std::mem::replace(&mut conn.listed, true) {
+                self.conns.undelivered.push(index);
+            }
+            return;
+        }
+        if over_budget {
+            let soon = self.now.mono.plus_ms(STALE_CHECK_MS);
+            let next = self.conns.next_sweep.map_or(soon, |next| next.min(soon));
+            self.conns.next_sweep = Some(next);
+        }
+        let Some(conn) = self.conns.get(index) else {
+            return;
+        };
         if blocked || over_budget {
             if !conn.stalled {
                 conn.stalled = true;
@@ -208,12 +235,15 @@ impl<C: ShardCore> Reactor<C> {
             .start(Owner::Conn(index), Op::Recv { socket, buf, len });
     }
 
+    /// Whether the shard holds too many bytes of frames: those not whole yet, those not given to the
+    /// core yet, and those that the core works on.
+    fn is_over_budget(&self) -> bool {
+        self.conns.partial_total + self.core_frame_bytes() > limits::SHARD_FRAME_BYTES_MAX
+    }
+
     /// Goes on with connections that had to wait for the mesh or the budget.
     pub(crate) fn resume_stalled(&mut self) {
-        if self.conns.stalled.is_empty()
-            || self.mesh.is_blocked()
-            || self.conns.partial_total > limits::SHARD_FRAME_BYTES_MAX
-        {
+        if self.conns.stalled.is_empty() || self.mesh.is_blocked() || self.is_over_budget() {
             return;
         }
         for index in std::mem::take(&mut self.conns.stalled) {
@@ -256,10 +286,22 @@ impl<C: ShardCore> Reactor<C> {
         };
         conn.last_active = now;
         conn.reader.put_back(buf, n);
-        loop {
+        self.deliver(index);
+    }
+
+    /// Gives the core the next frames that are whole, and receives when there are none.
+    fn deliver(&mut self, index: u32) {
+        let Some(conn) = self.conns.get(index) else {
+            return;
+        };
+        conn.undelivered = true;
+        for _ in 0..FRAMES_PER_ROUND {
             match conn.reader.next_frame() {
                 Ok(Some(frame)) => self.inputs.push_back(Input::Frame(conn.id, frame)),
-                Ok(None) => break,
+                Ok(None) => {
+                    conn.undelivered = false;
+                    break;
+                }
                 Err(e) => {
                     tracing::warn!(peer = %conn.peer, reason = %e, "closing connection");
                     return self.close_conn(index, &e);
@@ -270,6 +312,25 @@ impl<C: ShardCore> Reactor<C> {
         let old = std::mem::replace(&mut conn.partial, partial);
         self.conns.partial_total = (self.conns.partial_total + partial).saturating_sub(old);
         self.start_recv(index);
+    }
+
+    /// Gives the core more frames of connections that sent many at once.
+    pub(crate) fn deliver_more(&mut self) {
+        for index in std::mem::take(&mut self.conns.undelivered) {
+            if let Some(conn) = self.conns.get(index)
+                && std::mem::replace(&mut conn.listed, false)
+                && conn.reading
+                && !conn.closed
+                && conn.closing.is_none()
+            {
+                self.deliver(index);
+            }
+        }
+    }
+
+    /// Whether [`Self::deliver_more`] has something to do.
+    pub(crate) fn has_undelivered(&self) -> bool {
+        !self.conns.undelivered.is_empty()
     }
 
     /// The core wants it closed after what was sent before has left.
@@ -336,36 +397,50 @@ impl<C: ShardCore> Reactor<C> {
     /// grow.
     pub(crate) fn sweep_idle(&mut self) {
         let now = self.now.mono;
-        let (Some(idle), Some(due)) = (self.config.idle_max, self.conns.next_sweep) else {
-            return;
-        };
-        if now < due {
+        if self.conns.next_sweep.is_none_or(|due| now < due) {
             return;
         }
-        let over_budget = self.conns.partial_total > limits::SHARD_FRAME_BYTES_MAX;
+        let over_budget = self.is_over_budget();
+        let mut stale: Vec<(Mono, u32)> = Vec::new();
         let mut next: Option<Mono> = None;
         for index in self.conns.indices() {
             let Some(conn) = self.conns.get(index).filter(|conn| !conn.closed) else {
                 continue;
             };
-            let stale = conn.last_active.plus_ms(STALE_FRAME_MS) <= now && conn.partial > 0;
-            let deadline = conn.last_active + idle;
-            if deadline <= now || (over_budget && stale) {
-                let reason = CloseReason::Idle;
-                tracing::info!(peer = %conn.peer, %reason, "closing connection");
-                self.close_conn(index, &reason);
+            if over_budget && conn.partial > 0 && conn.last_active.plus_ms(STALE_FRAME_MS) <= now {
+                stale.push((conn.last_active, index));
+            }
+            let Some(deadline) = self.config.idle_max.map(|idle| conn.last_active + idle) else {
+                continue;
+            };
+            if deadline <= now {
+                self.close_idle(index);
             } else {
                 next = Some(next.map_or(deadline, |next| next.min(deadline)));
             }
         }
-        // Not more than 20 sweeps per idle time, and one a second while memory is short.
-        let soonest = now + (idle / 20);
-        let latest = now.plus_ms(if over_budget {
-            1000
-        } else {
-            i64::MAX / 2_000_000
-        });
-        self.conns.next_sweep = next.map(|next| next.max(soonest).min(latest));
+        // The frame that has not grown for longest goes first, and only as many as must.
+        stale.sort_unstable();
+        for (_, index) in stale {
+            if self.is_over_budget() {
+                self.close_idle(index);
+            }
+        }
+        // Not more than 20 sweeps per idle time, but one a second while memory is short.
+        let soonest = self.config.idle_max.map_or(now, |idle| now + idle / 20);
+        let next = next.map(|next| next.max(soonest));
+        self.conns.next_sweep = match self.is_over_budget() {
+            true => Some(now.plus_ms(STALE_CHECK_MS)),
+            false => next,
+        };
+    }
+
+    fn close_idle(&mut self, index: u32) {
+        if let Some(conn) = self.conns.get(index).filter(|conn| !conn.closed) {
+            let reason = CloseReason::Idle;
+            tracing::info!(peer = %conn.peer, %reason, "closing connection");
+            self.close_conn(index, &reason);
+        }
     }
 
     /// Closes everything, at the end.

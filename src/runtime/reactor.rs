@@ -164,6 +164,7 @@ impl<C: ShardCore> Reactor<C> {
             self.take_completions();
             self.take_messages();
             self.take_control();
+            self.deliver_more();
             if !self.step_core()? {
                 break;
             }
@@ -231,6 +232,11 @@ impl<C: ShardCore> Reactor<C> {
             Err(_) => Err(format!("message to shard {to}, which does not exist")),
             Ok(()) => Ok(()),
         }
+    }
+
+    /// Bytes of frames that the core works on.
+    pub(crate) fn core_frame_bytes(&self) -> usize {
+        self.core.frame_bytes()
     }
 
     fn on_ready(&mut self) {
@@ -421,7 +427,8 @@ impl<C: ShardCore> Reactor<C> {
         let own = Arc::clone(&self.shared);
         let own = &own.shards[self.shard.index()];
         let jobs_due = self.jobs.needs_turn() || self.jobs.has_ended();
-        let busy = !self.inputs.is_empty() || !self.dirty.is_empty() || jobs_due;
+        let inputs_due = !self.inputs.is_empty() || self.has_undelivered();
+        let busy = inputs_due || !self.dirty.is_empty() || jobs_due;
         let wait = if busy || self.ring.has_completions() {
             None
         } else {

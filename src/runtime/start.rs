@@ -24,6 +24,8 @@ const BACKLOG: i32 = 1024;
 /// Entries of glommio's own rings, which carry nothing but its wakes.
 const GLOMMIO_RING_ENTRIES: usize = 16;
 
+/// Descriptors that connections leave for log files, rings and pipes; more where a quarter is more.
+const FILES_KEPT: usize = 256;
 /// How long an address in use is tried again, and the pause between.
 const BIND_RETRY_MAX: Duration = Duration::from_secs(2);
 const BIND_RETRY_PAUSE: Duration = Duration::from_millis(10);
@@ -137,7 +139,7 @@ pub struct Prepared {
 
 /// Checks the machine and binds the listeners. Clients may connect from here on, and wait until all
 /// shards are ready.
-pub fn prepare(config: RuntimeConfig) -> Result<Prepared, RuntimeError> {
+pub fn prepare(mut config: RuntimeConfig) -> Result<Prepared, RuntimeError> {
     let mask: Vec<usize> = core_affinity::get_core_ids()
         .unwrap_or_default()
         .into_iter()
@@ -145,6 +147,7 @@ pub fn prepare(config: RuntimeConfig) -> Result<Prepared, RuntimeError> {
         .collect();
     let (cpus, shards) = choose_cpus(&config, &mask)?;
     probe::probe(shards)?;
+    limit_connections(&mut config)?;
     let (sockets, addresses) = bind_all(&config.listeners)?;
     let endpoint = config.metrics.as_ref().map(bind).transpose()?;
     Ok(Prepared {
@@ -281,6 +284,17 @@ impl Prepared {
         }
         Ok(running)
     }
+}
+
+/// Log files, rings and pipes need descriptors too: clients alone must not use them up.
+fn limit_connections(config: &mut RuntimeConfig) -> io::Result<()> {
+    let files = usize::try_from(sys::raise_file_limit()?).unwrap_or(usize::MAX);
+    let room = files - (files / 4).max(FILES_KEPT).min(files);
+    if config.connections_max > room {
+        tracing::debug!(files, room, "fewer connections than max.connections fit");
+        config.connections_max = room;
+    }
+    Ok(())
 }
 
 /// The CPUs to use, and the number of shards.

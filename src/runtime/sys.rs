@@ -141,6 +141,24 @@ pub(crate) fn memlock_limit() -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
+/// Raises `RLIMIT_NOFILE`'s soft limit to the hard one; gives the number of descriptors that the
+/// process may then have.
+pub(crate) fn raise_file_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the struct lives over the call.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    let before = limit.rlim_cur;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: as above; the kernel only reads it.
+    match check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }) {
+        Ok(_) => Ok(limit.rlim_cur),
+        Err(_) => Ok(before),
+    }
+}
+
 /// CPU time of the process so far in seconds, and its greatest resident size in KiB.
 pub(crate) fn usage() -> (f64, u64) {
     // SAFETY: an all-zero rusage is valid, and the struct lives over the call.

@@ -8,12 +8,15 @@
 //! A slot is taken for each request in order of arrival. Handlers answer in any order; an answer
 //! leaves when all before it have left. A produce with acks=0 takes a slot too and ends it with
 //! nothing to send. Reading stops while more than [`CONN_REQUESTS_IN_FLIGHT_MAX`] answers are owed
-//! or not yet in the kernel, or more than [`CONN_FRAME_BYTES_MAX`] bytes of frames are in work, so
-//! that a slow or greedy client waits in its own socket.
+//! or not yet in the kernel, or those hold more than [`CONN_RESPONSE_BYTES_MAX`] bytes of memory, or
+//! more than [`CONN_FRAME_BYTES_MAX`] bytes of frames are in work, so that a slow or greedy client
+//! waits in its own socket.
 
 use crate::io::{ConnId, ConnInfo, Effect, Effects, Response};
 use flumen_base::Mono;
-use flumen_base::limits::{CONN_FRAME_BYTES_MAX, CONN_REQUESTS_IN_FLIGHT_MAX};
+use flumen_base::limits::{
+    CONN_FRAME_BYTES_MAX, CONN_REQUESTS_IN_FLIGHT_MAX, CONN_RESPONSE_BYTES_MAX,
+};
 use std::collections::VecDeque;
 
 /// The number of a request on its connection, from 0.
@@ -47,7 +50,9 @@ pub(crate) struct Conn {
     pub(crate) fetches: Vec<u64>,
     slots: VecDeque<Slot>,
     first: SlotSeq,
-    unsent: usize,
+    /// Of each answer that has not left completely: its bytes in memory, oldest first.
+    unsent: VecDeque<usize>,
+    unsent_bytes: usize,
     frame_bytes: usize,
     /// The shard holds too many bytes of frames: this connection waits for the others.
     held_back: bool,
@@ -65,7 +70,8 @@ impl Conn {
             fetches: Vec::new(),
             slots: VecDeque::new(),
             first: 0,
-            unsent: 0,
+            unsent: VecDeque::new(),
+            unsent_bytes: 0,
             frame_bytes: 0,
             held_back: false,
             reading: true,
@@ -114,7 +120,9 @@ impl Conn {
             if let SlotState::Ready(response) = slot.state
                 && !self.closing
             {
-                self.unsent += 1;
+                let bytes = response.bytes_in_memory();
+                self.unsent.push_back(bytes);
+                self.unsent_bytes += bytes;
                 fx.push(Effect::Send(id, response));
             }
         }
@@ -123,7 +131,8 @@ impl Conn {
 
     /// So many answers have left completely.
     pub(crate) fn sent(&mut self, id: ConnId, count: u32, fx: &mut Effects) {
-        self.unsent = self.unsent.saturating_sub(count as usize);
+        let count = self.unsent.len().min(count as usize);
+        self.unsent_bytes -= self.unsent.drain(..count).sum::<usize>();
         self.update_reading(id, fx);
     }
 
@@ -133,13 +142,15 @@ impl Conn {
         if self.closing {
             return;
         }
-        let owed = self.slots.len() + self.unsent;
+        let owed = self.slots.len() + self.unsent.len();
         let full = owed >= CONN_REQUESTS_IN_FLIGHT_MAX
             || self.frame_bytes >= CONN_FRAME_BYTES_MAX
+            || self.unsent_bytes >= CONN_RESPONSE_BYTES_MAX
             || self.held_back;
         let relaxed = !self.held_back
             && owed <= CONN_REQUESTS_IN_FLIGHT_MAX / 2
-            && self.frame_bytes < CONN_FRAME_BYTES_MAX / 2;
+            && self.frame_bytes < CONN_FRAME_BYTES_MAX / 2
+            && self.unsent_bytes < CONN_RESPONSE_BYTES_MAX / 2;
         if self.reading && full {
             self.reading = false;
             fx.push(Effect::SetReading(id, false));
@@ -177,6 +188,6 @@ impl Conn {
 
     /// Answers that have not left completely.
     pub(crate) fn unsent(&self) -> usize {
-        self.unsent
+        self.unsent.len()
     }
 }

@@ -142,6 +142,15 @@ impl Response {
         self.segments.iter().map(Segment::len).sum()
     }
 
+    /// Length of the segments that are in memory, in bytes.
+    pub fn bytes_in_memory(&self) -> usize {
+        let in_memory = self.segments.iter().map(|s| match s {
+            Segment::Bytes(bytes) => bytes.len(),
+            Segment::File(_) => 0,
+        });
+        in_memory.sum()
+    }
+
     /// Whether nothing is in it.
     pub fn is_empty(&self) -> bool {
         self.segments.iter().all(Segment::is_empty)

@@ -198,6 +198,11 @@ impl Shard {
         self.drain_results(turn);
     }
 
+    /// Bytes of frames in work, of all connections.
+    pub fn frame_bytes(&self) -> usize {
+        self.frame_bytes
+    }
+
     /// Ends a turn: writes, messages and the quorum's effects leave. Bounded by what the turn's
     /// steps left behind.
     pub fn end_turn(&mut self, now: Now, fx: &mut Effects) {

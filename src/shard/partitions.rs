@@ -172,11 +172,9 @@ impl Shard {
     }
 
     fn append(&mut self, turn: &mut Turn<'_>, from: OpFrom, tp: TopicPartition, op: AppendOp) {
-        let to = if op.acks == 0 {
-            AckTo::Staged(from)
-        } else {
-            AckTo::Op(from)
-        };
+        // With acks=0 too: the request counts as in work, and its bytes against the budgets, until
+        // the write has ended, or a flood would pile up in memory.
+        let to = AckTo::Op(from);
         if op.version < ZSTD_PRODUCE_VERSION && is_zstd(&op.records) {
             let result = crate::ops::AppendResult::refused(ErrorCode::UnsupportedCompressionType);
             self.outbox.result(from, OpResult::Append(result));

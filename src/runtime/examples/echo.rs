@@ -37,6 +37,10 @@ impl ShardCore for Echo {
 
     fn tick(&mut self, _: Now, _: &mut Out<Self>) {}
 
+    fn frame_bytes(&self) -> usize {
+        0
+    }
+
     fn next_deadline(&self) -> Option<Mono> {
         None
     }

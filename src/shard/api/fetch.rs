@@ -34,6 +34,10 @@ use flumen_wire::hot::fetch_response::{FetchFramer, PartitionHead};
 /// The first version that names topics by id.
 const TOPIC_ID_FROM: i16 = 13;
 
+/// A fetch for a connection of another shard waits at most so long: nothing tells this shard when
+/// that connection ends. The client just asks again.
+const FORWARDED_WAIT_MS_MAX: i32 = 5000;
+
 /// A fetch in progress.
 pub(crate) struct Fetch {
     reply: Reply,
@@ -98,6 +102,10 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
             return;
         }
     };
+    let wait_ms = match request.reply.to {
+        ReplyTo::Conn(..) => parsed.max_wait_ms,
+        ReplyTo::Shard(..) => parsed.max_wait_ms.min(FORWARDED_WAIT_MS_MAX),
+    };
     let limit = shard.broker.fetch.max_bytes.min(parsed.max_bytes).max(0);
     let fetch = Fetch {
         mode,
@@ -107,7 +115,7 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
         max_bytes: limit as usize,
         min_bytes: u64::try_from(parsed.min_bytes.min(limit)).unwrap_or(0),
         committed_only: parsed.isolation_level == 1,
-        deadline: now.plus_ms(parsed.max_wait_ms.into()),
+        deadline: now.plus_ms(wait_ms.into()),
         phase: Phase::Reading,
         reply: request.reply,
     };

@@ -24,6 +24,8 @@ mod cli;
 mod clients;
 mod crash;
 mod limits;
+mod metrics;
+mod robust;
 mod tools_data;
 
 /// Runs a scenario in one shape. Kafka has one shape only: there the second is the same test.

@@ -40,6 +40,8 @@ pub struct Stage {
     pub files: Mutex<BTreeMap<String, Arc<LogFile>>>,
     pub closed: std::sync::atomic::AtomicUsize,
     pub sent: std::sync::atomic::AtomicUsize,
+    /// What the cores say that their frames hold.
+    pub core_bytes: std::sync::atomic::AtomicUsize,
 }
 
 impl Stage {
@@ -349,6 +351,10 @@ impl ShardCore for FakeCore {
                 }
             }
         }
+    }
+
+    fn frame_bytes(&self) -> usize {
+        self.stage.core_bytes.load(std::sync::atomic::Ordering::SeqCst)
     }
 
     fn next_deadline(&self) -> Option<Mono> {
