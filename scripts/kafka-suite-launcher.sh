@@ -7,5 +7,7 @@ FILE=$1
 BIN=${FLUMEN_BIN:?FLUMEN_BIN names the flumen binary}
 get() { sed -n "s/^$1=//p" "$FILE" | head -1; }
 ID=$(get acceptance.cluster.id)
-"$BIN" storage format --ignore-formatted --cluster-id "$ID" --config "$FILE"
+RELEASE=$(get acceptance.metadata.version)
+"$BIN" storage format --ignore-formatted --cluster-id "$ID" --config "$FILE" \
+    ${RELEASE:+--release-version "$RELEASE"}
 exec "$BIN" start --config "$FILE"

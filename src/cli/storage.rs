@@ -5,6 +5,7 @@ use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
 use flumen_base::{Disk, Uuid};
 use flumen_log::checkpoint::{MetaProperties, read_meta_properties, write_meta_properties};
+use flumen_quorum::controller;
 use flumen_runtime::FsDisk;
 use flumen_settings::{BrokerConfig, Loaded, Properties};
 use std::fs::File;
@@ -35,6 +36,9 @@ pub(crate) struct FormatArgs {
     /// Make this node the only voter (it always is, so far).
     #[arg(long, short = 's')]
     standalone: bool,
+    /// The release whose metadata the cluster begins with, such as 3.9 or 3.9-IV0 (default: 4.3).
+    #[arg(long, short = 'r', value_name = "RELEASE")]
+    release_version: Option<String>,
     /// Leave directories alone that are formatted already.
     #[arg(long, short = 'g')]
     ignore_formatted: bool,
@@ -105,6 +109,10 @@ fn format(args: &FormatArgs) -> anyhow::Result<()> {
         Uuid::parse(id).is_some(),
         "cluster id '{id}' is not 16 bytes in base64: take one of 'flumen storage random-uuid'"
     );
+    let metadata_version = match &args.release_version {
+        None => controller::METADATA_VERSION,
+        Some(release) => metadata_version(&config, release)?,
+    };
     let mut unformatted = Vec::new();
     for dir in all_dirs(&config) {
         match read_meta_properties(&FsDisk, &dir).with_context(|| dir.display().to_string())? {
@@ -130,10 +138,30 @@ fn format(args: &FormatArgs) -> anyhow::Result<()> {
         return output::line("All of the log directories are already formatted.");
     }
     for dir in unformatted {
+        if dir == config.metadata_log_dir {
+            let write = || {
+                FsDisk.create_dir_all(&dir)?;
+                controller::write_bootstrap(&FsDisk, &dir, metadata_version)
+            };
+            write().with_context(|| format!("cannot format {}", dir.display()))?;
+        }
         format_dir(&dir, id, config.node_id)?;
         output::line(format!("Formatted {} for cluster {id}.", dir.display()))?;
     }
     Ok(())
+}
+
+/// The level of a release, if this broker may run at it.
+fn metadata_version(config: &BrokerConfig, release: &str) -> anyhow::Result<i16> {
+    let level = controller::metadata_version_of(release);
+    let allowed = controller::metadata_versions(config);
+    match level.filter(|level| allowed.contains(level)) {
+        Some(level) => Ok(level),
+        None => bail!(
+            "release version '{release}' is not one from 3.3-IV3 to 4.3-IV0 (4.4-IV0 with \
+             unstable.feature.versions.enable)"
+        ),
+    }
 }
 
 /// Makes a directory (and its parents) and writes its `meta.properties`.

@@ -21,6 +21,7 @@ fn the_command_lines_of_the_documentation_parse() {
         "storage random-uuid",
         "storage format --cluster-id x --config f --standalone",
         "storage format -t x -c f --ignore-formatted",
+        "storage format -t x -c f --release-version 3.9",
         "storage info -c f",
         "topics create orders --partitions 8 --bootstrap-server 127.0.0.1:9092",
         "topics create --topic orders --config retention.ms=-1 --if-not-exists",

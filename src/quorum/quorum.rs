@@ -5,6 +5,7 @@
 //! way), committed (in [`Quorum::committed`], what everybody sees). A group of one commits what is
 //! on its disk; a larger group will wait for a majority in the same code.
 
+use crate::controller::read_bootstrap;
 use crate::delta::Delta;
 use crate::effect::{
     Append, Commit, Effect, Job, JobResult, ProposalId, ProposeError, QuorumStatus, VoterStatus,
@@ -47,6 +48,7 @@ pub struct Loaded {
     latest: Image,
     memory: MemoryLog,
     log: LoadedLog,
+    metadata_version: i16,
 }
 
 impl Loaded {
@@ -75,6 +77,7 @@ pub struct Quorum {
     /// Nothing is announced before the log found at start is applied: its end.
     announce_after: u64,
     log: LoadedLog,
+    metadata_version: i16,
     file: Arc<LogFile>,
     /// Number of the raft Ready whose frame is being written.
     writing: Option<u64>,
@@ -110,7 +113,10 @@ impl Quorum {
         for entry in memory.entries_all() {
             apply(&mut latest, entry).map_err(|e| e.into_load(dir))?;
         }
+        let metadata_version = read_bootstrap(disk, dir.parent().unwrap_or(dir))
+            .map_err(|(path, e)| LoadError::Io(path, e))?;
         Ok(Loaded {
+            metadata_version,
             dir: dir.to_owned(),
             base: Arc::new(base),
             latest,
@@ -131,6 +137,7 @@ impl Quorum {
             latest,
             mut memory,
             log,
+            metadata_version,
         } = loaded;
         let id = raft_id(config.node_id);
         if memory.voters().is_empty() {
@@ -182,6 +189,7 @@ impl Quorum {
             next_proposal: 0,
             announce_after,
             log,
+            metadata_version,
             writing: None,
             snapshot_running: None,
             failure: None,
@@ -197,6 +205,11 @@ impl Quorum {
         self.failure.is_none()
             && self.node.raft.state == StateRole::Leader
             && self.committed.term() == self.node.raft.term
+    }
+
+    /// The level of `metadata.version` that a new cluster begins with, as formatting wrote it.
+    pub fn first_metadata_version(&self) -> i16 {
+        self.metadata_version
     }
 
     /// The metadata including what is proposed but not yet committed: what handlers decide on.

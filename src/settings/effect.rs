@@ -106,7 +106,7 @@ const STORED: &[(&str, &str)] = &[
     ("connections.max.reauth", "there is no authentication yet"),
     ("delegation.token.", "there is no authentication yet"),
     ("early.start.listeners", "there is no authorization yet"),
-    ("unstable.", "no unstable version is built"),
+    ("unstable.api.", "no unstable version is built"),
     ("interval.ms", METRICS),
     ("match", METRICS),
     ("internal.metadata.", "the metadata log has its own format"),

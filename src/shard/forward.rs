@@ -73,7 +73,7 @@ impl Shard {
         }
         let (listener, peer) = (conn.info.listener, conn.info.peer);
         self.metrics.bytes_in += frame.len() as u64;
-        match self.parse(turn, &frame, id, slot) {
+        match self.parse(turn, &frame, (id, slot), listener) {
             Ok((reply, handler, client_id, body)) => {
                 let request = Request {
                     reply,
@@ -101,8 +101,8 @@ impl Shard {
         &mut self,
         turn: &mut Turn<'_>,
         frame: &Bytes,
-        conn: ConnId,
-        slot: u64,
+        (conn, slot): (ConnId, u64),
+        listener: usize,
     ) -> Result<(Reply, &'static api::Handler, Bytes, Bytes), Option<CloseReason>> {
         let malformed = |e: DecodeError| Some(CloseReason::Malformed(e.to_string()));
         let first = header::peek_request_header(frame).map_err(malformed)?;
@@ -115,7 +115,8 @@ impl Shard {
             correlation_id: first.correlation_id,
             received: turn.now.mono,
         };
-        let handler = api::handler(key).filter(|h| h.serves(first.api_version));
+        let here = self.is_controller_listener(listener);
+        let handler = api::handler(key).filter(|h| h.serves(first.api_version) && h.is_on(here));
         let Some(handler) = handler else {
             if key == ApiKey::ApiVersions {
                 reply.version = 0;
@@ -132,6 +133,12 @@ impl Shard {
             .map_or_else(Bytes::new, |text| frame.slice_ref(text.as_bytes()));
         let body = frame.slice(reader.position()..);
         Ok((reply, handler, client_id, body))
+    }
+
+    /// Whether the listener of this index is one of controllers.
+    pub(crate) fn is_controller_listener(&self, listener: usize) -> bool {
+        let listeners = &self.config.broker.listeners;
+        listeners.get(listener).is_some_and(|l| l.controller)
     }
 
     /// Answers a request with a generated response.

@@ -225,10 +225,15 @@ impl Driver {
 
     /// Opens a connection to a shard.
     pub fn connect(&mut self, shard: u16) -> Client {
+        self.connect_through(shard, 0)
+    }
+
+    /// Opens a connection to a shard through the listener of this index.
+    pub fn connect_through(&mut self, shard: u16, listener: usize) -> Client {
         self.last_conn += 1;
         let conn = ConnId(self.last_conn);
         let info = ConnInfo {
-            listener: 0,
+            listener,
             peer: ([127, 0, 0, 1], 40_000).into(),
         };
         self.input(shard, Input::ConnOpened(conn, info));

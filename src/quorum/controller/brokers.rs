@@ -1,6 +1,6 @@
 //! Brokers coming and going: registration at each start, UnregisterBroker (64).
 
-use super::{ApiError, Context, Decision, METADATA_VERSION, METADATA_VERSION_FEATURE, wire_error};
+use super::{ApiError, Context, Decision, METADATA_VERSION_FEATURE, wire_error};
 use crate::image::{Image, Partition};
 use crate::record::{Broker, Endpoint, MetadataRecord, PartitionChange};
 use flumen_base::{BrokerId, ErrorCode, TopicId, Uuid};
@@ -17,6 +17,8 @@ pub struct Registration {
     pub endpoints: Vec<Endpoint>,
     /// Ids of its log directories.
     pub log_dirs: Vec<Uuid>,
+    /// The level of `metadata.version` that a new cluster begins with.
+    pub metadata_version: i16,
 }
 
 /// The cluster id in the metadata, for a check against `meta.properties` before anything else is
@@ -40,7 +42,7 @@ pub fn register_broker(
             records.push(MetadataRecord::ClusterId(registration.cluster_id.clone()));
             records.push(MetadataRecord::Feature {
                 name: METADATA_VERSION_FEATURE.to_owned(),
-                level: METADATA_VERSION,
+                level: registration.metadata_version,
             });
         }
         Some(id) if id == registration.cluster_id => {}

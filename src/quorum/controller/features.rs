@@ -1,8 +1,9 @@
 //! UpdateFeatures (57), versions 0 to 2.
 //!
-//! Only `metadata.version` at the level of Kafka 4.3 is built, so that every other feature and
-//! level is refused with the reason. A feature appears here when all that it promises works.
+//! Only `metadata.version` is built, so that every other feature is refused with the reason. A
+//! feature appears here when all that it promises works.
 
+use super::metadata_version::{METADATA_VERSION_FEATURE, metadata_changed, metadata_versions};
 use super::{ApiError, Context, Decision, owned};
 use crate::record::MetadataRecord;
 use flumen_base::ErrorCode;
@@ -10,13 +11,9 @@ use flumen_wire::messages::update_features_request::FeatureUpdateKey;
 use flumen_wire::messages::update_features_response::UpdatableFeatureResult;
 use flumen_wire::messages::{UpdateFeaturesRequest, UpdateFeaturesResponse};
 
-/// The feature that numbers the metadata's format.
-pub const METADATA_VERSION_FEATURE: &str = "metadata.version";
-/// The level of 4.3-IV0.
-pub const METADATA_VERSION: i16 = 30;
-
 /// `FeatureUpdate.UpgradeType`: 1 upgrade, 2 safe downgrade, 3 unsafe downgrade.
 const UPGRADE: i8 = 1;
+const UNSAFE_DOWNGRADE: i8 = 3;
 
 /// Changes finalized features: all of the request or none; `version` is the request's.
 pub fn update_features(
@@ -27,13 +24,11 @@ pub fn update_features(
     let mut records = Vec::new();
     for update in &request.feature_updates {
         if let Err(reason) = check(ctx, update) {
-            let level = update.max_version_level;
             let e = ApiError::new(
                 ErrorCode::InvalidUpdateVersion,
                 format!(
                     "The update failed for all features since the following feature had an error: \
-                     Invalid update version {level} for feature {}. {reason}",
-                    update.feature
+                     {reason}"
                 ),
             );
             return Decision::answer(UpdateFeaturesResponse {
@@ -66,26 +61,51 @@ pub fn update_features(
 fn check(ctx: &Context<'_>, update: &FeatureUpdateKey<'_>) -> Result<(), String> {
     let level = update.max_version_level;
     let current = ctx.image.feature(&update.feature);
+    let invalid = |reason: &str| {
+        let feature = &update.feature;
+        Err(format!(
+            "Invalid update version {level} for feature {feature}. {reason}"
+        ))
+    };
     if !(1..=3).contains(&update.upgrade_type) {
-        return Err("The controller does not support the given upgrade type.".to_owned());
+        return invalid("The controller does not support the given upgrade type.");
     }
     if level < 0 {
-        return Err("A feature version cannot be less than 0.".to_owned());
+        return invalid("A feature version cannot be less than 0.");
     }
     let node = ctx.broker.node_id;
     if update.feature == METADATA_VERSION_FEATURE {
-        if level != METADATA_VERSION {
-            return Err(format!(
-                "Local controller {node} only supports versions {METADATA_VERSION}"
+        let range = metadata_versions(ctx.broker);
+        if !range.contains(&level) {
+            let (min, max) = range.into_inner();
+            return invalid(&format!(
+                "Local controller {node} only supports versions {min}-{max}"
             ));
         }
     } else if level != 0 {
-        return Err(format!(
+        return invalid(&format!(
             "Local controller {node} does not support this feature."
         ));
     }
     if level > current && update.upgrade_type != UPGRADE {
-        return Err("Can't downgrade to a newer version.".to_owned());
+        return invalid("Can't downgrade to a newer version.");
+    }
+    if level < current && update.upgrade_type == UPGRADE {
+        return invalid(
+            "Can't downgrade the version of this feature without setting the upgrade type to \
+             either safe or unsafe downgrade.",
+        );
+    }
+    if level < current && metadata_changed(level, current) {
+        let reason = if update.upgrade_type == UNSAFE_DOWNGRADE {
+            "Unsafe metadata downgrade is not supported in this version."
+        } else {
+            "Refusing to perform the requested downgrade because it might delete metadata \
+             information."
+        };
+        return Err(format!(
+            "Unsupported metadata.version downgrade from {current} to {level}. {reason}"
+        ));
     }
     Ok(())
 }

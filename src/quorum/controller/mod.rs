@@ -12,6 +12,7 @@ mod delete_topics;
 mod describe_quorum;
 mod elections;
 mod features;
+mod metadata_version;
 mod partitions;
 mod placement;
 mod producer_ids;
@@ -25,7 +26,12 @@ pub use create_topics::{
 pub use delete_topics::delete_topics;
 pub use describe_quorum::describe_quorum;
 pub use elections::elect_leaders;
-pub use features::{METADATA_VERSION, METADATA_VERSION_FEATURE, update_features};
+pub use features::update_features;
+pub(crate) use metadata_version::read_bootstrap;
+pub use metadata_version::{
+    METADATA_VERSION, METADATA_VERSION_FEATURE, metadata_version_of, metadata_versions,
+    write_bootstrap,
+};
 pub use partitions::create_partitions;
 pub use producer_ids::{PRODUCER_ID_BLOCK_LEN, ProducerIdBlock, allocate_producer_ids};
 pub use reassignments::{alter_partition_reassignments, list_partition_reassignments};

@@ -145,6 +145,7 @@ fn registration() -> Registration {
             security_protocol: 0,
         }],
         log_dirs: vec![Uuid::from_bytes([2; 16])],
+        metadata_version: controller::METADATA_VERSION,
     }
 }
 
@@ -944,10 +945,22 @@ fn features_that_are_not_complete_are_refused() {
              feature.",
         ),
         (
-            ask("metadata.version", 29, 2),
+            ask("metadata.version", 31, 1),
             "The update failed for all features since the following feature had an error: Invalid \
-             update version 29 for feature metadata.version. Local controller 0 only supports \
-             versions 30",
+             update version 31 for feature metadata.version. Local controller 0 only supports \
+             versions 7-30",
+        ),
+        (
+            ask("metadata.version", 29, 1),
+            "The update failed for all features since the following feature had an error: Invalid \
+             update version 29 for feature metadata.version. Can't downgrade the version of this \
+             feature without setting the upgrade type to either safe or unsafe downgrade.",
+        ),
+        (
+            ask("metadata.version", 29, 2),
+            "The update failed for all features since the following feature had an error: \
+             Unsupported metadata.version downgrade from 30 to 29. Refusing to perform the \
+             requested downgrade because it might delete metadata information.",
         ),
         (
             ask("metadata.version", 30, 0),
@@ -974,6 +987,39 @@ fn features_that_are_not_complete_are_refused() {
     assert_eq!(cluster.image().feature("metadata.version"), 30);
     let decision = controller::update_features(&cluster.ctx(), &same, 2);
     assert!(decision.response.results.is_empty());
+}
+
+#[test]
+fn a_cluster_begins_with_the_level_of_its_formatting_and_rises() {
+    let mut cluster = Cluster::new();
+    let registration = Registration {
+        metadata_version: 13,
+        ..registration()
+    };
+    let ctx = Context {
+        image: &Image::default(),
+        broker: &cluster.broker,
+    };
+    let records = controller::register_broker(&ctx, &registration).unwrap();
+    let feature = |level| MetadataRecord::Feature {
+        name: "metadata.version".to_owned(),
+        level,
+    };
+    assert_eq!(records[1], feature(13));
+    cluster.commit(&[feature(13)]);
+    let rise = UpdateFeaturesRequest {
+        feature_updates: vec![FeatureUpdateKey {
+            feature: "metadata.version".into(),
+            max_version_level: 16,
+            upgrade_type: 1,
+            ..FeatureUpdateKey::default()
+        }],
+        ..UpdateFeaturesRequest::default()
+    };
+    let decision = controller::update_features(&cluster.ctx(), &rise, 2);
+    assert_eq!(decision.response.error_code, 0);
+    cluster.commit(&decision.records);
+    assert_eq!(cluster.image().feature("metadata.version"), 16);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::{HANDLERS, decode};
 use crate::request::{Reply, ReplyTo, Request};
 use crate::{Shard, Turn};
 use flumen_base::ErrorCode;
-use flumen_quorum::controller::{METADATA_VERSION, METADATA_VERSION_FEATURE};
+use flumen_quorum::controller::{METADATA_VERSION_FEATURE, metadata_versions};
 use flumen_wire::ApiKey;
 use flumen_wire::messages::api_versions_response as wire;
 use flumen_wire::messages::{ApiVersionsRequest, ApiVersionsResponse};
@@ -50,12 +50,15 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
             max_version_level: *level,
             min_version_level: *level,
         });
+    let levels = metadata_versions(&shard.broker);
+    let here = shard.is_controller_listener(request.listener);
+    let served = HANDLERS.iter().filter(|h| h.is_on(here));
     let response = ApiVersionsResponse {
-        api_keys: HANDLERS.iter().map(line).collect(),
+        api_keys: served.map(line).collect(),
         supported_features: vec![wire::SupportedFeatureKey {
             name: Cow::Borrowed(METADATA_VERSION_FEATURE),
-            min_version: 7,
-            max_version: METADATA_VERSION,
+            min_version: *levels.start(),
+            max_version: *levels.end(),
         }],
         finalized_features_epoch: i64::try_from(image.features_index()).unwrap_or(-1),
         finalized_features: finalized.collect(),

@@ -74,6 +74,16 @@ impl Handler {
     pub(crate) fn serves(&self, version: i16) -> bool {
         (self.min..=self.max).contains(&version)
     }
+
+    /// Whether it is served on this kind of listener. A controller listener has what an admin client
+    /// asks of controllers (KIP-919) and nothing of partitions and groups.
+    pub(crate) fn is_on(&self, controller_listener: bool) -> bool {
+        let both = matches!(
+            self.key,
+            ApiKey::ApiVersions | ApiKey::DescribeCluster | ApiKey::DescribeConfigs
+        );
+        !controller_listener || both || self.route == Route::Controller
+    }
 }
 
 macro_rules! handlers {

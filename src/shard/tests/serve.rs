@@ -463,6 +463,32 @@ fn a_group_joins_commits_and_is_there_after_a_restart() {
 }
 
 #[test]
+fn a_controller_listener_serves_what_controllers_do() {
+    let mut settings = Driver::settings();
+    let properties = "process.roles=broker,controller\nnode.id=1\n\
+        listeners=PLAINTEXT://localhost:9092,CONTROLLER://localhost:9093\n\
+        controller.listener.names=CONTROLLER\n\
+        controller.quorum.voters=1@localhost:9093\n";
+    let properties = flumen_settings::Properties::parse(properties).unwrap();
+    let named = flumen_settings::BrokerConfig::load(&properties).unwrap();
+    settings.listeners = named.config.listeners;
+    let mut d = Driver::start(2, 8, settings, MemDisk::new());
+    d.run_until_ready();
+    let c = d.connect_through(1, 1);
+    let ask = wire::ApiVersionsRequest::default();
+    let r: wire::ApiVersionsResponse<'_> = d.call(c, &ask, 0);
+    let keys: Vec<i16> = r.api_keys.iter().map(|k| k.api_key).collect();
+    let all = [18, 19, 20, 32, 33, 37, 43, 44, 45, 46, 55, 57, 60, 64];
+    assert_eq!(keys, all);
+    assert_eq!(create(&mut d, c, "t", 1), 0);
+    let metadata = wire::MetadataRequest::default();
+    d.send(c, &metadata, 9);
+    d.run_until_idle();
+    let closed = d.closed(c);
+    assert_eq!(closed, Some(&CloseReason::UnsupportedVersion(3, 9)));
+}
+
+#[test]
 fn without_the_offsets_topic_no_group_is_coordinated_here() {
     let mut d = start(2, 6);
     let c = d.connect(0);
