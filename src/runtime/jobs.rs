@@ -19,6 +19,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// Jobs handed to the helper threads at a time; the rest wait in the shard.
 const RUNNING_MAX: usize = 64;
+/// Ended tasks that glommio may not have noticed; its helper threads would wait at 4,096.
+const UNTIDIED_MAX: u64 = 1024;
 /// Shares of the background queue; the shard's own queue has 1000.
 const BACKGROUND_SHARES: usize = 50;
 
@@ -60,6 +62,8 @@ pub(crate) struct Jobs<C: ShardCore> {
     running: usize,
     spawned: u64,
     started: Rc<Cell<u64>>,
+    /// Tasks whose end glommio has noticed.
+    tidied: Rc<Cell<u64>>,
     collected: u64,
     ended: Receiver<Ended<C>>,
     end: Sender<Ended<C>>,
@@ -88,6 +92,7 @@ impl<C: ShardCore> Jobs<C> {
             running: 0,
             spawned: 0,
             started: Rc::default(),
+            tidied: Rc::default(),
             collected: 0,
             ended,
             end,
@@ -117,6 +122,7 @@ impl<C: ShardCore> Jobs<C> {
             self.running += 1;
             self.spawned += 1;
             let (started, end) = (Rc::clone(&self.started), self.end.clone());
+            let tidied = Rc::clone(&self.tidied);
             let (disk, cpus) = (Arc::clone(&self.disk), Arc::clone(&self.cpus));
             let (shared, shard) = (Arc::clone(&self.shared), self.shard.index());
             let task = async move {
@@ -131,6 +137,7 @@ impl<C: ShardCore> Jobs<C> {
                     shared.shards[shard].wake();
                 };
                 glommio::executor().spawn_blocking(work).await;
+                tidied.set(tidied.get() + 1);
             };
             glommio::spawn_local_into(task, self.queue)
                 .map_err(|e| format!("background queue: {e}"))?
@@ -139,9 +146,10 @@ impl<C: ShardCore> Jobs<C> {
         Ok(())
     }
 
-    /// Whether glommio has a task to start.
+    /// Whether glommio has a task to start, or too many ended ones to tidy up.
     pub(crate) fn needs_turn(&self) -> bool {
-        self.spawned != self.started.get()
+        let started = self.started.get();
+        self.spawned != started || started - self.tidied.get() > UNTIDIED_MAX
     }
 
     /// Whether outputs wait to be collected.

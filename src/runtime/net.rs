@@ -53,6 +53,9 @@ pub(crate) struct Conns {
     stalled: Vec<u32>,
     /// Connections with frames for the next round.
     undelivered: Vec<u32>,
+    /// Over the frame budget, the one connection that may finish its frame: all of them waiting for
+    /// each other would wait for ever.
+    finishing: Option<u32>,
     next_sweep: Option<Mono>,
 }
 
@@ -81,6 +84,7 @@ impl Conns {
     }
 
     fn forget_partial(&mut self, index: u32) {
+        self.finishing = self.finishing.filter(|one| *one != index);
         let old = self
             .get(index)
             .map_or(0, |conn| std::mem::take(&mut conn.partial));
@@ -199,7 +203,7 @@ impl<C: ShardCore> Reactor<C> {
     /// Receives on this connection if the core, the mesh and the memory budget allow it.
     pub(crate) fn start_recv(&mut self, index: u32) {
         let blocked = self.mesh.is_blocked();
-        let over_budget = self.is_over_budget();
+        let over_budget = self.is_over_budget() && self.conns.finishing != Some(index);
         let Some(conn) = self.conns.get(index) else {
             return;
         };
@@ -243,14 +247,37 @@ impl<C: ShardCore> Reactor<C> {
 
     /// Goes on with connections that had to wait for the mesh or the budget.
     pub(crate) fn resume_stalled(&mut self) {
-        if self.conns.stalled.is_empty() || self.mesh.is_blocked() || self.is_over_budget() {
+        if self.conns.stalled.is_empty() || self.mesh.is_blocked() {
             return;
+        }
+        if self.is_over_budget() {
+            return self.finish_one();
         }
         for index in std::mem::take(&mut self.conns.stalled) {
             if let Some(conn) = self.conns.get(index) {
                 conn.stalled = false;
                 self.start_recv(index);
             }
+        }
+    }
+
+    /// Lets the connection go on whose frame has come furthest, unless one does already.
+    fn finish_one(&mut self) {
+        if self.conns.finishing.is_some() {
+            return;
+        }
+        let stalled = self.conns.stalled.clone();
+        let partial = |i: &u32| self.conns.get(*i).map_or(0, |conn| conn.partial);
+        let Some((bytes, index)) = stalled.iter().map(partial).zip(&stalled).max() else {
+            return;
+        };
+        if bytes > 0
+            && let Some(conn) = self.conns.get(*index)
+        {
+            conn.stalled = false;
+            self.conns.stalled.retain(|one| one != index);
+            self.conns.finishing = Some(*index);
+            self.start_recv(*index);
         }
     }
 
@@ -295,9 +322,13 @@ impl<C: ShardCore> Reactor<C> {
             return;
         };
         conn.undelivered = true;
+        let mut delivered = false;
         for _ in 0..FRAMES_PER_ROUND {
             match conn.reader.next_frame() {
-                Ok(Some(frame)) => self.inputs.push_back(Input::Frame(conn.id, frame)),
+                Ok(Some(frame)) => {
+                    delivered = true;
+                    self.inputs.push_back(Input::Frame(conn.id, frame));
+                }
                 Ok(None) => {
                     conn.undelivered = false;
                     break;
@@ -309,6 +340,12 @@ impl<C: ShardCore> Reactor<C> {
             }
         }
         let partial = conn.reader.partial_bytes();
+        if delivered {
+            self.conns.finishing = self.conns.finishing.filter(|one| *one != index);
+        }
+        let Some(conn) = self.conns.get(index) else {
+            return;
+        };
         let old = std::mem::replace(&mut conn.partial, partial);
         self.conns.partial_total = (self.conns.partial_total + partial).saturating_sub(old);
         self.start_recv(index);
@@ -407,7 +444,9 @@ impl<C: ShardCore> Reactor<C> {
             let Some(conn) = self.conns.get(index).filter(|conn| !conn.closed) else {
                 continue;
             };
-            if over_budget && conn.partial > 0 && conn.last_active.plus_ms(STALE_FRAME_MS) <= now {
+            // Those that we don't read are not to blame.
+            let slow = conn.receiving && conn.last_active.plus_ms(STALE_FRAME_MS) <= now;
+            if over_budget && conn.partial > 0 && slow {
                 stale.push((conn.last_active, index));
             }
             let Some(deadline) = self.config.idle_max.map(|idle| conn.last_active + idle) else {

@@ -175,3 +175,24 @@ fn impossible_configurations_are_refused_with_a_reason() {
     };
     assert!(refused(config).contains("cannot listen on 127.0.0.1:"));
 }
+
+#[test]
+fn a_start_waits_for_an_address_that_becomes_free() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = RuntimeConfig {
+        listeners: vec![Listen::new("127.0.0.1", taken.local_addr().unwrap().port())],
+        ..on_one_cpu(1)
+    };
+    let freed = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(200)); // as a killed process lets go of it
+        drop(taken);
+    });
+    let stage = std::sync::Arc::new(Stage::default());
+    let make = move |start: &flumen_runtime::ShardStart| {
+        Ok(FakeCore::new(start.shard, start.shards, stage.clone()))
+    };
+    let running = flumen_runtime::start(config, make).unwrap();
+    freed.join().unwrap();
+    running.stopper().shutdown();
+    running.join().unwrap();
+}

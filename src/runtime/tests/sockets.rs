@@ -146,6 +146,53 @@ fn a_client_that_never_reads_answers_is_held_back() {
 }
 
 #[test]
+fn requests_that_came_at_once_stop_with_reading() {
+    let stage = Stage {
+        pause_at: 64,
+        ..Stage::default()
+    };
+    let rig = Rig::staged(on_one_cpu(1), stage);
+    let mut client = rig.client();
+    // Large ones first, so that a single receive takes thousands of small ones.
+    assert_eq!(client.ask(b'E', &pattern(1 << 20, 1)).len(), 1 << 20);
+    let count = 20_000;
+    client
+        .0
+        .write_all(&framed(b'H', b"").repeat(count))
+        .unwrap();
+    eventually("the first are taken", || rig.stage.frames.load(SeqCst) > 64);
+    assert_eq!(rig.client().ask(b'E', b"others go on"), b"others go on");
+    let taken = rig.stage.frames.load(SeqCst);
+    assert!(taken < 300, "{taken} frames were taken");
+    rig.stage.release.store(true, SeqCst);
+    for _ in 0..count {
+        assert_eq!(client.receive(), b"released");
+    }
+    rig.stop();
+}
+
+#[test]
+fn over_the_budget_slow_frames_go_and_others_wait() {
+    let rig = Rig::new(on_one_cpu(1));
+    let (mut good, mut slow) = (rig.client(), rig.client());
+    assert_eq!(good.ask(b'E', b"a"), b"a");
+    slow.0.write_all(&[0, 0, 1, 0, b'E']).unwrap(); // a frame that never becomes whole
+    eventually("half a frame is held", || {
+        rig.metric("flumen_partial_frame_bytes") == 5.0
+    });
+    // The core has its hands full: one frame may come, then nothing is read.
+    rig.stage.core_bytes.store(usize::MAX / 2, SeqCst);
+    assert_eq!(good.ask(b'E', b"was read already"), b"was read already");
+    let taken = rig.stage.frames.load(SeqCst);
+    good.send(b'E', b"later");
+    assert!(slow.is_closed_by_peer(), "the slow one goes after a while");
+    assert_eq!(rig.stage.frames.load(SeqCst), taken);
+    rig.stage.core_bytes.store(0, SeqCst);
+    assert_eq!(good.receive(), b"later");
+    rig.stop();
+}
+
+#[test]
 fn connections_are_spread_over_shards() {
     let rig = Rig::new(on_one_cpu(4));
     let mut clients: Vec<Client> = (0..16).map(|_| rig.client()).collect();
