@@ -67,7 +67,6 @@ pub(crate) struct AppendOp {
     pub(crate) records: Bytes,
     /// Length of that frame: what a batch kept in memory would keep with it.
     pub(crate) frame_len: usize,
-    pub(crate) acks: i16,
     /// Version of the Produce request: decides some checks.
     pub(crate) version: i16,
 }

@@ -58,7 +58,6 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
                 let op = AppendOp {
                     records,
                     frame_len: request.body.len(),
-                    acks,
                     version,
                 };
                 let op = Op::Partition(tp, PartitionOp::Append(op));
