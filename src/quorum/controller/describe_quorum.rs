@@ -13,11 +13,15 @@ use flumen_wire::messages::{DescribeQuorumRequest, DescribeQuorumResponse};
 
 const TOPIC: &str = "__cluster_metadata";
 
+/// The version that lists the voters' endpoints.
+const NODES_FROM: i16 = 2;
+
 /// Describes the group at `wall_ms`.
 pub fn describe_quorum(
     ctx: &Context<'_>,
     status: &QuorumStatus,
     request: &DescribeQuorumRequest<'_>,
+    version: i16,
     wall_ms: i64,
 ) -> DescribeQuorumResponse<'static> {
     let valid = match &request.topics[..] {
@@ -53,7 +57,8 @@ pub fn describe_quorum(
                 ..PartitionData::default()
             }],
         }],
-        nodes: nodes(ctx),
+        // Older versions have no place for them, and an answer must fit its version.
+        nodes: if version >= NODES_FROM { nodes(ctx) } else { Vec::new() },
         ..DescribeQuorumResponse::default()
     }
 }

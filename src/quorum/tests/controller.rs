@@ -1049,12 +1049,12 @@ fn unregistering_and_describing() {
     };
     let status = cluster.node.quorum.status();
     let ctx = cluster.ctx();
-    let found = controller::describe_quorum(&ctx, &status, &describe("__cluster_metadata"), 123);
+    let found = controller::describe_quorum(&ctx, &status, &describe("__cluster_metadata"), 2, 123);
     let p = &found.topics[0].partitions[0];
     assert_eq!((p.error_code, p.leader_id, p.leader_epoch), (0, 0, 1));
     assert_eq!(p.high_watermark, cluster.image().index() as i64 + 1);
     assert_eq!(p.current_voters.len(), 1);
     assert_eq!(p.current_voters[0].log_end_offset, p.high_watermark);
-    let wrong = controller::describe_quorum(&ctx, &status, &describe("t"), 123);
+    let wrong = controller::describe_quorum(&ctx, &status, &describe("t"), 2, 123);
     assert_eq!(wrong.topics[0].partitions[0].error_code, 3);
 }

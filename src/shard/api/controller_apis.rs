@@ -99,7 +99,13 @@ pub(crate) fn describe_quorum(shard: &mut Shard, turn: &mut Turn<'_>, request: R
     shard.decide(turn, request, |ctx, _, quorum, request| {
         let message: wire::DescribeQuorumRequest<'_> = body(request)?;
         let status = quorum.status();
-        Ok(answer(c::describe_quorum(ctx, &status, &message, wall_ms)))
+        Ok(answer(c::describe_quorum(
+            ctx,
+            &status,
+            &message,
+            request.version(),
+            wall_ms,
+        )))
     });
 }
 
