@@ -44,10 +44,16 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     if !error.is_none() {
         response.error_code = error.code();
         response.controller_id = -1;
-        response.error_message = Some(Cow::Owned(format!(
-            "The request was sent to an endpoint of type {here}, \
-             but we wanted an endpoint of type {asked}"
-        )));
+        response.cluster_id = Cow::Borrowed("");
+        response.error_message = Some(Cow::Owned(match asked {
+            BROKERS | CONTROLLERS => format!(
+                "The request was sent to an endpoint of type {}, \
+                 but we wanted an endpoint of type {}",
+                type_name(here),
+                type_name(asked)
+            ),
+            other => format!("Unsupported endpoint type {other}"),
+        }));
         shard.reply(turn, request.reply, &response);
         return;
     }
@@ -67,6 +73,13 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
         });
     }
     shard.reply(turn, request.reply, &response);
+}
+
+fn type_name(endpoint_type: i8) -> &'static str {
+    match endpoint_type {
+        BROKERS => "BROKER",
+        _ => "CONTROLLER",
+    }
 }
 
 impl Shard {

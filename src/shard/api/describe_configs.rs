@@ -6,6 +6,7 @@
 //! Gaps: broker loggers have no levels here, their list is empty.
 
 use super::decode;
+use super::find_coordinator::MALFORMED;
 use crate::request::Request;
 use crate::{Shard, Turn};
 use flumen_base::ErrorCode;
@@ -25,17 +26,19 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     let results = message.resources.iter().map(|resource| {
         let described = shard.describe_resource(resource);
         let (error, text, entries) = match described {
-            Ok(entries) => (ErrorCode::None, None, entries),
-            Err((error, text)) => (error, Some(Cow::Owned(text)), Vec::new()),
+            // Kafka's answers have an empty text on success.
+            Ok(entries) => (ErrorCode::None, String::new(), entries),
+            Err((error, text)) => (error, text, Vec::new()),
         };
+        // No keys means all keys, as null does.
         let wanted = |e: &ConfigEntry| match &resource.configuration_keys {
-            Some(keys) => keys.iter().any(|k| *k == e.name),
-            None => true,
+            Some(keys) if !keys.is_empty() => keys.iter().any(|k| *k == e.name),
+            _ => true,
         };
         let entries = entries.into_iter().filter(wanted);
         wire::DescribeConfigsResult {
             error_code: error.code(),
-            error_message: text,
+            error_message: Some(Cow::Owned(text)),
             resource_type: resource.resource_type,
             resource_name: Cow::Owned(resource.resource_name.to_string()),
             configs: entries
@@ -70,14 +73,23 @@ impl Shard {
                 validate_topic_name(name)
                     .map_err(|text| (ErrorCode::InvalidTopicException, text))?;
                 if self.image.topic(name).is_none() {
-                    let text = "This server does not host this topic-partition.";
-                    return Err((ErrorCode::UnknownTopicOrPartition, text.to_owned()));
+                    return Err((ErrorCode::UnknownTopicOrPartition, String::new()));
                 }
                 let overrides = get(ResourceType::Topic, name);
                 Ok(describe_topic(base, &cluster, &dynamic, &overrides))
             }
             Some(ConfigResource::Broker) if name.is_empty() || name == own => {
                 Ok(describe_broker(base, &cluster, &dynamic, name.is_empty()))
+            }
+            Some(ConfigResource::Broker | ConfigResource::BrokerLogger)
+                if name != own && name.parse::<i32>().is_err() =>
+            {
+                let text = if name.is_empty() {
+                    "Broker id must not be empty".to_owned()
+                } else {
+                    format!("Broker id must be an integer, but it is: {name}")
+                };
+                Err((ErrorCode::InvalidRequest, text))
             }
             Some(ConfigResource::Broker) => {
                 let text = format!(
@@ -106,10 +118,7 @@ impl Shard {
                 let overrides = get(ResourceType::Group, name);
                 Ok(describe_group(base, &cluster, &dynamic, &overrides))
             }
-            None => {
-                let text = format!("Unsupported resource type: {}", resource.resource_type);
-                Err((ErrorCode::InvalidRequest, text))
-            }
+            None => Err((ErrorCode::InvalidRequest, MALFORMED.to_owned())),
         }
     }
 }

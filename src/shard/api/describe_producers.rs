@@ -22,7 +22,11 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
             };
             match shard.known_partition(&topic.name, *index) {
                 Ok(tp) => scatter.add(shard, tp, (t, n), PartitionOp::Producers),
-                Err(error) => line.error_code = error.code(),
+                Err(error) => {
+                    let text = "This server does not host this topic-partition.";
+                    line.error_code = error.code();
+                    line.error_message = Some(Cow::Borrowed(text));
+                }
             }
             partitions.push(line);
         }

@@ -19,6 +19,10 @@ const GROUP: i8 = 0;
 const TRANSACTION: i8 = 1;
 const SHARE: i8 = 2;
 const BATCHED_FROM: i16 = 4;
+/// What Kafka says of a request that breaks the protocol.
+pub(super) const MALFORMED: &str = "This most likely occurs because of a request being malformed \
+    by the client library or the message was sent to an incompatible broker. See the broker logs \
+    for more details.";
 
 pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     let message = decode!(shard, turn, request, FindCoordinatorRequest<'_>);
@@ -73,12 +77,16 @@ impl Gathering for Question {
             None => (-1, (String::new(), -1)),
         };
         let message = match error {
-            ErrorCode::None => None,
-            ErrorCode::UnsupportedVersion => {
-                Some("this kind of coordinator is not built yet".to_owned())
+            // Kafka's answers carry text on success, too.
+            ErrorCode::None if reply.version < BATCHED_FROM => "NONE",
+            ErrorCode::UnsupportedVersion => "this kind of coordinator is not built yet",
+            ErrorCode::InvalidRequest => MALFORMED,
+            ErrorCode::CoordinatorNotAvailable if reply.version < BATCHED_FROM => {
+                "The coordinator is not available."
             }
-            other => Some(format!("{other:?}")),
+            _ => "",
         };
+        let message = Some(message.to_owned());
         let mut response = FindCoordinatorResponse::default();
         if reply.version >= BATCHED_FROM {
             let line = |key: String| wire::Coordinator {
