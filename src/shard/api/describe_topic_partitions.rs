@@ -18,6 +18,19 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     let most = shard.broker.topics.max_request_partition_size_limit;
     let limit = message.response_partition_limit.clamp(1, most.max(1)) as usize;
     let cursor = message.cursor.as_ref();
+    if cursor.is_some_and(|c| c.partition_index < 0) {
+        let line = |name: &str| wire::DescribeTopicPartitionsResponseTopic {
+            error_code: ErrorCode::InvalidRequest.code(),
+            name: Some(Cow::Owned(name.to_owned())),
+            ..Default::default()
+        };
+        let response = DescribeTopicPartitionsResponse {
+            topics: message.topics.iter().map(|t| line(&t.name)).collect(),
+            ..Default::default()
+        };
+        shard.reply(turn, request.reply, &response);
+        return;
+    }
     let from = cursor.map_or("", |c| &*c.topic_name);
     let image = shard.image.clone();
     let names: BTreeSet<&str> = if message.topics.is_empty() {
@@ -60,6 +73,7 @@ impl Page {
                 .push(wire::DescribeTopicPartitionsResponseTopic {
                     error_code: error.code(),
                     name: Some(Cow::Owned(name.to_owned())),
+                    topic_authorized_operations: authorized::TOPIC,
                     ..Default::default()
                 });
             return true;

@@ -24,7 +24,10 @@ pub(crate) struct ProducerIds {
 
 pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     let message = decode!(shard, turn, request, InitProducerIdRequest<'_>);
+    // An id and an epoch come together or not at all (KIP-360).
+    let half = (message.producer_id < 0) != (message.producer_epoch < 0);
     let error = match message.transactional_id.as_deref() {
+        _ if half => Some(ErrorCode::InvalidRequest),
         Some("") => Some(ErrorCode::InvalidRequest),
         Some(_) => Some(ErrorCode::UnsupportedVersion),
         None => None,

@@ -17,10 +17,12 @@ use flumen_base::ErrorCode;
 use flumen_wire::messages::list_offsets_response as wire;
 use flumen_wire::messages::{ListOffsetsRequest, ListOffsetsResponse};
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     let message = decode!(shard, turn, request, ListOffsetsRequest<'_>);
     let version = request.reply.version;
+    let twice = twice(&message);
     let mut scatter = Scatter::default();
     let mut topics = Vec::with_capacity(message.topics.len());
     for (t, topic) in message.topics.iter().enumerate() {
@@ -28,6 +30,11 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
         for (n, p) in topic.partitions.iter().enumerate() {
             let found = shard.known_partition(&topic.name, p.partition_index);
             let found = found.and_then(|tp| is_known(p.timestamp, version).map(|()| tp));
+            // A partition asked for twice is answered once, as wrong.
+            let found = match twice.contains(&(&*topic.name, p.partition_index)) {
+                true => Err(ErrorCode::InvalidRequest),
+                false => found,
+            };
             let mut line = wire::ListOffsetsPartitionResponse {
                 partition_index: p.partition_index,
                 timestamp: -1,
@@ -64,6 +71,14 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
         put,
     };
     shard.gather(turn, request.reply, Box::new(fill), scatter.ops);
+}
+
+/// The partitions that stand more than once in a request.
+fn twice<'a>(message: &'a ListOffsetsRequest<'_>) -> BTreeSet<(&'a str, i32)> {
+    let mut seen = BTreeSet::new();
+    let topics = message.topics.iter();
+    let all = topics.flat_map(|t| t.partitions.iter().map(|p| (&*t.name, p.partition_index)));
+    all.filter(|one| !seen.insert(*one)).collect()
 }
 
 /// Whether a version knows a special timestamp.

@@ -14,7 +14,7 @@ use crate::ops::{Gathering, Op, OpResult};
 use crate::request::{Reply, Request};
 use crate::{Shard, Turn};
 use bytes::Bytes;
-use flumen_base::{ErrorCode, ShardId};
+use flumen_base::{ErrorCode, ShardId, Uuid};
 use flumen_quorum::controller::validate_topic_name;
 use flumen_quorum::{Image, Topic};
 use flumen_wire::Message;
@@ -22,10 +22,17 @@ use flumen_wire::messages::metadata_request::MetadataRequestTopic;
 use flumen_wire::messages::metadata_response as wire;
 use flumen_wire::messages::{MetadataRequest, MetadataResponse};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     let message = decode!(shard, turn, request, MetadataRequest<'_>);
+    // Topics by id came with version 10, which answers them wrongly: Kafka refuses up to 11.
+    let by_id = |t: &MetadataRequestTopic<'_>| t.name.is_none() || t.topic_id != Uuid::ZERO;
+    if request.reply.version < 12 && message.topics.iter().flatten().any(by_id) {
+        let response = refusal(&message, ErrorCode::InvalidRequest);
+        shard.reply(turn, request.reply, &response);
+        return;
+    }
     let may_create =
         message.allow_auto_topic_creation && shard.broker.topics.auto_create_topics_enable;
     let missing: Vec<String> = message
@@ -103,10 +110,15 @@ fn response_for(
 ) -> MetadataResponse<'static> {
     let image = &shard.image;
     let topics: Vec<_> = match &message.topics {
-        Some(topics) if version > 0 || !topics.is_empty() => topics
-            .iter()
-            .map(|asked| topic_line(image, asked, version, errors))
-            .collect(),
+        Some(topics) if version > 0 || !topics.is_empty() => {
+            // A topic asked for twice is answered once.
+            let mut seen = BTreeSet::new();
+            topics
+                .iter()
+                .filter(|asked| seen.insert((asked.name.as_deref(), asked.topic_id)))
+                .map(|asked| topic_line(image, asked, version, errors))
+                .collect()
+        }
         _ => image.topics().values().map(|t| found(image, t)).collect(),
     };
     let mut topics = topics;
@@ -134,6 +146,20 @@ fn response_for(
             cluster_operations,
             authorized::CLUSTER,
         ),
+        ..Default::default()
+    }
+}
+
+/// The same error for every topic of a request.
+fn refusal(message: &MetadataRequest<'_>, error: ErrorCode) -> MetadataResponse<'static> {
+    let line = |t: &MetadataRequestTopic<'_>| wire::MetadataResponseTopic {
+        error_code: error.code(),
+        name: Some(Cow::Owned(t.name.as_deref().unwrap_or_default().to_owned())),
+        topic_id: t.topic_id,
+        ..Default::default()
+    };
+    MetadataResponse {
+        topics: message.topics.iter().flatten().map(line).collect(),
         ..Default::default()
     }
 }
