@@ -46,6 +46,7 @@ pub(crate) struct StaticReplacement {
 pub(crate) fn join_error(parked: Parked, member_id: &str, error: ErrorCode) -> Reply {
     let mut response = JoinGroupResponse {
         error_code: error.code(),
+        protocol_name: None,
         member_id: member_id.to_owned().into(),
         ..Default::default()
     };
