@@ -40,7 +40,7 @@ pub enum BatchError {
     #[error("the batch's length {0} is smaller than its header")]
     TooShort(i32),
     /// Not magic 2.
-    #[error("magic {0} instead of 2")]
+    #[error("Invalid magic found in record: {0}")]
     Magic(i8),
     /// The CRC does not match.
     #[error("the CRC is {stored:#010x} but should be {computed:#010x}")]

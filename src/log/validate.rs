@@ -47,6 +47,8 @@ pub struct ValidateError {
     /// The batch unfolds to more than `unfolded_max`: it may be fine with a larger bound, on a
     /// helper.
     pub over_budget: bool,
+    /// The request is wrong whatever the topic: it is refused before the log is looked at.
+    pub malformed: bool,
 }
 
 impl ValidateError {
@@ -56,6 +58,7 @@ impl ValidateError {
             message,
             record_errors: Vec::new(),
             over_budget: false,
+            malformed: false,
         }
     }
 
@@ -67,7 +70,9 @@ impl ValidateError {
 impl From<BatchError> for ValidateError {
     fn from(error: BatchError) -> Self {
         let code = match error {
-            BatchError::Crc { .. } | BatchError::TooShort(_) => ErrorCode::CorruptMessage,
+            BatchError::Crc { .. } | BatchError::TooShort(_) | BatchError::Magic(_) => {
+                ErrorCode::CorruptMessage
+            }
             BatchError::Compressed(CodecError::TooLarge(_)) => ErrorCode::MessageTooLarge,
             _ => ErrorCode::InvalidRecord,
         };
@@ -147,7 +152,10 @@ pub fn validate(
     now_ms: i64,
     unfolded_max: usize,
 ) -> Result<ValidBatch, ValidateError> {
-    let batch = single_batch(&bytes)?;
+    let batch = single_batch(&bytes).map_err(|error| ValidateError {
+        malformed: true,
+        ..error
+    })?;
     check_batch(&batch, config, origin)?;
     let source = batch.header.compression()?;
     let (target, level) = target_codec(config.compression, source);

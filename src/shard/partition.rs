@@ -199,7 +199,7 @@ impl Partition {
     pub(crate) fn stage(&mut self, now: Now, batch: ValidBatch, to: AckTo, out: &mut Vec<Outcome>) {
         let epoch = self.leader_epoch;
         let Some(log) = self.log_mut() else {
-            refuse(to, ErrorCode::KafkaStorageError, None, out);
+            refuse(to, ErrorCode::KafkaStorageError, -1, out);
             return;
         };
         match log.append(now, batch, epoch) {
@@ -209,7 +209,7 @@ impl Partition {
                 to,
                 info,
             }),
-            Err(e) => refuse(to, e.code, Some(e.message), out),
+            Err(e) => refuse(to, e.code, log.log_start_offset().0, out),
         }
     }
 
@@ -231,7 +231,7 @@ impl Partition {
             self.validating.pop_front();
             match outcome {
                 Ok(batch) => self.stage(now, batch, to, out),
-                Err(e) => out.push(refused_batch(to, e)),
+                Err(e) => out.push(refused_batch(to, e, self.log_start())),
             }
         }
     }
@@ -255,10 +255,10 @@ impl Partition {
     /// The log is gone (failed write, deletion): everybody who waits is told.
     pub(crate) fn fail_all(&mut self, error: ErrorCode, out: &mut Vec<Outcome>) {
         for a in self.acks.drain(..) {
-            refuse(a.to, error, None, out);
+            refuse(a.to, error, -1, out);
         }
         for v in self.validating.drain(..) {
-            refuse(v.to, error, None, out);
+            refuse(v.to, error, -1, out);
         }
         for (from, _) in std::mem::take(&mut self.watchers) {
             out.push(Outcome::Result(from, OpResult::Wake(u64::MAX)));
@@ -303,6 +303,10 @@ impl Partition {
     pub(crate) fn read(&mut self, op: &ReadOp) -> ReadStep {
         if let Err(error) = self.check_epoch(op.current_leader_epoch) {
             return ReadStep::Done(Box::new(ReadResult::refused(error)));
+        }
+        if op.last_fetched_epoch > self.leader_epoch {
+            let refused = ReadResult::refused(ErrorCode::OffsetOutOfRange);
+            return ReadStep::Done(Box::new(refused));
         }
         if let Some(diverging) = self.diverging(op) {
             let mut result = self.read_result(op, ErrorCode::None);
@@ -362,12 +366,17 @@ impl Partition {
             error,
             high_watermark: self.high_watermark(),
             last_stable: self.read_bound(true),
-            log_start: self.log().map_or(-1, |log| log.log_start_offset().0),
+            log_start: self.log_start(),
             // Transactions come with issue "Transactions": so far nothing can abort.
             aborted: op.committed_only.then(Vec::new),
             diverging: None,
             data: Vec::new(),
         })
+    }
+
+    /// The log start offset, -1 while there is no log.
+    pub(crate) fn log_start(&self) -> i64 {
+        self.log().map_or(-1, |log| log.log_start_offset().0)
     }
 
     /// Nothing at or above it is returned: the high watermark, or the last stable offset.
@@ -436,12 +445,12 @@ fn ack(to: AckTo, info: &AppendInfo, out: &mut Vec<Outcome>) {
 }
 
 /// Tells whoever waits for an append that it failed.
-pub(crate) fn refuse(to: AckTo, error: ErrorCode, message: Option<String>, out: &mut Vec<Outcome>) {
+pub(crate) fn refuse(to: AckTo, error: ErrorCode, log_start: i64, out: &mut Vec<Outcome>) {
     match to {
         AckTo::Groups(token) => out.push(Outcome::GroupsFailed(token, error)),
         AckTo::Op(from) => {
             let result = AppendResult {
-                message,
+                log_start,
                 ..AppendResult::refused(error)
             };
             out.push(Outcome::Result(from, OpResult::Append(result)));
@@ -449,14 +458,25 @@ pub(crate) fn refuse(to: AckTo, error: ErrorCode, message: Option<String>, out: 
     }
 }
 
-/// The answer to a batch that was refused.
-pub(crate) fn refused_batch(to: AckTo, error: flumen_log::ValidateError) -> Outcome {
+/// The answer to a batch that was refused. As in Kafka the text goes with errors of single records
+/// only, and the log start offset with all that the log itself refuses, but for damage and size.
+pub(crate) fn refused_batch(
+    to: AckTo,
+    error: flumen_log::ValidateError,
+    log_start: i64,
+) -> Outcome {
     match to {
         AckTo::Op(from) => {
+            let plain = matches!(
+                error.code,
+                ErrorCode::CorruptMessage | ErrorCode::MessageTooLarge
+            );
+            let told = !error.record_errors.is_empty();
             let records = error.record_errors.into_iter();
             let result = AppendResult {
                 record_errors: records.map(|r| (r.batch_index, r.message)).collect(),
-                message: Some(error.message),
+                message: told.then_some(error.message),
+                log_start: if plain || error.malformed { -1 } else { log_start },
                 ..AppendResult::refused(error.code)
             };
             Outcome::Result(from, OpResult::Append(result))

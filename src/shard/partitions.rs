@@ -196,7 +196,7 @@ impl Shard {
     ) {
         let Some(p) = self.partitions.map.get_mut(&tp) else {
             let mut out = Vec::new();
-            crate::partition::refuse(to, ErrorCode::NotLeaderOrFollower, None, &mut out);
+            crate::partition::refuse(to, ErrorCode::NotLeaderOrFollower, -1, &mut out);
             self.carry_outcomes(turn, out);
             return;
         };
@@ -219,7 +219,7 @@ impl Shard {
             if p.validating.is_empty() && !p.is_loading() {
                 match outcome {
                     Ok(batch) => p.stage(turn.now, batch, to, &mut out),
-                    Err(e) => out.push(refused_batch(to, e)),
+                    Err(e) => out.push(refused_batch(to, e, p.log_start())),
                 }
             } else {
                 let outcome = Some(outcome);
@@ -489,6 +489,10 @@ fn simple_op(p: &mut Partition, op: &PartitionOp) -> OpResult {
         } => OpResult::EpochEnd(p.check_epoch(current_leader_epoch).and_then(|()| {
             let log = p.log().ok_or(ErrorCode::KafkaStorageError)?;
             let end = log.end_offset_for_epoch(epoch);
+            // The leader's own epoch ends where its log does, even before its first record.
+            if end.epoch < 0 && epoch == p.leader_epoch {
+                return Ok((epoch, p.high_watermark()));
+            }
             Ok((end.epoch, end.end_offset.0))
         })),
         PartitionOp::DeleteRecords(below) => {

@@ -40,6 +40,9 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
         Some(ErrorCode::InvalidRequiredAcks)
     } else if parsed.transactional_id.is_some() {
         Some(ErrorCode::InvalidTxnState)
+    } else if has_transactional_records(&parsed, &request.body) {
+        // Nobody may write as a transactional producer without a name.
+        Some(ErrorCode::TransactionalIdAuthorizationFailed)
     } else {
         None
     };
@@ -76,6 +79,16 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
         slots,
     };
     shard.gather(turn, request.reply, Box::new(gathering), ops);
+}
+
+/// Whether a batch has the transactional bit of its attributes.
+fn has_transactional_records(request: &ProduceRequest<'_>, body: &Bytes) -> bool {
+    const ATTRIBUTES_LOW: usize = 22;
+    const TRANSACTIONAL: u8 = 0x10;
+    request.partitions().filter_map(|p| p.records).any(|range| {
+        let attributes = body.get(range).and_then(|records| records.get(ATTRIBUTES_LOW));
+        attributes.is_some_and(|byte| byte & TRANSACTIONAL != 0)
+    })
 }
 
 impl Shard {
