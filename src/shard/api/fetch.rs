@@ -192,7 +192,13 @@ impl Shard {
             want.result = None;
             want.grown = 0;
             match want.tp {
-                Err(error) => want.result = Some(Box::new(ReadResult::refused(error))),
+                // What is not known has no aborted transactions, rather than none that were asked.
+                Err(error) => {
+                    want.result = Some(Box::new(ReadResult {
+                        aborted: Some(Vec::new()),
+                        ..ReadResult::refused(error)
+                    }));
+                }
                 Ok(tp) => ops.push((
                     index as u32,
                     tp,
