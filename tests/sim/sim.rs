@@ -338,11 +338,11 @@ impl Sim {
         let odds = if self.settling { 2 } else { 8 };
         let work = !self.broker.sending().is_empty() || !self.broker.busy_shards().is_empty();
         if !work && self.rng.one_in(odds) {
-            self.to_next_moment();
+            self.skip_to_next_moment();
         }
     }
 
-    fn to_next_moment(&mut self) {
+    fn skip_to_next_moment(&mut self) {
         if let Some(at) = self.broker.next_time() {
             self.broker.mono = self.broker.mono.max(at);
         }
@@ -352,7 +352,7 @@ impl Sim {
         let passed = match self.rng.below(60) {
             0 if !self.settling => self.rng.below(20_000_000_000),
             1..8 => {
-                self.to_next_moment();
+                self.skip_to_next_moment();
                 0
             }
             8..20 => self.rng.below(200_000_000),

@@ -55,7 +55,7 @@ impl Trace {
             Some(text) => {
                 let from = text.len();
                 let _ = writeln!(text, "{args}");
-                self.hash.add(text[from..].as_bytes());
+                self.hash.add(&text.as_bytes()[from..]);
             }
             None => {
                 let _ = writeln!(self.hash, "{args}");

@@ -68,7 +68,7 @@ impl Consumer {
             link: Link::new(name),
             specs,
             version,
-            sessions: version >= 7 && version_from % 4 != 0,
+            sessions: version >= 7 && !version_from.is_multiple_of(4),
             session: (0, 0),
             positions: BTreeMap::new(),
             failing_disk,
