@@ -21,6 +21,12 @@ pub struct CoordinatorConfig {
     /// How long an append of ours may take before the shard fails it. Carried for the shard; the
     /// coordinator does not use it.
     pub offsets_commit_timeout_ms: i32,
+    /// Ours, not a setting of Kafka: how much longer than its time a join phase lasts (unless its
+    /// time is zero). A member that hears of the rebalance just before the end still has to commit
+    /// and to send its JoinGroup; cut off to the millisecond it is dropped, joins as a new member
+    /// and causes the next rebalance, and members whose heartbeats are further apart than the join
+    /// phase is long can go on dropping each other.
+    pub join_grace_ms: i32,
 }
 
 impl Default for CoordinatorConfig {
@@ -35,6 +41,7 @@ impl Default for CoordinatorConfig {
             offsets_retention_check_interval_ms: 600_000,
             offsets_topic_num_partitions: 50,
             offsets_commit_timeout_ms: 5_000,
+            join_grace_ms: 0,
         }
     }
 }

@@ -27,6 +27,8 @@ use flumen_wire::messages::{ListGroupsRequest, OffsetFetchRequest};
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
 /// Pause after a read that failed.
 const LOAD_RETRY_MS: i64 = 500;
+/// How much longer than its time a join phase lasts, for members that are on their way.
+const JOIN_GRACE_MS: i32 = 25;
 /// Bytes read at a time while groups are loaded: one slice of work.
 const LOAD_CHUNK_BYTES: u32 = 1 << 20;
 
@@ -102,6 +104,7 @@ fn config_of(broker: &BrokerConfig) -> CoordinatorConfig {
         offsets_retention_check_interval_ms: broker.offsets.retention_check_interval_ms,
         offsets_topic_num_partitions: broker.offsets.topic_num_partitions,
         offsets_commit_timeout_ms: broker.offsets.commit_timeout_ms,
+        join_grace_ms: JOIN_GRACE_MS,
     }
 }
 

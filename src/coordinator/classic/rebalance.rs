@@ -76,7 +76,13 @@ impl Group {
 
     fn set_join_timer(&mut self, env: &mut Env<'_>, timer: JoinTimer, after_ms: i32) {
         self.classic.join_timer = timer;
-        let at = env.now.mono.plus_ms(after_ms.into());
+        let grace_ms = if after_ms > 0 {
+            env.config.join_grace_ms
+        } else {
+            0
+        };
+        let wait_ms = i64::from(after_ms) + i64::from(grace_ms);
+        let at = env.now.mono.plus_ms(wait_ms);
         let key = TimerKey::Join(self.serial);
         env.timers.set(&mut self.classic.join_deadline, key, at);
     }

@@ -78,6 +78,30 @@ fn zero_delay_starts_at_the_next_tick() {
 }
 
 #[test]
+fn a_join_phase_waits_a_moment_for_those_on_their_way() {
+    let config = CoordinatorConfig {
+        join_grace_ms: 25,
+        ..config()
+    };
+    let mut w = World::with(config, 1);
+    let mut request = join_request(G, "", &[("range", b"1")]);
+    request.session_timeout_ms = 100_000; // longer than the rebalance timeout of 60 s
+    let first = w.join(3, &request);
+    w.advance_ms(3_024);
+    assert!(w.is_waiting(first));
+    w.advance_ms(1);
+    let member = w.joined(first).member_id.to_string();
+    // The same when a generation is followed by another one.
+    let second = w.join(3, &request);
+    w.advance_ms(60_024);
+    assert!(w.is_waiting(second));
+    request.member_id = member.as_str().into();
+    let back = w.join(3, &request);
+    assert_eq!(w.joined(back).member_id, member);
+    assert!(!w.is_waiting(second));
+}
+
+#[test]
 fn dynamic_members_must_come_back_with_their_id_from_version_4() {
     let mut w = World::new();
     let token = w.join(4, &join_request(G, "", &[("range", b"1")]));
