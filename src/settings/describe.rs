@@ -296,7 +296,13 @@ pub fn describe_broker(
     default_resource: bool,
 ) -> Vec<ConfigEntry> {
     let layers = Layers::new(broker, cluster, broker_dynamic);
-    let maps = [broker_dynamic, cluster, &broker.originals];
+    let none = ConfigMap::new();
+    let maps = if default_resource {
+        // What one broker has set does not show among the defaults of all.
+        [&none, cluster, &none]
+    } else {
+        [broker_dynamic, cluster, &broker.originals]
+    };
     let view = View { layers: &maps };
     let table = definitions(ConfigResource::Broker);
     let mut names: BTreeSet<&str> = maps
