@@ -471,7 +471,8 @@ pub(crate) fn refused_batch(
                 error.code,
                 ErrorCode::CorruptMessage | ErrorCode::MessageTooLarge
             );
-            let told = !error.record_errors.is_empty();
+            let damaged = error.malformed && error.code == ErrorCode::CorruptMessage;
+            let told = damaged || !error.record_errors.is_empty();
             let records = error.record_errors.into_iter();
             let result = AppendResult {
                 record_errors: records.map(|r| (r.batch_index, r.message)).collect(),

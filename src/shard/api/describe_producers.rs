@@ -25,7 +25,8 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
                 Err(error) => {
                     let text = "This server does not host this topic-partition.";
                     line.error_code = error.code();
-                    line.error_message = Some(Cow::Borrowed(text));
+                    let known = shard.image.topic(&topic.name).is_some();
+                    line.error_message = (!known).then_some(Cow::Borrowed(text));
                 }
             }
             partitions.push(line);

@@ -18,7 +18,11 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     let most = shard.broker.topics.max_request_partition_size_limit;
     let limit = message.response_partition_limit.clamp(1, most.max(1)) as usize;
     let cursor = message.cursor.as_ref();
-    if cursor.is_some_and(|c| c.partition_index < 0) {
+    // A cursor stands at one of the topics asked for.
+    let listed = |name: &str| message.topics.iter().any(|t| t.name == name);
+    if cursor.is_some_and(|c| {
+        c.partition_index < 0 || !(message.topics.is_empty() || listed(&c.topic_name))
+    }) {
         let line = |name: &str| wire::DescribeTopicPartitionsResponseTopic {
             error_code: ErrorCode::InvalidRequest.code(),
             name: Some(Cow::Owned(name.to_owned())),

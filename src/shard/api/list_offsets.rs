@@ -54,7 +54,12 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
                 }
                 Err(error) => line.error_code = error.code(),
             }
-            partitions.push(line);
+            let here =
+                |l: &wire::ListOffsetsPartitionResponse| l.partition_index == p.partition_index;
+            if !(line.error_code == ErrorCode::InvalidRequest.code() && partitions.iter().any(here))
+            {
+                partitions.push(line);
+            }
         }
         topics.push(wire::ListOffsetsTopicResponse {
             name: Cow::Owned(topic.name.clone().into_owned()),
