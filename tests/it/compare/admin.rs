@@ -91,6 +91,7 @@ fn metadata(pair: &mut Pair) -> Result<()> {
         "Metadata",
         &json!({"Topics": [{"TopicId": unknown, "Name": null}]}),
     )?;
+    pair.case("metadata: neither name nor id");
     pair.top("Metadata", &json!({"Topics": [{"Name": null}]}))?;
     pair.case("metadata: operations");
     let all = json!({"Topics": [{"Name": "meta"}], "IncludeTopicAuthorizedOperations": true});

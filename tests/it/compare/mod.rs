@@ -26,7 +26,165 @@ use pair::{Difference, Pair};
 type Intended = (&'static str, &'static str, &'static str, &'static str);
 
 /// The differences that are meant.
-const INTENDED: &[Intended] = &[];
+const INTENDED: &[Intended] = &[
+    (
+        "versions",
+        "ApiVersions",
+        "/ApiKeys",
+        "APIs that are not built are not advertised",
+    ),
+    (
+        "versions",
+        "ApiVersions",
+        "/SupportedFeatures",
+        "only metadata.version is there",
+    ),
+    (
+        "created by asking",
+        "Metadata",
+        "",
+        "the topic is there with the first answer",
+    ),
+    (
+        "metadata: neither name nor id",
+        "Metadata",
+        "",
+        "Kafka fails inside (error -1)",
+    ),
+    (
+        "log directories",
+        "DescribeLogDirs",
+        "Bytes",
+        "the disk is not measured",
+    ),
+    (
+        "quorum",
+        "DescribeQuorum",
+        "LogEndOffset",
+        "another metadata log",
+    ),
+    (
+        "quorum",
+        "DescribeQuorum",
+        "HighWatermark",
+        "another metadata log",
+    ),
+    (
+        "feature ",
+        "UpdateFeatures",
+        "/ErrorMessage",
+        "other levels are supported",
+    ),
+    (
+        "describe*4 \"1\"",
+        "DescribeConfigs",
+        "/Results/1/Configs/length",
+        "keys of our own",
+    ),
+    (
+        "describe*4 \"1\"",
+        "DescribeConfigs",
+        "/Results/1/Configs",
+        "keys of our own",
+    ),
+    (
+        "describe after altering",
+        "DescribeConfigs",
+        "/Results/1/Configs",
+        "keys of our own",
+    ),
+    (
+        "describe documentation",
+        "DescribeConfigs",
+        "/Documentation",
+        "texts are not copied",
+    ),
+    (
+        "unknown operation",
+        "IncrementalAlterConfigs",
+        "",
+        "Kafka fails inside (error -1)",
+    ),
+    (
+        "partition twice",
+        "Produce",
+        "",
+        "Kafka keeps the last, here both are stored",
+    ),
+    (
+        "partition twice",
+        "Fetch",
+        "",
+        "Kafka answers the last, here both",
+    ),
+    (
+        "unknown compression",
+        "Produce",
+        "",
+        "Kafka fails inside (error -1)",
+    ),
+    (
+        "compression that is none",
+        "Produce",
+        "",
+        "Kafka fails inside (error -1)",
+    ),
+    (
+        "to compacted: plain",
+        "Produce",
+        "Message",
+        "the text names no partition",
+    ),
+    (
+        "fetch at most*",
+        "Fetch",
+        "/Records",
+        "whole batches, and one of each partition at least",
+    ),
+    (
+        "fetch at most -1*",
+        "Fetch",
+        "",
+        "a negative limit is none (Kafka: error -1)",
+    ),
+    (
+        "fetch at most*, -1*",
+        "Fetch",
+        "",
+        "a negative limit is none (Kafka: error -1)",
+    ),
+    (
+        "fetch as a follower",
+        "Fetch",
+        "",
+        "replication between brokers is not built",
+    ),
+    ("list offsets: epochs", "ListOffsets", "", "-2 is no epoch"),
+    (
+        "delete records: what is left",
+        "ListOffsets",
+        "",
+        "Kafka looks only into a deleted segment",
+    ),
+    (
+        "delete records: all",
+        "ListOffsets",
+        "",
+        "Kafka remembers the time of a deleted record",
+    ),
+    (
+        "offsets: delete: nothing",
+        "OffsetDelete",
+        "",
+        "the topic is answered with no partitions",
+    ),
+    (
+        "listed at the end",
+        "ListGroups",
+        "",
+        "Kafka keeps groups that refused joins made",
+    ),
+];
 
 /// Both brokers' settings.
 const PROPERTIES: &[(&str, &str)] = &[

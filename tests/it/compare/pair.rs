@@ -42,6 +42,14 @@ const OWN: &[&str] = &[
     "NodePort",
 ];
 
+/// Settings whose value is the broker's own: ports and paths.
+const OWN_KEYS: &[&str] = &[
+    "advertised.listeners",
+    "controller.quorum.voters",
+    "listeners",
+    "log.dirs",
+];
+
 /// Fields with ids that each broker makes up: compared by order of appearance.
 const IDS: &[&str] = &[
     "TopicId",
@@ -251,20 +259,6 @@ impl Pair {
         Ok(())
     }
 
-    /// A kept value of each side, Kafka's first, changed by `change` and kept under a new name.
-    pub(super) fn derive(
-        &mut self,
-        from: &str,
-        to: &str,
-        change: impl Fn(&Value) -> Result<Value>,
-    ) -> Result<()> {
-        for side in [&mut self.kafka, &mut self.flumen] {
-            let value = change(side.kept.get(from).context("not kept")?)?;
-            side.kept.insert(to.to_owned(), value);
-        }
-        Ok(())
-    }
-
     /// Asks until both answers satisfy `ready`, without comparing.
     pub(super) fn until(
         &mut self,
@@ -376,15 +370,22 @@ impl Side {
     fn normalise(&mut self, name: &str, value: &mut Value) {
         match value {
             Value::Object(all) => {
+                let key = all.get("Name").and_then(Value::as_str).unwrap_or_default();
+                if OWN_KEYS.contains(&key)
+                    && let Some(value) = all.get_mut("Value").filter(|v| !v.is_null())
+                {
+                    *value = json!("own");
+                }
                 for (name, value) in all.iter_mut() {
                     self.normalise(name, value);
                 }
             }
             Value::Array(all) => {
-                sort(all);
-                for value in all {
+                // Ids first: topics are ordered by what stands for theirs.
+                for value in all.iter_mut() {
                     self.normalise(name, value);
                 }
+                sort(all);
             }
             _ if name == "ThrottleTimeMs" => *value = json!(0),
             _ if name == "Port" => *value = json!("own"),
