@@ -57,6 +57,9 @@ pub(crate) struct Conns {
     /// each other would wait for ever.
     finishing: Option<u32>,
     next_sweep: Option<Mono>,
+    /// Connections refused since that was told.
+    refused: u64,
+    refusals_told: Option<Mono>,
 }
 
 impl Conns {
@@ -142,16 +145,14 @@ impl<C: ShardCore> Reactor<C> {
             return;
         }
         if self.shared.connections() >= self.config.connections_max {
-            tracing::warn!(%peer, reason = %CloseReason::TooManyConnections, "connection refused");
-            return;
+            return self.refuse(peer);
         }
         let count = |i: &usize| self.shared.shards[*i].connections.load(Ordering::Relaxed);
         let Some(to) = (0..self.shared.shards.len()).min_by_key(count) else {
             return;
         };
         if count(&to) >= limits::SHARD_CONNECTIONS_MAX {
-            tracing::warn!(%peer, reason = %CloseReason::TooManyConnections, "connection refused");
-            return;
+            return self.refuse(peer);
         }
         self.shared.shards[to]
             .connections
@@ -161,6 +162,21 @@ impl<C: ShardCore> Reactor<C> {
             self.mesh.send(ShardId(to as u16), Item::Conn(socket, info))
         {
             self.open_conn(socket, info);
+        }
+    }
+
+    /// Says that there are too many connections, once a second: a crowd must not fill the log too.
+    fn refuse(&mut self, peer: SocketAddr) {
+        self.conns.refused += 1;
+        if self
+            .conns
+            .refusals_told
+            .is_none_or(|at| at.plus_ms(1000) <= self.now.mono)
+        {
+            self.conns.refusals_told = Some(self.now.mono);
+            let refused = std::mem::take(&mut self.conns.refused);
+            let reason = CloseReason::TooManyConnections;
+            tracing::warn!(%peer, refused, %reason, "connections refused");
         }
     }
 
@@ -239,8 +255,8 @@ impl<C: ShardCore> Reactor<C> {
             .start(Owner::Conn(index), Op::Recv { socket, buf, len });
     }
 
-    /// Whether the shard holds too many bytes of frames: those not whole yet, those not given to the
-    /// core yet, and those that the core works on.
+    /// Whether the shard holds too many bytes of frames: those not whole yet, those not given to
+    /// the core yet, and those that the core works on.
     fn is_over_budget(&self) -> bool {
         self.conns.partial_total + self.core_frame_bytes() > limits::SHARD_FRAME_BYTES_MAX
     }
