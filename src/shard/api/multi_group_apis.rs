@@ -7,14 +7,14 @@
 //!   (KIP-229).
 //! - ListGroups (16) 0 to 5: v4 states (KIP-518), v5 types (KIP-848).
 
-use super::decode;
+use super::{authorized, decode};
 use crate::ops::{Gathering, GroupOp, GroupResult, Op, OpResult};
 use crate::request::{Reply, Request};
 use crate::{Shard, Turn};
 use flumen_base::{ErrorCode, ShardId};
 use flumen_wire::messages as wire;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use wire::delete_groups_response::DeletableGroupResult;
 use wire::describe_groups_response::DescribedGroup;
 use wire::offset_fetch_response::OffsetFetchResponseGroup;
@@ -106,14 +106,20 @@ pub(crate) fn describe_groups(shard: &mut Shard, turn: &mut Turn<'_>, request: R
             places.push(n);
         }
     }
+    let gathering = Described {
+        results,
+        places,
+        with_operations: message.include_authorized_operations,
+    };
     drop(message);
-    let gathering = Described { results, places };
     shard.gather(turn, request.reply, Box::new(gathering), ops);
 }
 
 struct Described {
     results: Vec<DescribedGroup<'static>>,
     places: Vec<usize>,
+    /// The request asks for authorized operations.
+    with_operations: bool,
 }
 
 impl Gathering for Described {
@@ -122,6 +128,9 @@ impl Gathering for Described {
         let place = place.and_then(|n| self.results.get_mut(*n));
         if let (Some(place), OpResult::Group(GroupResult::Describe(group))) = (place, result) {
             *place = *group;
+            if self.with_operations && place.error_code == ErrorCode::None.code() {
+                place.authorized_operations = authorized::GROUP;
+            }
         }
     }
 
@@ -138,7 +147,9 @@ pub(crate) fn delete_groups(shard: &mut Shard, turn: &mut Turn<'_>, request: Req
     let message = decode!(shard, turn, request, wire::DeleteGroupsRequest<'_>);
     let mut by_shard: BTreeMap<ShardId, Vec<String>> = BTreeMap::new();
     let mut results = Vec::new();
-    for group in &message.groups_names {
+    // A group named twice is answered once.
+    let groups: BTreeSet<&str> = message.groups_names.iter().map(|g| &**g).collect();
+    for group in groups {
         match shard.coordinator_of(group) {
             Ok(owner) => by_shard.entry(owner).or_default().push(group.to_string()),
             Err(error) => results.push(DeletableGroupResult {
