@@ -4,8 +4,8 @@
 //! as possible and its own scheduling does not show in the latencies. Requests are encoded once and
 //! patched (correlation id, fetch offset, time stamp) before each send.
 //!
-//! - **Closed loop**: each connection keeps a fixed number of requests in flight; throughput is what
-//!   is measured, and latency is from the send.
+//! - **Closed loop**: each connection keeps a fixed number of requests in flight; throughput is
+//!   what is measured, and latency is from the send.
 //! - **Open loop**: requests are due at a fixed rate, whatever the broker does; latency is from the
 //!   time a request was *due*, so that a stall counts for all requests that it delayed.
 //!
