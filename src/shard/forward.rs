@@ -116,7 +116,9 @@ impl Shard {
             received: turn.now.mono,
         };
         let here = self.is_controller_listener(listener);
-        let handler = api::handler(key).filter(|h| h.serves(first.api_version) && h.is_on(here));
+        let handler = api::handler(key)
+            .or_else(|| api::unbuilt::refusal_of(key).filter(|_| !here))
+            .filter(|h| h.serves(first.api_version) && h.is_on(here));
         let Some(handler) = handler else {
             if key == ApiKey::ApiVersions {
                 reply.version = 0;

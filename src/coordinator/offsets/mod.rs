@@ -14,8 +14,8 @@ pub(crate) use commit::{
     accepts_any, draft_commit, fail_commit, refuse_commit, refuse_long_metadata, validate_new,
 };
 pub(crate) use delete::{delete_append_error, delete_error};
-pub use fetch::{fetch_group_error, offset_fetch_group_of, offset_fetch_response_of};
 pub(crate) use fetch::{fetch, fetch_append_error};
+pub use fetch::{fetch_group_error, offset_fetch_group_of, offset_fetch_response_of};
 
 use crate::writes::OffsetKey;
 use flumen_base::{ErrorCode, PartitionIndex, Uuid};

@@ -26,6 +26,7 @@ pub(crate) mod metadata;
 pub(crate) mod multi_group_apis;
 pub(crate) mod offset_for_leader_epoch;
 pub(crate) mod produce;
+pub(crate) mod unbuilt;
 
 use crate::request::Request;
 use crate::{Shard, Turn};
