@@ -12,6 +12,8 @@ use crate::model::Model;
 use crate::trace::{Trace, note};
 use crate::{Check, Stats};
 use flumen_base::Prng;
+use flumen_log::checkpoint::has_clean_shutdown;
+use flumen_shard::LogDir;
 
 /// Steps after which a run that should come to rest has failed to.
 const SETTLE_STEPS_MAX: u64 = 400_000;
@@ -231,13 +233,17 @@ impl Sim {
         }
     }
 
-    /// A clean shutdown is done: even a power loss must not take anything now.
+    /// A shutdown is done. If it was a clean one (all logs were loaded and could be closed), even a
+    /// power loss must not take anything now.
     fn stopped(&mut self) -> Check {
-        note!(self.trace, "stopped");
+        let dirs = &self.broker.config.log_dirs;
+        let clean = |d: &LogDir| has_clean_shutdown(&self.broker.disk, &d.path);
+        let clean = dirs.iter().all(clean);
+        note!(self.trace, "stopped clean={clean}");
         self.stats.shutdowns += 1;
         let power = self.faults.power && self.rng.one_in(2);
         let death = if power { Death::PowerLoss } else { Death::Kill };
-        self.end(death, false)
+        self.end(death, power && !clean)
     }
 
     fn die(&mut self, death: Death) -> Check {
