@@ -108,6 +108,7 @@ impl Shard {
     pub(crate) fn metrics_wanted(&mut self, turn: &mut Turn<'_>, token: Token) {
         let mut text = String::with_capacity(8192);
         self.counters_text(&mut text);
+        self.gauges_text(&mut text);
         self.latency_text(&mut text);
         self.log_text(&mut text);
         self.group_text(&mut text);
@@ -125,11 +126,6 @@ impl Shard {
     }
 
     fn counters_text(&self, out: &mut String) {
-        let (sessions, session_partitions) = self.sessions.counts();
-        let unsent: usize = self.conns.values().map(crate::conn::Conn::unsent).sum();
-        let in_flight: usize = self.conns.values().map(crate::conn::Conn::in_flight).sum();
-        let logs = self.partitions.map.values().filter_map(|p| p.log());
-        let tail: usize = logs.map(Log::tail_bytes).sum();
         let m = &self.metrics;
         let counters = [
             ("bytes_in", "Bytes of requests received.", m.bytes_in),
@@ -149,6 +145,14 @@ impl Shard {
             let name = format!("flumen_{name}_total");
             self.sample(out, (&name, "counter", help), value);
         }
+    }
+
+    fn gauges_text(&self, out: &mut String) {
+        let (sessions, session_partitions) = self.sessions.counts();
+        let unsent: usize = self.conns.values().map(crate::conn::Conn::unsent).sum();
+        let in_flight: usize = self.conns.values().map(crate::conn::Conn::in_flight).sum();
+        let logs = self.partitions.map.values().filter_map(|p| p.log());
+        let tail: usize = logs.map(Log::tail_bytes).sum();
         let gauges = [
             ("connections", "Open connections.", self.conns.len()),
             (
@@ -161,16 +165,8 @@ impl Shard {
                 "Connections not read while too many bytes are in work.",
                 self.held_back.len(),
             ),
-            (
-                "requests_in_flight",
-                "Requests that are not answered yet.",
-                in_flight,
-            ),
-            (
-                "responses_unsent",
-                "Responses not taken by the kernel yet.",
-                unsent,
-            ),
+            ("requests_in_flight", "Requests in work.", in_flight),
+            ("responses_unsent", "Responses not sent.", unsent),
             (
                 "fetches_waiting",
                 "Fetches in work, long polls included.",
@@ -197,11 +193,7 @@ impl Shard {
                 "Partitions in fetch sessions.",
                 session_partitions,
             ),
-            (
-                "partitions",
-                "Partitions of the shard.",
-                self.partitions.len(),
-            ),
+            ("partitions", "Partitions.", self.partitions.len()),
             (
                 "partitions_loading",
                 "Partitions being loaded or waiting for it.",
