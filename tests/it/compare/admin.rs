@@ -180,7 +180,10 @@ fn cluster(pair: &mut Pair) -> Result<()> {
         pair.top("DescribeCluster", &json!({"EndpointType": kind}))?;
     }
     pair.case("quorum");
-    let of = |topic: &str, partition: i32| json!({"Topics": [{"TopicName": topic, "Partitions": [{"PartitionIndex": partition}]}]});
+    let of = |topic: &str, partition: i32| {
+        let partitions = json!([{"PartitionIndex": partition}]);
+        json!({"Topics": [{"TopicName": topic, "Partitions": partitions}]})
+    };
     pair.all("DescribeQuorum", &of("__cluster_metadata", 0))?;
     pair.all("DescribeQuorum", &of("__cluster_metadata", 1))?;
     pair.all("DescribeQuorum", &of("meta", 0))?;

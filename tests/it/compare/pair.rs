@@ -439,6 +439,7 @@ fn sort(all: &mut [Value]) {
         "Topic",
         "TopicId",
         "ResourceName",
+        "MemberId",
         "GroupId",
     ];
     const NUMBERS: &[&str] = &[

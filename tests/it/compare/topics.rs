@@ -17,7 +17,11 @@ fn request(topics: &Value, validate: bool) -> Value {
 
 fn create(pair: &mut Pair) -> Result<()> {
     let api = "CreateTopics";
-    let topic = |name: &str, n: i32, replicas: i32, configs: Value| json!([{"Name": name, "NumPartitions": n, "ReplicationFactor": replicas, "Configs": configs}]);
+    let topic = |name: &str, n: i32, replicas: i32, configs: Value| {
+        let mut topic = json!({"Name": name, "NumPartitions": n, "ReplicationFactor": replicas});
+        topic["Configs"] = configs;
+        json!([topic])
+    };
     let config = |name: &str, value: Value| json!([{"Name": name, "Value": value}]);
     let none = || json!([]);
     let long = "x".repeat(250);
