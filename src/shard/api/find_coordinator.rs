@@ -1,6 +1,7 @@
 //! FindCoordinator (key 10), versions 0 to 6. A single node coordinates every group itself; the
-//! offsets topic is created with the first question. v1: key type (KIP-98). v3: flexible. v4: many
-//! keys (KIP-699). v6: share groups (KIP-932).
+//! offsets topic is created with the first question, which is answered COORDINATOR_NOT_AVAILABLE as
+//! Kafka answers it. v1: key type (KIP-98). v3: flexible. v4: many keys (KIP-699). v6: share groups
+//! (KIP-932).
 //!
 //! Gaps: transaction and share coordinators are answered UNSUPPORTED_VERSION, which clients report
 //! instead of asking on.
@@ -35,9 +36,11 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     } else {
         vec![message.key.to_string()]
     };
+    let creates = message.key_type == GROUP && shard.image.topic(OFFSETS_TOPIC).is_none();
     let question = Question {
         keys,
         listener: request.listener,
+        creates,
         error: match message.key_type {
             GROUP => ErrorCode::None,
             TRANSACTION | SHARE => ErrorCode::UnsupportedVersion,
@@ -45,7 +48,7 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
         },
     };
     let mut ops = Vec::new();
-    if question.error.is_none() && shard.image.topic(OFFSETS_TOPIC).is_none() {
+    if creates {
         let create = Op::AutoCreate(vec![OFFSETS_TOPIC.to_owned()]);
         ops.push((ShardId::FIRST, create));
     }
@@ -56,6 +59,8 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
 struct Question {
     keys: Vec<String>,
     listener: usize,
+    /// It has the offsets topic made.
+    creates: bool,
     error: ErrorCode,
 }
 
@@ -69,7 +74,7 @@ impl Gathering for Question {
         let endpoint = broker.and_then(|b| shard.endpoint(b, self.listener));
         let error = match (&endpoint, shard.image.topic(OFFSETS_TOPIC)) {
             _ if !self.error.is_none() => self.error,
-            (Some(_), Some(_)) => ErrorCode::None,
+            (Some(_), Some(_)) if !self.creates => ErrorCode::None,
             _ => ErrorCode::CoordinatorNotAvailable,
         };
         let (node_id, (host, port)) = match endpoint.filter(|_| error.is_none()) {

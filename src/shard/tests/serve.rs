@@ -389,6 +389,9 @@ fn a_group_joins_commits_and_is_there_after_a_restart() {
             coordinator_keys: vec!["g".into()],
             ..Default::default()
         };
+        // The question that makes the offsets topic is answered as if there was none.
+        let r: wire::FindCoordinatorResponse<'_> = d.call(c, &find, 4);
+        assert_eq!(r.coordinators[0].error_code, 15);
         let r: wire::FindCoordinatorResponse<'_> = d.call(c, &find, 4);
         assert_eq!(r.coordinators[0].error_code, 0);
         assert_eq!(r.coordinators[0].node_id, 1);
