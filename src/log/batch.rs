@@ -5,8 +5,8 @@
 //! ```text
 //! 0 baseOffset i64 | 8 length i32 (of all that follows) | 12 leaderEpoch i32 | 16 magic i8
 //! 17 crc u32 | 21 attributes i16 | 23 lastOffsetDelta i32 | 27 baseTimestamp i64
-//! 35 maxTimestamp i64 | 43 producerId i64 | 51 producerEpoch i16 | 53 baseSequence i32 | 57 count i32
-//! 61 records
+//! 35 maxTimestamp i64 | 43 producerId i64 | 51 producerEpoch i16 | 53 baseSequence i32
+//! 57 count i32 | 61 records
 //! ```
 //! The CRC32C covers everything from the attributes on: base offset and leader epoch may be patched
 //! without redoing it.

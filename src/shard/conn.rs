@@ -8,9 +8,9 @@
 //! A slot is taken for each request in order of arrival. Handlers answer in any order; an answer
 //! leaves when all before it have left. A produce with acks=0 takes a slot too and ends it with
 //! nothing to send. Reading stops while more than [`CONN_REQUESTS_IN_FLIGHT_MAX`] answers are owed
-//! or not yet in the kernel, or those hold more than [`CONN_RESPONSE_BYTES_MAX`] bytes of memory, or
-//! more than [`CONN_FRAME_BYTES_MAX`] bytes of frames are in work, so that a slow or greedy client
-//! waits in its own socket.
+//! or not yet in the kernel, or those hold more than [`CONN_RESPONSE_BYTES_MAX`] bytes of memory,
+//! or more than [`CONN_FRAME_BYTES_MAX`] bytes of frames are in work, so that a slow or greedy
+//! client waits in its own socket.
 
 use crate::io::{ConnId, ConnInfo, Effect, Effects, Response};
 use flumen_base::Mono;

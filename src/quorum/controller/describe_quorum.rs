@@ -58,7 +58,11 @@ pub fn describe_quorum(
             }],
         }],
         // Older versions have no place for them, and an answer must fit its version.
-        nodes: if version >= NODES_FROM { nodes(ctx) } else { Vec::new() },
+        nodes: if version >= NODES_FROM {
+            nodes(ctx)
+        } else {
+            Vec::new()
+        },
         ..DescribeQuorumResponse::default()
     }
 }

@@ -76,8 +76,8 @@ impl Handler {
         (self.min..=self.max).contains(&version)
     }
 
-    /// Whether it is served on this kind of listener. A controller listener has what an admin client
-    /// asks of controllers (KIP-919) and nothing of partitions and groups.
+    /// Whether it is served on this kind of listener. A controller listener has what an admin
+    /// client asks of controllers (KIP-919) and nothing of partitions and groups.
     pub(crate) fn is_on(&self, controller_listener: bool) -> bool {
         let both = matches!(
             self.key,

@@ -86,7 +86,9 @@ fn has_transactional_records(request: &ProduceRequest<'_>, body: &Bytes) -> bool
     const ATTRIBUTES_LOW: usize = 22;
     const TRANSACTIONAL: u8 = 0x10;
     request.partitions().filter_map(|p| p.records).any(|range| {
-        let attributes = body.get(range).and_then(|records| records.get(ATTRIBUTES_LOW));
+        let attributes = body
+            .get(range)
+            .and_then(|records| records.get(ATTRIBUTES_LOW));
         attributes.is_some_and(|byte| byte & TRANSACTIONAL != 0)
     })
 }

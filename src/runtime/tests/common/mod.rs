@@ -354,7 +354,9 @@ impl ShardCore for FakeCore {
     }
 
     fn frame_bytes(&self) -> usize {
-        self.stage.core_bytes.load(std::sync::atomic::Ordering::SeqCst)
+        self.stage
+            .core_bytes
+            .load(std::sync::atomic::Ordering::SeqCst)
     }
 
     fn next_deadline(&self) -> Option<Mono> {
