@@ -120,9 +120,10 @@ stop() {
   rm -rf "$DATA"
 }
 
-# Name, then the harness's arguments. Retention and segment size bound the directory.
+# Name, then the harness's arguments. Retention and segment size bound the directory; batches are
+# encoded beforehand, so their time must not count.
 KEEP=(--config retention.bytes=67108864 --config segment.bytes=16777216
-  --config file.delete.delay.ms=0)
+  --config file.delete.delay.ms=0 --config retention.ms=-1)
 workload() {
   case $1 in
     tiny) echo produce --record-bytes 100 --batch-bytes 1 ;;
@@ -144,7 +145,7 @@ ALL=$(for w in $ALL; do if [[ $w =~ $ONLY ]]; then echo "$w"; fi; done)
 
 run() { # BROKER ROUND WORKLOAD SECONDS WARMUP OUT
   local keep=("${KEEP[@]}")
-  case $3 in serve*) keep=(--config segment.bytes=16777216) ;; esac
+  case $3 in serve*) keep=(--config segment.bytes=16777216 --config retention.ms=-1) ;; esac
   # shellcheck disable=SC2046
   pinned /dev/null 1 "$HARNESS" $(workload "$3") --scenario "$3" --topic "$3" "${keep[@]}" \
     --bootstrap-server "127.0.0.1:$PORT" --seconds "$4" --warmup "$5" --broker-pid "$PID" \

@@ -335,7 +335,9 @@ impl Partition {
                 self.carry_out(op, plan)
             }
             // Its topic was deleted meanwhile, or it is loaded again.
-            None => ReadStep::Done(Box::new(ReadResult::refused(ErrorCode::NotLeaderOrFollower))),
+            None => ReadStep::Done(Box::new(ReadResult::refused(
+                ErrorCode::NotLeaderOrFollower,
+            ))),
         }
     }
 
@@ -477,7 +479,11 @@ pub(crate) fn refused_batch(
             let result = AppendResult {
                 record_errors: records.map(|r| (r.batch_index, r.message)).collect(),
                 message: told.then_some(error.message),
-                log_start: if plain || error.malformed { -1 } else { log_start },
+                log_start: if plain || error.malformed {
+                    -1
+                } else {
+                    log_start
+                },
                 ..AppendResult::refused(error.code)
             };
             Outcome::Result(from, OpResult::Append(result))
