@@ -2,6 +2,8 @@
 //! configurations, and this test keeps it equal to them. `UPDATE_DOCS=1 cargo test --test docs`
 //! writes it anew.
 
+#![allow(clippy::expect_used)] // a test may panic
+
 use flumen_settings::{ConfigResource, Effect, definitions, effect};
 use flumen_shard::api::{Support, support_table};
 use std::collections::BTreeMap;

@@ -5,6 +5,9 @@ use super::schema::hex;
 /// The time stamp of every record made here, unless a case says otherwise.
 pub(super) const TIME: i64 = 1_700_000_000_000;
 
+/// A key or a value; `None` is null.
+type Field = Option<Vec<u8>>;
+
 /// A batch of format 2, described; [`Batch::hex`] makes its bytes.
 #[derive(Debug, Clone)]
 pub(super) struct Batch {
@@ -17,7 +20,7 @@ pub(super) struct Batch {
     /// Producer id, epoch, base sequence.
     pub(super) producer: (i64, i16, i32),
     /// Keys and values.
-    pub(super) records: Vec<(Option<Vec<u8>>, Option<Vec<u8>>)>,
+    pub(super) records: Vec<(Field, Field)>,
     /// Added to the checksum.
     pub(super) crc_error: u32,
     /// Added to the number of records.

@@ -193,8 +193,11 @@ const PROPERTIES: &[(&str, &str)] = &[
     ("max.incremental.fetch.session.cache.slots", "1000"),
 ];
 
+/// A group of cases by its name.
+type Case = (&'static str, fn(&mut Pair) -> Result<()>);
+
 /// The groups of cases; `FLUMEN_IT_COMPARE` picks those whose name has this text.
-const CASES: &[(&str, fn(&mut Pair) -> Result<()>)] = &[
+const CASES: &[Case] = &[
     ("admin", admin::run),
     ("topics", topics::run),
     ("configs", configs::run),
