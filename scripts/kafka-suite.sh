@@ -45,7 +45,7 @@ case $MODE in
   quick)
     LIST=$HERE/scripts/kafka-suite-quick.txt
     PATTERN=$(sed 's/#.*//; s/ .*//' "$LIST" | grep . | sed 's/\./\\./g' | paste -sd'|' -)
-    for suite in core clients; do run "$suite" "($PATTERN)\$"; done
+    for suite in core clients; do run "$suite" "($PATTERN)([^A-Za-z0-9]|$)"; done
     python3 "$HERE/scripts/kafka-suite-report.py" "$SUITE" --require "$LIST" \
       "$OUT/core-filter.csv" "$OUT/clients-filter.csv"
     ;;
