@@ -38,13 +38,13 @@ def commit():
     return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
 
 
-def markdown(path, broker, per_class, totals, reasons):
+def markdown(path, broker, made_by, per_class, totals, reasons):
     lines = [
         "# Apache Kafka's own integration tests",
         "",
         f"Broker: {broker}, commit {commit()}, {datetime.date.today()}. Made by",
-        "`scripts/kafka-suite.sh --full`; do not edit. Of the tests that pass on Apache Kafka 4.3.1",
-        "with the same harness, the ones that pass here:",
+        f"{made_by}; do not edit. Of the tests that pass on Apache",
+        "Kafka 4.3.1 with the same harness, the ones that pass here:",
         "",
         f"**{totals['PASS']} of {sum(totals.values())}** "
         f"({totals['FAIL']} fail, {totals['SKIP']} skipped, {totals['NOT RUN']} not run)",
@@ -65,6 +65,7 @@ def main():
     parser.add_argument("suite")
     parser.add_argument("--broker", default="Flumen")
     parser.add_argument("--markdown")
+    parser.add_argument("--made-by", default="`scripts/kafka-suite.sh --full`")
     parser.add_argument("--require")
     parser.add_argument("files", nargs="+")
     options = parser.parse_args()
@@ -101,7 +102,7 @@ def main():
                     print(f"  {rows.get(test, ('NOT RUN', ''))[0]} {test}: {rows.get(test, ('', ''))[1]}")
     unknown = [name for name in required if name not in per_class]
     if options.markdown:
-        markdown(options.markdown, options.broker, per_class, totals, reasons)
+        markdown(options.markdown, options.broker, options.made_by, per_class, totals, reasons)
     if not options.require:
         print(f"kafka-suite: {totals['PASS']} of {len(counted)} pass")
     else:
