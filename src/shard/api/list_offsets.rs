@@ -23,15 +23,18 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     let message = decode!(shard, turn, request, ListOffsetsRequest<'_>);
     let version = request.reply.version;
     let twice = twice(&message);
+    let mut refused = BTreeSet::new();
     let mut scatter = Scatter::default();
     let mut topics = Vec::with_capacity(message.topics.len());
     for (t, topic) in message.topics.iter().enumerate() {
         let mut partitions = Vec::with_capacity(topic.partitions.len());
-        for (n, p) in topic.partitions.iter().enumerate() {
+        for p in &topic.partitions {
             let found = shard.known_partition(&topic.name, p.partition_index);
             let found = found.and_then(|tp| is_known(p.timestamp, version).map(|()| tp));
             // A partition asked for twice is answered once, as wrong.
-            let found = match twice.contains(&(&*topic.name, p.partition_index)) {
+            let id = (&*topic.name, p.partition_index);
+            let found = match twice.contains(&id) {
+                true if !refused.insert(id) => continue,
                 true => Err(ErrorCode::InvalidRequest),
                 false => found,
             };
@@ -50,16 +53,11 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
                         committed_only: message.isolation_level == 1,
                         epochs: version >= 4,
                     });
-                    scatter.add(shard, tp, (t, n), op);
+                    scatter.add(shard, tp, (t, partitions.len()), op);
                 }
                 Err(error) => line.error_code = error.code(),
             }
-            let here =
-                |l: &wire::ListOffsetsPartitionResponse| l.partition_index == p.partition_index;
-            if !(line.error_code == ErrorCode::InvalidRequest.code() && partitions.iter().any(here))
-            {
-                partitions.push(line);
-            }
+            partitions.push(line);
         }
         topics.push(wire::ListOffsetsTopicResponse {
             name: Cow::Owned(topic.name.clone().into_owned()),
