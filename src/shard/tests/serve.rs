@@ -323,6 +323,35 @@ fn offsets_are_listed_by_special_and_real_times() {
 }
 
 #[test]
+fn a_partition_listed_twice_is_refused_once_and_leaves_the_others_alone() {
+    each_shape(|mut d| {
+        let a = d.connect(0);
+        create(&mut d, a, "t", 2);
+        produce(&mut d, a, "t", 1, &["a", "b"]);
+        let latest = |partition_index| wire::list_offsets_request::ListOffsetsPartition {
+            partition_index,
+            timestamp: -1,
+            current_leader_epoch: -1,
+        };
+        let request = wire::ListOffsetsRequest {
+            replica_id: -1,
+            topics: vec![wire::list_offsets_request::ListOffsetsTopic {
+                name: "t".into(),
+                partitions: vec![latest(0), latest(0), latest(1)],
+            }],
+            ..Default::default()
+        };
+        let r: wire::ListOffsetsResponse<'_> = d.call(a, &request, 7);
+        let lines = r.topics[0].partitions.iter();
+        let lines: Vec<_> = lines
+            .map(|p| (p.partition_index, p.error_code, p.offset))
+            .collect();
+        let refused = flumen_base::ErrorCode::InvalidRequest.code();
+        assert_eq!(lines, [(0, refused, -1), (1, 0, 2)]);
+    });
+}
+
+#[test]
 fn records_survive_restart_kill_and_topics_their_deletion() {
     each_shape(|mut d| {
         let mut c = d.connect(0);
