@@ -2,7 +2,7 @@
 //! watermark. Segments below go with the next run of retention. v2: flexible.
 
 use super::decode;
-use super::fill::{Fill, Place, Scatter};
+use super::fill::{Place, Scatter};
 use crate::ops::{OpResult, PartitionOp};
 use crate::request::Request;
 use crate::{Shard, Turn};
@@ -40,12 +40,7 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
         topics,
         ..Default::default()
     };
-    let fill = Fill {
-        response,
-        places: scatter.places,
-        put,
-    };
-    shard.gather(turn, request.reply, Box::new(fill), scatter.ops);
+    scatter.fill(shard, turn, request.reply, response, put);
 }
 
 fn put(response: &mut DeleteRecordsResponse<'static>, (t, n): Place, result: OpResult) {

@@ -1,7 +1,7 @@
 //! DescribeProducers (key 61), version 0 (KIP-664): idempotent producers that a partition knows.
 
 use super::decode;
-use super::fill::{Fill, Place, Scatter};
+use super::fill::{Place, Scatter};
 use crate::ops::{OpResult, PartitionOp};
 use crate::request::Request;
 use crate::{Shard, Turn};
@@ -40,12 +40,7 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
         topics,
         ..Default::default()
     };
-    let fill = Fill {
-        response,
-        places: scatter.places,
-        put,
-    };
-    shard.gather(turn, request.reply, Box::new(fill), scatter.ops);
+    scatter.fill(shard, turn, request.reply, response, put);
 }
 
 fn put(response: &mut DescribeProducersResponse<'static>, (t, n): Place, result: OpResult) {

@@ -11,10 +11,10 @@ use flumen_wire::Message;
 pub(crate) type Place = (usize, usize);
 
 /// The answer, the place of each operation's result, and how to put it there.
-pub(crate) struct Fill<R> {
-    pub(crate) response: R,
-    pub(crate) places: Vec<Place>,
-    pub(crate) put: fn(&mut R, Place, OpResult),
+struct Fill<R> {
+    response: R,
+    places: Vec<Place>,
+    put: fn(&mut R, Place, OpResult),
 }
 
 impl<R: Message<'static> + Send> Gathering for Fill<R> {
@@ -41,6 +41,23 @@ impl Scatter {
     pub(crate) fn add(&mut self, shard: &Shard, tp: TopicPartition, place: Place, op: PartitionOp) {
         self.ops.push((shard.owner(tp), Op::Partition(tp, op)));
         self.places.push(place);
+    }
+
+    /// Sends the operations; `response` is the answer when `put` has put each result in its place.
+    pub(crate) fn fill<R: Message<'static> + Send + 'static>(
+        self,
+        shard: &mut Shard,
+        turn: &mut Turn<'_>,
+        reply: Reply,
+        response: R,
+        put: fn(&mut R, Place, OpResult),
+    ) {
+        let fill = Fill {
+            response,
+            places: self.places,
+            put,
+        };
+        shard.gather(turn, reply, Box::new(fill), self.ops);
     }
 }
 

@@ -9,7 +9,7 @@
 //!   nothing waits remotely).
 
 use super::decode;
-use super::fill::{Fill, Place, Scatter};
+use super::fill::{Place, Scatter};
 use crate::ops::{ListOffsetOp, OpResult, PartitionOp};
 use crate::request::Request;
 use crate::{Shard, Turn};
@@ -68,12 +68,7 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
         topics,
         ..Default::default()
     };
-    let fill = Fill {
-        response,
-        places: scatter.places,
-        put,
-    };
-    shard.gather(turn, request.reply, Box::new(fill), scatter.ops);
+    scatter.fill(shard, turn, request.reply, response, put);
 }
 
 /// The partitions that stand more than once in a request.

@@ -109,7 +109,7 @@ fn response_for(
     errors: &BTreeMap<String, ErrorCode>,
 ) -> MetadataResponse<'static> {
     let image = &shard.image;
-    let topics: Vec<_> = match &message.topics {
+    let mut topics: Vec<_> = match &message.topics {
         Some(topics) if version > 0 || !topics.is_empty() => {
             // A topic asked for twice is answered once.
             let mut seen = BTreeSet::new();
@@ -121,7 +121,6 @@ fn response_for(
         }
         _ => image.topics().values().map(|t| found(image, t)).collect(),
     };
-    let mut topics = topics;
     if message.include_topic_authorized_operations {
         for topic in topics.iter_mut().filter(|t| t.error_code == 0) {
             topic.topic_authorized_operations = authorized::TOPIC;

@@ -3,7 +3,7 @@
 //! replica id. v4: flexible.
 
 use super::decode;
-use super::fill::{Fill, Place, Scatter};
+use super::fill::{Place, Scatter};
 use crate::ops::{OpResult, PartitionOp};
 use crate::request::Request;
 use crate::{Shard, Turn};
@@ -45,12 +45,7 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
         topics,
         ..Default::default()
     };
-    let fill = Fill {
-        response,
-        places: scatter.places,
-        put,
-    };
-    shard.gather(turn, request.reply, Box::new(fill), scatter.ops);
+    scatter.fill(shard, turn, request.reply, response, put);
 }
 
 fn put(response: &mut OffsetForLeaderEpochResponse<'static>, (t, n): Place, result: OpResult) {
