@@ -3,7 +3,7 @@
 use crate::config::WriteStrategy;
 use crate::core::ShardCore;
 use crate::reactor::{Owner, Reactor};
-use crate::ring::{Op, OpenLog};
+use crate::ring::{LogHandle, Op, OpenLog};
 use crate::send::{is_cold, is_transient};
 use crate::sys;
 use bytes::{Bytes, BytesMut};
@@ -18,7 +18,7 @@ pub(crate) fn open(file: &Arc<LogFile>, create: bool) -> io::Result<OpenLog> {
     if file.handle().get().is_none() {
         let opened = sys::open_log(file.path(), create)?;
         // Another shard may have been quicker; then ours is closed again.
-        let _ = file.handle().set(Box::new(opened));
+        let _ = file.handle().set(Box::new(LogHandle::new(opened)?));
     }
     OpenLog::new(file).ok_or_else(|| io::Error::other("the handle of a log file is not a file"))
 }
@@ -88,7 +88,7 @@ impl<C: ShardCore> Reactor<C> {
         let mut buf = BytesMut::with_capacity(len);
         while buf.len() < len {
             let (missing, at) = (len - buf.len(), pos + buf.len() as u64);
-            match sys::read_resident(log.as_fd(), &mut buf, missing, at) {
+            match sys::read_resident(log.as_fd(), log.fs, &mut buf, missing, at) {
                 Ok(0) => break,
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

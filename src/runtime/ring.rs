@@ -4,7 +4,7 @@
 //! that may hold unsafe code.
 
 use crate::splice::Pipe;
-use crate::sys;
+use crate::sys::{self, FileSystem};
 use bytes::{Bytes, BytesMut};
 use flumen_base::LogFile;
 use io_uring::{EnterFlags, IoUring, opcode, squeue, types};
@@ -30,19 +30,36 @@ const IGNORED: u64 = u64::MAX - 1;
 /// Marks the completion of the fdatasync that is linked to a write.
 const SYNC_HALF: u64 = 1 << 62;
 
+/// What the runtime puts into a log file's handle.
+pub(crate) struct LogHandle {
+    file: File,
+    fs: FileSystem,
+}
+
+impl LogHandle {
+    /// Takes an open file and asks which file system it is on.
+    pub(crate) fn new(file: File) -> io::Result<Self> {
+        let fs = sys::file_system(file.as_fd())?;
+        Ok(Self { file, fs })
+    }
+}
+
 /// The open file of a log segment.
 pub(crate) struct OpenLog {
     pub(crate) file: Arc<LogFile>,
     fd: RawFd,
+    /// Where it is.
+    pub(crate) fs: FileSystem,
 }
 
 impl OpenLog {
     /// The file, if its handle has been put in.
     pub(crate) fn new(file: &Arc<LogFile>) -> Option<Self> {
-        let fd = file.handle().get()?.downcast_ref::<File>()?.as_raw_fd();
+        let handle = file.handle().get()?.downcast_ref::<LogHandle>()?;
         Some(Self {
             file: Arc::clone(file),
-            fd,
+            fd: handle.file.as_raw_fd(),
+            fs: handle.fs,
         })
     }
 }

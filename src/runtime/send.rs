@@ -396,7 +396,7 @@ impl<C: ShardCore> Reactor<C> {
         *budget -= len;
         let log = crate::disk::open(&slice.file, false)?;
         let file = log.as_fd();
-        if sys::is_resident(file, slice.pos, len as u64, PROBE_STEP) {
+        if sys::is_resident(file, log.fs, slice.pos, len as u64, PROBE_STEP) {
             match sys::splice_in(file, slice.pos, pipe.write_end(), len) {
                 Ok(0) => return Err(short_slice()),
                 Ok(n) => {
@@ -495,7 +495,7 @@ fn read_what_is_resident(
     let len = slice.len as usize;
     while buf.len() < len {
         let (missing, pos) = (len - buf.len(), slice.pos + buf.len() as u64);
-        match sys::read_resident(log.as_fd(), &mut buf, missing, pos) {
+        match sys::read_resident(log.as_fd(), log.fs, &mut buf, missing, pos) {
             Ok(0) => return Err(short_slice()),
             Ok(_) => {}
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

@@ -34,10 +34,48 @@ pub(crate) fn eventfd_wake(fd: BorrowedFd<'_>) {
     unsafe { libc::write(fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
 }
 
+/// The kinds of file system that are treated differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FileSystem {
+    /// tmpfs: what is in a file is in memory (or swapped out, like any memory of ours). It refuses
+    /// RWF_NOWAIT, and does not need it.
+    Tmpfs,
+    /// ext2, ext3, ext4: one magic number.
+    Ext,
+    /// XFS.
+    Xfs,
+    /// Any other.
+    Other,
+}
+
+/// The file system of an open file.
+pub(crate) fn file_system(fd: BorrowedFd<'_>) -> io::Result<FileSystem> {
+    // SAFETY: an all-zero statfs is valid, and the struct lives over the call.
+    let stat = unsafe {
+        let mut stat: libc::statfs = std::mem::zeroed();
+        check(libc::fstatfs(fd.as_raw_fd(), &raw mut stat))?;
+        stat
+    };
+    Ok(match stat.f_type {
+        libc::TMPFS_MAGIC => FileSystem::Tmpfs,
+        libc::EXT4_SUPER_MAGIC => FileSystem::Ext,
+        libc::XFS_SUPER_MAGIC => FileSystem::Xfs,
+        _ => FileSystem::Other,
+    })
+}
+
+fn nowait(fs: FileSystem) -> libc::c_int {
+    match fs {
+        FileSystem::Tmpfs => 0,
+        _ => libc::RWF_NOWAIT,
+    }
+}
+
 /// Reads up to `len` bytes at `pos` behind what is in `buf`, only what is in the page cache:
 /// `WouldBlock` when nothing is.
 pub(crate) fn read_resident(
     fd: BorrowedFd<'_>,
+    fs: FileSystem,
     buf: &mut BytesMut,
     len: usize,
     pos: u64,
@@ -50,9 +88,8 @@ pub(crate) fn read_resident(
     };
     let pos = libc::off_t::try_from(pos).map_err(io::Error::other)?;
     // SAFETY: the iovec covers spare capacity of `buf`, which lives over the call.
-    let n = check_len(unsafe {
-        libc::preadv2(fd.as_raw_fd(), &raw const iov, 1, pos, libc::RWF_NOWAIT)
-    })?;
+    let n =
+        check_len(unsafe { libc::preadv2(fd.as_raw_fd(), &raw const iov, 1, pos, nowait(fs)) })?;
     // SAFETY: the kernel has written the first `n` bytes of the spare capacity.
     unsafe { buf.set_len(buf.len() + n) };
     Ok(n)
@@ -61,7 +98,16 @@ pub(crate) fn read_resident(
 /// Whether the pages at the given places are in the page cache (a probe: they may leave it any
 /// time). The copy of one byte each is what makes the answer true: `cachestat` counts pages whose
 /// read is still under way.
-pub(crate) fn is_resident(fd: BorrowedFd<'_>, pos: u64, len: u64, step: u64) -> bool {
+pub(crate) fn is_resident(
+    fd: BorrowedFd<'_>,
+    fs: FileSystem,
+    pos: u64,
+    len: u64,
+    step: u64,
+) -> bool {
+    if fs == FileSystem::Tmpfs {
+        return true;
+    }
     let mut at = pos;
     let last = pos + len.saturating_sub(1);
     loop {
