@@ -9,7 +9,7 @@
 use crate::io::{CloseReason, ConnId, ConnInfo, DiskOp, Effect, Effects, Input, IoFailure, Token};
 use crate::jobs::Job;
 use crate::mesh::Message;
-use crate::testing_io::{file_of, read_response, run_op};
+pub use crate::testing_io::{file_of, read_response, run_op};
 use crate::{LogDir, LogDirState, Shard, ShardConfig, ShardInit};
 use bytes::Bytes;
 use flumen_base::{Disk, Mono, Now, Prng, ShardId, Uuid};
@@ -115,42 +115,15 @@ impl Driver {
         broker
     }
 
-    #[allow(clippy::expect_used)] // a test that can't start is over
     fn boot(&mut self) {
-        let path = self.broker.log_dirs[0].clone();
-        self.disk.create_dir_all(&path).expect("log directory");
-        let meta = path.join(METADATA_DIR);
-        let loaded = Quorum::load(&self.disk, &meta).expect("metadata");
-        let image = Arc::new(loaded.image().clone());
-        let state = LogDirState::load(&self.disk, &path, &image).expect("log directory");
-        let quorum = QuorumConfig {
-            node_id: self.broker.node_id,
-            file_id_base: 0,
-            snapshot_bytes: 1 << 20,
-        };
-        let mut quorum = Some(Quorum::new(quorum, loaded).expect("quorum"));
-        let config = Arc::new(ShardConfig {
-            broker: self.broker.clone(),
-            cluster_id: "AAAAAAAAAAAAAAAAAAAAAg".to_owned(),
-            log_dirs: vec![LogDir {
-                id: Uuid::from_bytes([9; 16]),
-                path,
-            }],
-        });
-        let found = Arc::new(vec![state]);
         self.shards.clear();
-        for n in 0..self.count {
-            self.shards.push(Shard::new(ShardInit {
-                id: ShardId(n),
-                shards: self.count,
-                config: config.clone(),
-                seed: self.prng.next_u64(),
-                now: self.now,
-                image: image.clone(),
-                quorum: quorum.take(),
-                log_dirs: found.clone(),
-            }));
-        }
+        self.shards = boot_shards(
+            self.count,
+            &self.broker,
+            &self.disk,
+            self.now,
+            &mut self.prng,
+        );
         let count = usize::from(self.count);
         self.fx = (0..count).map(|_| Effects::new()).collect();
         self.work = (0..count).map(|_| VecDeque::new()).collect();
@@ -512,6 +485,55 @@ impl Driver {
             Effect::SetReading(..) | Effect::Metrics(..) => {}
         }
     }
+}
+
+/// The shards of a node with these settings, on a disk that may hold what a run before left. The
+/// caller ends a first turn of each.
+///
+/// # Panics
+/// If the metadata on the disk can't be loaded: the test is over then.
+#[allow(clippy::expect_used)] // a test that can't start is over
+pub fn boot_shards(
+    count: u16,
+    broker: &BrokerConfig,
+    disk: &MemDisk,
+    now: Now,
+    prng: &mut Prng,
+) -> Vec<Shard> {
+    let path = broker.log_dirs[0].clone();
+    disk.create_dir_all(&path).expect("log directory");
+    let meta = path.join(METADATA_DIR);
+    let loaded = Quorum::load(disk, &meta).expect("metadata");
+    let image = Arc::new(loaded.image().clone());
+    let state = LogDirState::load(disk, &path, &image).expect("log directory");
+    let quorum = QuorumConfig {
+        node_id: broker.node_id,
+        file_id_base: 0,
+        snapshot_bytes: 1 << 20,
+    };
+    let mut quorum = Some(Quorum::new(quorum, loaded).expect("quorum"));
+    let config = Arc::new(ShardConfig {
+        broker: broker.clone(),
+        cluster_id: "AAAAAAAAAAAAAAAAAAAAAg".to_owned(),
+        log_dirs: vec![LogDir {
+            id: Uuid::from_bytes([9; 16]),
+            path,
+        }],
+    });
+    let found = Arc::new(vec![state]);
+    let shard = |n| {
+        Shard::new(ShardInit {
+            id: ShardId(n),
+            shards: count,
+            config: config.clone(),
+            seed: prng.next_u64(),
+            now,
+            image: image.clone(),
+            quorum: quorum.take(),
+            log_dirs: found.clone(),
+        })
+    };
+    (0..count).map(shard).collect()
 }
 
 /// Decodes a response frame (without its size).

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The file of an operation.
-pub(crate) fn file_of(op: &DiskOp) -> &Arc<LogFile> {
+pub fn file_of(op: &DiskOp) -> &Arc<LogFile> {
     match op {
         DiskOp::Write { file, .. } | DiskOp::Sync { file } | DiskOp::Read { file, .. } => file,
     }
@@ -36,7 +36,10 @@ fn with_file<T>(
 }
 
 /// Carries out an operation.
-pub(crate) fn run_op(disk: &MemDisk, op: &DiskOp) -> io::Result<IoOutput> {
+///
+/// # Errors
+/// Those of the disk.
+pub fn run_op(disk: &MemDisk, op: &DiskOp) -> io::Result<IoOutput> {
     with_file(disk, file_of(op), |handle| match op {
         DiskOp::Write {
             pos, bufs, sync, ..
@@ -62,8 +65,11 @@ pub(crate) fn run_op(disk: &MemDisk, op: &DiskOp) -> io::Result<IoOutput> {
 }
 
 /// The bytes of a response without its size, file slices read.
+///
+/// # Panics
+/// If a slice is shorter than promised, or the size is wrong.
 #[allow(clippy::expect_used)] // a slice that can't be read is what a test looks for
-pub(crate) fn read_response(disk: &MemDisk, response: &Response) -> Bytes {
+pub fn read_response(disk: &MemDisk, response: &Response) -> Bytes {
     let mut out = BytesMut::with_capacity(response.len());
     for segment in &response.segments {
         match segment {
