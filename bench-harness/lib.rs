@@ -13,10 +13,13 @@
 //! `kafka-protocol` crate's.
 #![forbid(unsafe_code)]
 
+pub mod args;
 pub mod batch;
 pub mod compare;
 pub mod engine;
 pub mod frames;
+pub mod observe;
 pub mod report;
 pub mod run;
 pub mod setup;
+pub mod workload;

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
+use flumen_bench_harness::compare;
 use flumen_bench_harness::report::Report;
-use flumen_bench_harness::{compare, run};
+use flumen_bench_harness::workload::Workload;
 
 #[derive(Debug, Parser)]
 #[command(about = "Drives any Kafka broker over raw sockets and compares two of them")]
@@ -18,12 +19,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Produce the same batches over all connections
-    Produce(run::ProduceArgs),
-    /// Read partitions from the beginning again and again
-    Fetch(run::FetchArgs),
-    /// One record per request at a fixed rate, from its due time to a waiting consumer
-    EndToEnd(run::Common),
+    #[command(flatten)]
+    Load(Workload),
     /// Medians of two sets of reports and their ratios, as Markdown
     Compare {
         /// Reports of the first broker
@@ -38,19 +35,9 @@ enum Command {
     },
 }
 
-fn finish(report: &Report, common: &run::Common) -> Result<()> {
-    if let Some(path) = &common.out {
-        std::fs::write(path, serde_json::to_string_pretty(report)?)?;
-    }
-    print!("{}", report.table());
-    Ok(())
-}
-
 fn main() -> Result<()> {
     match Cli::parse().command {
-        Command::Produce(args) => finish(&run::produce(&args)?, &args.common),
-        Command::Fetch(args) => finish(&run::fetch(&args)?, &args.common),
-        Command::EndToEnd(common) => finish(&run::end_to_end(&common)?, &common),
+        Command::Load(workload) => workload.run(),
         Command::Compare {
             ours,
             theirs,

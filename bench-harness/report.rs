@@ -1,16 +1,16 @@
 //! The result of one run: JSON for keeping, a table for reading.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::{Serializer as _, V2Serializer};
+use hdrhistogram::serialization::{Deserializer, Serializer as _, V2Serializer};
 use serde::{Deserialize, Serialize};
 
 /// Latencies in microseconds.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[allow(missing_docs)] // the names are the percentiles
+#[serde(default)]
 pub struct Latency {
     pub p50: f64,
     pub p90: f64,
@@ -22,21 +22,113 @@ pub struct Latency {
 
 /// What the kernel says about the broker's process during the measured time.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct BrokerCost {
-    /// User and system time of all threads, seconds.
+    /// User and system time of all threads, seconds. The io_uring workers (`iou-wrk`) are threads
+    /// of the process and count here; write-back by the kernel's own threads does not.
     pub cpu_seconds: f64,
     /// The same per 1e9 bytes moved.
     pub cpu_seconds_per_gb: f64,
-    /// The same per request, microseconds.
+    /// The same per request, microseconds; which is also seconds per million requests.
     pub cpu_us_per_request: f64,
+    /// CPU time of the kernel's threads (kworker, jbd2, xfs*, and so on; they have no memory of
+    /// their own) in the whole machine, seconds: write-back, journal, discards.
+    pub kernel_thread_seconds: f64,
+    /// The part of `kernel_thread_seconds` of each kind of thread, greatest first.
+    pub kernel_threads: Vec<(String, f64)>,
+    /// Busy time of the broker's CPU, seconds: everything that ran there, interrupts included.
+    /// Present when its number was given.
+    pub cpu_busy_seconds: Option<f64>,
+    /// Time that the hypervisor took from that CPU, seconds.
+    pub cpu_steal_seconds: Option<f64>,
+    /// `cpu_seconds + kernel_thread_seconds` per 1e9 bytes moved.
+    pub cpu_seconds_per_gb_with_kernel: f64,
+    /// `cpu_seconds + kernel_thread_seconds` per request, microseconds.
+    pub cpu_us_per_request_with_kernel: f64,
     /// Resident memory at the end, bytes.
     pub resident_bytes: u64,
     /// Its greatest value so far, bytes.
     pub resident_bytes_max: u64,
+    /// Times that a thread went to sleep.
+    pub switches_voluntary: u64,
+    /// Times that a thread was taken off its CPU.
+    pub switches_involuntary: u64,
+    /// Threads that ended while being measured: their switches since the sample before (15 s) are
+    /// not counted.
+    pub threads_ended: u64,
+    /// Bytes that the process caused to be written to disk (when they were dirtied).
+    pub disk_write_bytes: u64,
+    /// Bytes that it caused to be read from disk.
+    pub disk_read_bytes: u64,
+}
+
+/// Whether the client kept up.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Client {
+    /// CPU time of the client's thread in the measured time, seconds.
+    pub cpu_seconds: f64,
+    /// Part of the measured time that the client did not wait for events; 1 in an open loop, which
+    /// spins.
+    pub busy: f64,
+    /// Part of the open loop's requests that were sent more than 1 ms late because the client was
+    /// busy: its own fault.
+    pub late_fraction: f64,
+    /// Part that was sent more than 1 ms late because the broker did not take bytes: no fault of
+    /// the client; the latency from the due time has it.
+    pub blocked_fraction: f64,
+    /// Requests per second that were due, in an open loop.
+    pub offered_per_second: Option<f64>,
+    /// A sentence when the client and not the broker was the bound: the figures are then only a
+    /// lower limit of what the broker can do.
+    pub saturated: Option<String>,
+}
+
+/// One second of a run: what was answered in it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Second {
+    /// Seconds since the load began (warm-up included; negative values do not occur).
+    pub at: f64,
+    /// Length, seconds; the last one may be shorter than 1.
+    pub seconds: f64,
+    /// Requests answered.
+    pub requests: u64,
+    /// Bytes moved.
+    pub bytes: u64,
+    /// Microseconds.
+    pub p50: f64,
+    /// Microseconds.
+    pub p99: f64,
+    /// Microseconds.
+    pub max: f64,
+}
+
+/// A second kind of traffic in the same run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stream {
+    /// What it is, such as `catch-up` or `tail`.
+    pub name: String,
+    /// Requests answered (records, for a tail reader).
+    pub requests: u64,
+    /// Bytes moved.
+    pub bytes: u64,
+    /// Requests per second.
+    pub requests_per_second: f64,
+    /// Megabytes (1e6) per second.
+    pub megabytes_per_second: f64,
+    /// Microseconds.
+    pub latency_us: Latency,
+    /// Its seconds.
+    pub series: Vec<Second>,
+    /// As the report's.
+    pub histogram_v2_hex: String,
 }
 
 /// One run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Report {
     /// Name of the workload, free text.
     pub scenario: String,
@@ -48,63 +140,130 @@ pub struct Report {
     pub requests: u64,
     /// Record bytes moved (batches as they stand in the log).
     pub bytes: u64,
+    /// The same before compression by the client, where it compressed.
+    pub bytes_uncompressed: Option<u64>,
     /// Requests per second.
     pub requests_per_second: f64,
     /// Megabytes (1e6) per second.
     pub megabytes_per_second: f64,
     /// Microseconds, from the send (closed loop) or from the due time (open loop).
     pub latency_us: Latency,
+    /// Open loop: microseconds from the actual send.
+    pub service_latency_us: Option<Latency>,
+    /// Whether the client kept up.
+    pub client: Client,
     /// Present when the broker's process id was given.
     pub broker: Option<BrokerCost>,
+    /// Catch-up or tail readers beside producers; the producer beside a fan-out.
+    pub second: Option<Stream>,
+    /// Second by second, warm-up included.
+    pub series: Vec<Second>,
     /// The histogram of nanoseconds in HdrHistogram's V2 encoding, in hexadecimal.
     pub histogram_v2_hex: String,
+    /// The same of the latency from the actual send.
+    pub service_histogram_v2_hex: Option<String>,
 }
 
-/// Processor time of a process with all its threads.
+/// A load curve: a closed loop finds the capacity, then an open loop offers parts of it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LoadCurve {
+    /// Name of the workload, free text.
+    pub scenario: String,
+    /// The command line.
+    pub command: String,
+    /// Requests per second of the closed loop, or as given by `--capacity`.
+    pub capacity_per_second: f64,
+    /// The closed loop, when it ran.
+    pub closed: Option<Report>,
+    /// In rising order of load.
+    pub points: Vec<LoadPoint>,
+}
+
+/// One point of a load curve.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LoadPoint {
+    /// Part of the capacity that was offered, percent.
+    pub percent: f64,
+    /// Requests per second that were due.
+    pub offered_per_second: f64,
+    /// Requests per second that were answered.
+    pub achieved_per_second: f64,
+    /// Part of one CPU that the broker used.
+    pub broker_cpu: Option<f64>,
+    /// The run.
+    pub report: Report,
+}
+
+/// The broker left alone with one open connection.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Idle {
+    /// Name of the workload, free text.
+    pub scenario: String,
+    /// The command line.
+    pub command: String,
+    /// Measured time, seconds.
+    pub seconds: f64,
+    /// Part of one CPU that the broker used.
+    pub broker_cpu: f64,
+    /// Context switches per second.
+    pub switches_per_second: f64,
+    /// All that was measured; its values per request and per byte mean nothing here.
+    pub broker: BrokerCost,
+}
+
+/// The percentiles of a histogram of nanoseconds.
+impl From<&Histogram<u64>> for Latency {
+    fn from(histogram: &Histogram<u64>) -> Self {
+        let at = |q: f64| histogram.value_at_quantile(q) as f64 / 1e3;
+        Self {
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: histogram.max() as f64 / 1e3,
+            mean: histogram.mean() / 1e3,
+        }
+    }
+}
+
+/// A histogram in HdrHistogram's V2 encoding, in hexadecimal.
 ///
 /// # Errors
-/// There is no such process.
-pub fn cpu_time(pid: u32) -> Result<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, after) = stat.rsplit_once(')').context("a name")?;
-    let fields: Vec<&str> = after.split_whitespace().collect();
-    let mut ticks = 0u64;
-    for at in [11, 12] {
-        ticks += fields.get(at).context("a time")?.parse::<u64>()?;
-    }
-    Ok(Duration::from_millis(ticks * 10)) // USER_HZ is 100 on Linux
+/// It cannot be written.
+pub fn to_hex(histogram: &Histogram<u64>) -> Result<String> {
+    let mut raw = Vec::new();
+    V2Serializer::new()
+        .serialize(histogram, &mut raw)
+        .map_err(|e| anyhow::anyhow!("histogram: {e:?}"))?;
+    Ok(raw.iter().map(|b| format!("{b:02x}")).collect())
 }
 
-/// A line of `/proc/PID/status` in bytes.
-fn status_bytes(pid: u32, key: &str) -> Result<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = text
-        .lines()
-        .find(|l| l.starts_with(key))
-        .with_context(|| key.to_owned())?;
-    let kib: u64 = line
-        .split_whitespace()
-        .nth(1)
-        .context("a number")?
-        .parse()?;
-    Ok(kib * 1024)
-}
-
-impl BrokerCost {
-    /// The cost of `requests` and `bytes`, from the processor times before and after.
-    ///
-    /// # Errors
-    /// The process is gone.
-    pub fn measure(pid: u32, used: Duration, requests: u64, bytes: u64) -> Result<Self> {
-        let cpu_seconds = used.as_secs_f64();
-        Ok(Self {
-            cpu_seconds,
-            cpu_seconds_per_gb: cpu_seconds / (bytes.max(1) as f64 / 1e9),
-            cpu_us_per_request: cpu_seconds * 1e6 / requests.max(1) as f64,
-            resident_bytes: status_bytes(pid, "VmRSS:")?,
-            resident_bytes_max: status_bytes(pid, "VmHWM:")?,
+/// The histogram of nanoseconds in such a text.
+///
+/// # Errors
+/// It is none.
+pub fn from_hex(text: &str) -> Result<Histogram<u64>> {
+    let digit = |c: Option<&u8>| c.and_then(|c| char::from(*c).to_digit(16));
+    let raw: Option<Vec<u8>> = text
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| {
+            let value = (digit(pair.first())? << 4) | digit(pair.get(1))?;
+            u8::try_from(value).ok()
         })
-    }
+        .collect();
+    let raw = raw.context("hexadecimal digits")?;
+    Deserializer::new()
+        .deserialize(&mut raw.as_slice())
+        .map_err(|e| anyhow::anyhow!("histogram: {e:?}"))
+}
+
+/// The command line without the program.
+pub fn command() -> String {
+    std::env::args().skip(1).collect::<Vec<_>>().join(" ")
 }
 
 impl Report {
@@ -119,29 +278,17 @@ impl Report {
         bytes: u64,
         histogram: &Histogram<u64>,
     ) -> Result<Self> {
-        let at = |q: f64| histogram.value_at_quantile(q) as f64 / 1e3;
-        let mut raw = Vec::new();
-        V2Serializer::new()
-            .serialize(histogram, &mut raw)
-            .map_err(|e| anyhow::anyhow!("histogram: {e:?}"))?;
         Ok(Self {
             scenario: scenario.to_owned(),
-            command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
+            command: command(),
             seconds,
             requests,
             bytes,
             requests_per_second: requests as f64 / seconds,
             megabytes_per_second: bytes as f64 / 1e6 / seconds,
-            latency_us: Latency {
-                p50: at(0.5),
-                p90: at(0.9),
-                p99: at(0.99),
-                p999: at(0.999),
-                max: histogram.max() as f64 / 1e3,
-                mean: histogram.mean() / 1e3,
-            },
-            broker: None,
-            histogram_v2_hex: raw.iter().map(|b| format!("{b:02x}")).collect(),
+            latency_us: Latency::from(histogram),
+            histogram_v2_hex: to_hex(histogram)?,
+            ..Self::default()
         })
     }
 
@@ -157,31 +304,115 @@ impl Report {
     /// The report as a small table.
     pub fn table(&self) -> String {
         use std::fmt::Write as _;
-        let l = &self.latency_us;
         let mut text = format!(
-            "{}: {:.1} s, {} requests\n  {:>12.0} requests/s {:>12.1} MB/s\n  latency us  p50 {:.0}  \
-             p90 {:.0}  p99 {:.0}  p99.9 {:.0}  max {:.0}\n",
+            "{}: {:.1} s, {} requests\n  {:>12.0} requests/s {:>12.1} MB/s\n{}",
             self.scenario,
             self.seconds,
             self.requests,
             self.requests_per_second,
             self.megabytes_per_second,
-            l.p50,
-            l.p90,
-            l.p99,
-            l.p999,
-            l.max
+            self.latency_us.line("latency us")
         );
-        if let Some(b) = &self.broker {
+        if let Some(service) = &self.service_latency_us {
+            text += &service.line("service us");
+        }
+        if let Some(s) = &self.second {
             let _ = writeln!(
                 text,
-                "  broker      {:.2} CPU s, {:.3} s/GB, {:.1} us/request, {} MiB resident",
-                b.cpu_seconds,
-                b.cpu_seconds_per_gb,
-                b.cpu_us_per_request,
-                b.resident_bytes >> 20
+                "  {:<11} {:.0} requests/s {:.1} MB/s",
+                s.name, s.requests_per_second, s.megabytes_per_second
+            );
+            text += &s.latency_us.line("");
+        }
+        if let Some(b) = &self.broker {
+            text += &b.line();
+        }
+        let c = &self.client;
+        let _ = writeln!(
+            text,
+            "  client      {:.2} CPU s, {:.0} % busy, {:.2} % late",
+            c.cpu_seconds,
+            c.busy * 100.0,
+            c.late_fraction * 100.0
+        );
+        if let Some(why) = &c.saturated {
+            let _ = writeln!(text, "  CAUTION     {why}");
+        }
+        text
+    }
+}
+
+impl Latency {
+    fn line(&self, name: &str) -> String {
+        format!(
+            "  {name:<11} p50 {:.0}  p90 {:.0}  p99 {:.0}  p99.9 {:.0}  max {:.0}\n",
+            self.p50, self.p90, self.p99, self.p999, self.max
+        )
+    }
+}
+
+impl BrokerCost {
+    fn line(&self) -> String {
+        format!(
+            "  broker      {:.2} CPU s, {:.3} s/GB, {:.2} us/request, {} MiB resident, \
+             {} + {} switches, kernel threads {:.2} s\n",
+            self.cpu_seconds,
+            self.cpu_seconds_per_gb,
+            self.cpu_us_per_request,
+            self.resident_bytes >> 20,
+            self.switches_voluntary,
+            self.switches_involuntary,
+            self.kernel_thread_seconds
+        )
+    }
+}
+
+impl LoadCurve {
+    /// The curve as a small table.
+    pub fn table(&self) -> String {
+        use std::fmt::Write as _;
+        let mut text = format!(
+            "{}: capacity {:.0} requests/s\n  {:>5} {:>11} {:>11} {:>9} {:>9} {:>6}\n",
+            self.scenario,
+            self.capacity_per_second,
+            "%",
+            "offered/s",
+            "achieved/s",
+            "p50",
+            "p99",
+            "CPU"
+        );
+        for p in &self.points {
+            let _ = writeln!(
+                text,
+                "  {:>5.0} {:>11.0} {:>11.0} {:>9.0} {:>9.0} {:>6.2}{}",
+                p.percent,
+                p.offered_per_second,
+                p.achieved_per_second,
+                p.report.latency_us.p50,
+                p.report.latency_us.p99,
+                p.broker_cpu.unwrap_or(f64::NAN),
+                if p.report.client.saturated.is_some() {
+                    " client!"
+                } else {
+                    ""
+                }
             );
         }
         text
+    }
+}
+
+impl Idle {
+    /// The result as one line.
+    pub fn table(&self) -> String {
+        format!(
+            "{}: {:.1} s idle, {:.4} of a CPU, {:.1} switches/s, {} MiB resident\n",
+            self.scenario,
+            self.seconds,
+            self.broker_cpu,
+            self.switches_per_second,
+            self.broker.resident_bytes >> 20
+        )
     }
 }

@@ -7,94 +7,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use hdrhistogram::Histogram;
 
+pub use crate::args::{Common, FetchArgs, ProduceArgs};
 use crate::batch::{Batch, batch, records_for, seal};
 use crate::engine::{Connection, Pace, Role, drive};
 use crate::frames;
-use crate::report::{BrokerCost, Report, cpu_time};
+use crate::observe::Watch;
+use crate::report::Report;
 use crate::setup::{Admin, resolve};
 
 /// Longest latency that is told apart.
 const LATENCY_NS_MAX: u64 = 120_000_000_000;
-
-/// What all workloads share.
-#[derive(Debug, Clone, clap::Args)]
-pub struct Common {
-    /// Broker, host:port
-    #[arg(long, default_value = "127.0.0.1:9092")]
-    pub bootstrap_server: String,
-    /// Name of the run in its report
-    #[arg(long, default_value = "run")]
-    pub scenario: String,
-    /// Topic; created when it is not there
-    #[arg(long, default_value = "bench")]
-    pub topic: String,
-    /// Partitions of the topic
-    #[arg(long, default_value_t = 8)]
-    pub partitions: i32,
-    /// Topic config KEY=VALUE for the creation, repeatable
-    #[arg(long, value_parser = key_value)]
-    pub config: Vec<(String, String)>,
-    /// Connections
-    #[arg(long, default_value_t = 8)]
-    pub connections: usize,
-    /// Requests in flight per connection (closed loop)
-    #[arg(long, default_value_t = 5)]
-    pub in_flight: usize,
-    /// Requests per second in all (open loop); without it the loop is closed
-    #[arg(long)]
-    pub rate: Option<f64>,
-    /// Value bytes of a record
-    #[arg(long, default_value_t = 1000)]
-    pub record_bytes: usize,
-    /// Bytes of a batch; a record larger than that makes a batch of one
-    #[arg(long, default_value_t = 16_384)]
-    pub batch_bytes: usize,
-    /// Measured seconds
-    #[arg(long, default_value_t = 5.0)]
-    pub seconds: f64,
-    /// Seconds of the same load before
-    #[arg(long, default_value_t = 1.0)]
-    pub warmup: f64,
-    /// Process id of the broker, for its CPU time and memory
-    #[arg(long)]
-    pub broker_pid: Option<u32>,
-    /// Where to write the JSON report
-    #[arg(long)]
-    pub out: Option<std::path::PathBuf>,
-}
-
-/// Produce.
-#[derive(Debug, Clone, clap::Args)]
-pub struct ProduceArgs {
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub common: Common,
-    /// Partitions, and so batches, in one request
-    #[arg(long, default_value_t = 1)]
-    pub partitions_per_request: usize,
-    /// Acks: -1, 0 or 1
-    #[arg(long, default_value_t = -1, allow_negative_numbers = true)]
-    pub acks: i16,
-}
-
-/// Fetch.
-#[derive(Debug, Clone, clap::Args)]
-pub struct FetchArgs {
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub common: Common,
-    /// Bytes to ask for in one request
-    #[arg(long, default_value_t = 65_536)]
-    pub fetch_bytes: i32,
-    /// Bytes that each partition holds at least before the measurement
-    #[arg(long, default_value_t = 32 << 20)]
-    pub fill_bytes: u64,
-}
-
-fn key_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("KEY=VALUE")?;
-    Ok((key.to_owned(), value.to_owned()))
-}
 
 /// Sums of the measured time; requests that were due before it do not count.
 #[derive(Debug)]
@@ -252,10 +174,11 @@ impl Common {
         let limit = Duration::from_secs_f64(self.warmup + self.seconds);
         drive(&mut connections, Instant::now(), limit, |now_ns| {
             if now_ns >= from_ns && before.is_none() {
-                before = self.broker_pid.map(cpu_time);
+                before = self
+                    .broker_pid
+                    .map(|pid| Watch::start(pid, self.broker_cpu));
             }
         })?;
-        let after = self.broker_pid.map(cpu_time);
         let tally = tally.borrow();
         ensure!(
             tally.requests > 0,
@@ -268,14 +191,8 @@ impl Common {
             tally.bytes,
             &tally.latency,
         )?;
-        if let (Some(pid), Some(before), Some(after)) = (self.broker_pid, before, after) {
-            let used = after?.saturating_sub(before?);
-            report.broker = Some(BrokerCost::measure(
-                pid,
-                used,
-                report.requests,
-                report.bytes,
-            )?);
+        if let Some(watch) = before {
+            report.broker = Some(watch?.finish(report.requests, report.bytes)?);
         }
         Ok(report)
     }
