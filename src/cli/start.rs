@@ -1,7 +1,7 @@
 //! `flumen start`: from a configuration to running shards.
 
 use super::storage;
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use clap::Args;
 use flumen_base::{Disk, Mono, Now};
 use flumen_log::checkpoint::read_meta_properties;
@@ -154,11 +154,11 @@ fn advertise(config: &mut BrokerConfig) {
 fn runtime_config(config: &BrokerConfig) -> anyhow::Result<RuntimeConfig> {
     use flumen_settings::WriteStrategy as Wanted;
     let write_strategy = match config.flumen.write_strategy {
-        Wanted::Ring => WriteStrategy::Ring,
+        Wanted::Auto => WriteStrategy::Auto,
         Wanted::Inline => WriteStrategy::Inline,
-        Wanted::Direct | Wanted::Auto => {
-            bail!("flumen.log.write.strategy: only ring and inline are built so far")
-        }
+        Wanted::Ring => WriteStrategy::Ring,
+        Wanted::Uncached => WriteStrategy::Uncached,
+        Wanted::Direct => WriteStrategy::Direct,
     };
     let metrics = config.flumen.metrics_listener.as_deref();
     let metrics = metrics.and_then(|address| {

@@ -23,14 +23,22 @@ impl Listen {
     }
 }
 
-/// How log writes reach the page cache (`flumen.log.write.strategy`).
+/// How log writes reach the disk (`flumen.log.write.strategy`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WriteStrategy {
-    /// A ring WRITEV: inline in the kernel on XFS, a kernel worker on ext4 and tmpfs.
+    /// By file system and state: what is fastest into the page cache (`Ring` on XFS, `Inline`
+    /// elsewhere) while the kernel's write-back keeps up, around its throttle when it does not.
     #[default]
-    Ring,
+    Auto,
     /// `pwritev` on the shard's own turn; syncs still go through the ring.
     Inline,
+    /// A ring WRITEV: inline in the kernel on XFS, a kernel worker on ext4 and tmpfs.
+    Ring,
+    /// A ring WRITEV with RWF_DONTCACHE: write-back begins with the write, and its pages are
+    /// dropped. Linux 6.14; `Ring` where the file system refuses it.
+    Uncached,
+    /// O_DIRECT through the ring, in aligned copies; `Ring` where the file system refuses it.
+    Direct,
 }
 
 /// Everything that the runtime needs to know.
@@ -76,7 +84,7 @@ impl Default for RuntimeConfig {
             connections_max: usize::MAX,
             idle_max: Some(Duration::from_secs(600)),
             splice_above_bytes: 256 << 10,
-            write_strategy: WriteStrategy::Ring,
+            write_strategy: WriteStrategy::Auto,
             metrics: None,
             job_threads: 4,
             shutdown_max: Duration::from_millis(4500),

@@ -5,13 +5,26 @@ use crate::core::ShardCore;
 use crate::reactor::{Owner, Reactor};
 use crate::ring::{LogHandle, Op, OpenLog};
 use crate::send::{is_cold, is_transient};
-use crate::sys;
+use crate::sys::{self, FileSystem};
 use bytes::{Bytes, BytesMut};
 use flumen_base::LogFile;
 use flumen_shard::io::{DiskOp, Input, IoFailure, IoOutput, Token};
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// How one write goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Inline,
+    Ring,
+    Uncached,
+    Direct,
+}
+
+/// Where `auto` writes while the kernel's write-back is behind (docs/adr/0006).
+const WHEN_BEHIND: Way = Way::Uncached;
 
 /// The open file, opened (with `create`: made) where it is not open yet.
 pub(crate) fn open(file: &Arc<LogFile>, create: bool) -> io::Result<OpenLog> {
@@ -65,9 +78,32 @@ impl<C: ShardCore> Reactor<C> {
         self.inputs.push_back(Input::IoDone(token, Err(failure)));
     }
 
+    /// How a write to this file goes.
+    fn way(&self, log: &OpenLog) -> Way {
+        let way = match self.config.write_strategy {
+            WriteStrategy::Inline => Way::Inline,
+            WriteStrategy::Ring => Way::Ring,
+            WriteStrategy::Uncached => Way::Uncached,
+            WriteStrategy::Direct => Way::Direct,
+            WriteStrategy::Auto => match (log.fs, self.shared.writeback.note_write()) {
+                // Nothing is ever written back there.
+                (FileSystem::Tmpfs, _) => Way::Inline,
+                (_, true) => WHEN_BEHIND,
+                (FileSystem::Xfs, false) => Way::Ring,
+                (_, false) => Way::Inline,
+            },
+        };
+        let refuses_uncached = |h: &LogHandle| h.refuses_uncached.load(Ordering::Relaxed);
+        match way {
+            Way::Uncached if log.handle().is_some_and(refuses_uncached) => Way::Ring,
+            way => way,
+        }
+    }
+
     fn start_write(&mut self, token: Token, log: OpenLog, pos: u64, bufs: Vec<Bytes>, sync: bool) {
         let total: usize = bufs.iter().map(Bytes::len).sum();
-        if self.config.write_strategy == WriteStrategy::Inline || total == 0 {
+        let way = self.way(&log);
+        if way == Way::Inline || total == 0 {
             return match write_inline(&log, &bufs, pos, total) {
                 Err(e) => self.io_failed(token, "write", &log.file, &e),
                 Ok(()) if sync => self.ring.start(Owner::Disk(token), Op::Sync { log }),
@@ -80,6 +116,7 @@ impl<C: ShardCore> Reactor<C> {
             bufs,
             skip: 0,
             sync,
+            uncached: way == Way::Uncached,
         };
         self.ring.start(Owner::Disk(token), op);
     }
@@ -145,7 +182,11 @@ impl<C: ShardCore> Reactor<C> {
                 bufs,
                 skip,
                 sync,
-            } => self.on_write(token, (log, pos, bufs, skip, sync), result, sync_result),
+                uncached,
+            } => {
+                let write = (log, pos, bufs, skip, sync, uncached);
+                self.on_write(token, write, result, sync_result);
+            }
             _ => {}
         }
     }
@@ -153,7 +194,14 @@ impl<C: ShardCore> Reactor<C> {
     fn on_write(
         &mut self,
         token: Token,
-        (log, pos, bufs, mut skip, sync): (OpenLog, u64, Vec<Bytes>, usize, bool),
+        (log, pos, bufs, mut skip, sync, mut uncached): (
+            OpenLog,
+            u64,
+            Vec<Bytes>,
+            usize,
+            bool,
+            bool,
+        ),
         result: io::Result<u32>,
         sync_result: Option<io::Result<u32>>,
     ) {
@@ -164,6 +212,12 @@ impl<C: ShardCore> Reactor<C> {
             }
             Ok(n) => skip += n as usize,
             Err(e) if is_transient(&e) => {}
+            Err(e) if uncached && e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                uncached = false;
+                if let Some(handle) = log.handle() {
+                    handle.refuses_uncached.store(true, Ordering::Relaxed);
+                }
+            }
             Err(e) => return self.io_failed(token, "write", &log.file, &e),
         }
         if skip < bufs.iter().map(Bytes::len).sum() {
@@ -173,6 +227,7 @@ impl<C: ShardCore> Reactor<C> {
                 bufs,
                 skip,
                 sync,
+                uncached,
             };
             return self.ring.start(Owner::Disk(token), op);
         }

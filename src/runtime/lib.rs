@@ -15,6 +15,7 @@
 //! disk.rs     log writes, syncs, reads                     jobs.rs    jobs on glommio's pool
 //! ring.rs     the ring and its operations (unsafe)         sys.rs     system calls (unsafe)
 //! http.rs     metrics and health                           probe.rs   what the kernel must have
+//! writeback.rs  whether the kernel's write-back is behind
 //! ```
 //! What must not be here: anything that knows Kafka's protocol beyond the 4-byte size of a frame.
 
@@ -36,6 +37,7 @@ mod shared;
 mod splice;
 mod start;
 mod sys;
+mod writeback;
 
 pub use self::core::{In, Out, ShardCore};
 pub use clock::OsClock;

@@ -16,6 +16,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// Entries of the submission queue: one turn's usual batch. A fuller turn submits several times.
@@ -36,11 +37,17 @@ pub(crate) struct LogHandle {
     fs: FileSystem,
 }
 
+    /// The file system refused RWF_DONTCACHE.
+    pub(crate) refuses_uncached: AtomicBool,
 impl LogHandle {
     /// Takes an open file and asks which file system it is on.
     pub(crate) fn new(file: File) -> io::Result<Self> {
         let fs = sys::file_system(file.as_fd())?;
-        Ok(Self { file, fs })
+        Ok(Self {
+            file,
+            fs,
+            refuses_uncached: AtomicBool::new(false),
+        })
     }
 }
 
@@ -64,6 +71,11 @@ impl OpenLog {
     }
 }
 
+
+    /// What else is known of the file.
+    pub(crate) fn handle(&self) -> Option<&LogHandle> {
+        self.file.handle().get()?.downcast_ref()
+    }
 impl AsFd for OpenLog {
     fn as_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the handle of a log file is set once and lives as long as the log file, which
@@ -117,6 +129,8 @@ pub(crate) enum Op {
     Sync { log: OpenLog },
     /// Splice `len` bytes at `pos` into the pipe, waiting for the disk where needed.
     SpliceIn {
+        /// RWF_DONTCACHE.
+        uncached: bool,
         log: OpenLog,
         pos: u64,
         pipe: Pipe,
@@ -453,10 +467,13 @@ fn build(
             }
             write
         }
+            uncached,
         Op::Sync { log } => datasync(log.fd),
         Op::SpliceIn {
+            let flags = if *uncached { libc::RWF_DONTCACHE } else { 0 };
             log,
             pos,
+                .rw_flags(flags)
             pipe,
             len,
         } => opcode::Splice::new(

@@ -2,12 +2,13 @@
 //! nothing on a hot path.
 
 use crate::sys;
+use crate::writeback::Writeback;
 use flumen_base::ShardId;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::mpsc::Sender;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// A command to a shard from another thread.
 pub(crate) enum Control {
@@ -105,6 +106,8 @@ impl ShardShared {
 /// What all shards share.
 pub(crate) struct Shared {
     pub(crate) shards: Vec<ShardShared>,
+    /// Whether the kernel's write-back is behind.
+    pub(crate) writeback: Arc<Writeback>,
     ready: AtomicUsize,
     stopped: AtomicUsize,
     abort: AtomicBool,
@@ -117,6 +120,7 @@ impl Shared {
             shards: (0..shards)
                 .map(|_| ShardShared::new())
                 .collect::<Result<_, _>>()?,
+            writeback: Arc::default(),
             ready: AtomicUsize::new(0),
             stopped: AtomicUsize::new(0),
             abort: AtomicBool::new(false),

@@ -1,7 +1,7 @@
 //! Starting and ending the process: CPUs, listeners, one glommio executor per shard, signals.
 
 use crate::clock::OsClock;
-use crate::config::{Listen, RuntimeConfig, ShardStart};
+use crate::config::{Listen, RuntimeConfig, ShardStart, WriteStrategy};
 use crate::core::ShardCore;
 use crate::fsdisk::FsDisk;
 use crate::http::Endpoint;
@@ -11,6 +11,7 @@ use crate::probe::{self, ProbeError};
 use crate::reactor::{Parts, Reactor};
 use crate::shared::Shared;
 use crate::sys;
+use crate::writeback::Watcher;
 use flumen_base::{Clock, Disk, ShardId};
 use glommio::{CpuSet, ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
 use std::io;
@@ -61,6 +62,7 @@ pub struct Running {
     executors: Vec<ExecutorJoinHandle<()>>,
     listeners: Vec<SocketAddr>,
     endpoint: Option<Endpoint>,
+    watcher: Option<Watcher>,
 }
 
 /// Ends the process's shards from any thread.
@@ -118,6 +120,9 @@ impl Running {
         }
         if let Some(endpoint) = self.endpoint {
             endpoint.stop();
+        }
+        if let Some(watcher) = self.watcher {
+            watcher.stop();
         }
         self.shared
             .take_failure()
@@ -256,7 +261,11 @@ impl Prepared {
             executors: Vec::new(),
             listeners: self.addresses.clone(),
             endpoint: None,
+            watcher: None,
         };
+        if self.config.write_strategy == WriteStrategy::Auto {
+            running.watcher = shared.writeback.watch(Arc::clone(&helper_cpus))?;
+        }
         if let Some(socket) = self.endpoint {
             let cpus = Arc::clone(&helper_cpus);
             running.endpoint = Some(Endpoint::start(socket, Arc::clone(&shared), cpus)?);

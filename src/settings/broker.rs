@@ -188,14 +188,16 @@ pub struct FetchSettings {
 /// `flumen.log.write.strategy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteStrategy {
-    /// Through the shard's io_uring.
-    Ring,
-    /// pwritev on the shard's own thread.
+    /// By file system, and by how far the kernel's write-back is behind.
+    Auto,
+    /// Page cache, by pwritev on the shard's own thread.
     Inline,
+    /// Page cache, through the shard's io_uring.
+    Ring,
+    /// Page cache through the ring, written back at once and dropped (RWF_DONTCACHE).
+    Uncached,
     /// O_DIRECT through the ring.
     Direct,
-    /// By file system and state.
-    Auto,
 }
 
 /// Flumen's own keys.
@@ -389,7 +391,7 @@ impl Default for BrokerConfig {
             flumen: FlumenSettings {
                 cpus: None,
                 shards: None,
-                write_strategy: WriteStrategy::Ring,
+                write_strategy: WriteStrategy::Auto,
                 metrics_listener: None,
                 fetch_splice_min_bytes: 256 << 10,
                 log_sync_before_ack: false,

@@ -271,9 +271,10 @@ fn flumen(v: &View<'_>) -> Result<FlumenSettings, ConfigError> {
         shards: shards.and_then(|n| u16::try_from(n).ok()),
         write_strategy: match v.text("flumen.log.write.strategy")?.as_str() {
             "inline" => WriteStrategy::Inline,
+            "ring" => WriteStrategy::Ring,
+            "uncached" => WriteStrategy::Uncached,
             "direct" => WriteStrategy::Direct,
-            "auto" => WriteStrategy::Auto,
-            _ => WriteStrategy::Ring,
+            _ => WriteStrategy::Auto,
         },
         metrics_listener: match v.opt_text("flumen.metrics.listener")? {
             Some(address) if !address.is_empty() => {

@@ -336,6 +336,17 @@ fn flumens_own_keys() {
     let flumen = config.unwrap().config.flumen;
     assert_eq!(flumen.cpus, Some(vec![0, 2, 3]));
     assert_eq!(flumen.shards, Some(4));
+    assert_eq!(flumen.write_strategy, WriteStrategy::Auto);
+    for (value, wanted) in [
+        ("auto", WriteStrategy::Auto),
+        ("inline", WriteStrategy::Inline),
+        ("ring", WriteStrategy::Ring),
+        ("uncached", WriteStrategy::Uncached),
+        ("direct", WriteStrategy::Direct),
+    ] {
+        let config = load(&format!("flumen.log.write.strategy={value}"));
+        assert_eq!(config.unwrap().config.flumen.write_strategy, wanted);
+    }
     for bad in [
         "flumen.cpus=3-1",
         "flumen.cpus=a",

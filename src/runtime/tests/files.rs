@@ -143,7 +143,13 @@ fn a_slice_past_the_end_closes_the_connection() {
 
 #[test]
 fn writes_syncs_and_reads_are_whole() {
-    for write_strategy in [WriteStrategy::Ring, WriteStrategy::Inline] {
+    for write_strategy in [
+        WriteStrategy::Auto,
+        WriteStrategy::Inline,
+        WriteStrategy::Ring,
+        WriteStrategy::Uncached,
+        WriteStrategy::Direct,
+    ] {
         let config = RuntimeConfig {
             write_strategy,
             ..on_one_cpu(1)

@@ -1,0 +1,292 @@
+//! How far the kernel's write-back is behind, so that a write into the page cache does not stop a
+//! shard in the kernel's dirty throttle.
+//!
+//! The kernel lets writers run freely up to the mean of its two dirty thresholds, and puts them to
+//! sleep above. A thread of its own looks at `/proc/vmstat` while log writes happen, and never at
+//! idle; shards only look at a flag. The flag goes up well below the throttle, because a lot can be
+//! written between two looks, and down only when most of it has been written back. Where it goes
+//! up again soon, the disk is slower than what comes in, and it stays up longer each time: else
+//! memory would fill, drain and fill again.
+
+use crate::jobs::HelperCpus;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+const VMSTAT: &str = "/proc/vmstat";
+/// `/proc/vmstat` is a few KiB; what is looked for stands in its first part.
+const VMSTAT_LEN_MAX: usize = 16 << 10;
+/// Pause between looks, while little is dirty and otherwise.
+const CALM: Duration = Duration::from_millis(100);
+const CLOSE: Duration = Duration::from_millis(25);
+/// Share of the free run, in percent, from which it is looked at closely; at which it is behind;
+/// and at which it has caught up.
+const CLOSE_AT: u64 = 10;
+const BEHIND_AT: u64 = 50;
+const CAUGHT_UP_AT: u64 = 20;
+/// How long it counts as behind at least: the first time, and at most when that comes again and
+/// again within the pause.
+const HOLD_MIN: Duration = Duration::from_secs(1);
+const HOLD_MAX: Duration = Duration::from_secs(60);
+const RELAPSE: Duration = Duration::from_secs(10);
+/// Looks without a write between them, after which the thread sleeps until the next write.
+const IDLE_LOOKS: u32 = 10;
+
+/// What the kernel says, in pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Dirty {
+    /// Dirty or being written back.
+    unwritten: u64,
+    /// Up to here writers are not held up.
+    free_run: u64,
+}
+
+impl Dirty {
+    /// Reads the text of `/proc/vmstat`; `None` if a line is missing.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let value = |name: &str| {
+            let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+            let (_, value) = lines.find(|(key, _)| *key == name)?;
+            value.trim().parse::<u64>().ok()
+        };
+        let background = value("nr_dirty_background_threshold")?;
+        let throttle = value("nr_dirty_threshold")?;
+        Some(Self {
+            unwritten: value("nr_dirty")? + value("nr_writeback")?,
+            free_run: (background + throttle) / 2,
+        })
+    }
+
+    fn percent(self) -> u64 {
+        self.unwritten.saturating_mul(100) / self.free_run.max(1)
+    }
+}
+
+/// When it is behind and when it has caught up; times are since any moment.
+#[derive(Debug)]
+pub(crate) struct Judge {
+    behind: bool,
+    since: Duration,
+    left: Option<Duration>,
+    hold: Duration,
+}
+
+impl Default for Judge {
+    fn default() -> Self {
+        Self {
+            behind: false,
+            since: Duration::ZERO,
+            left: None,
+            hold: HOLD_MIN,
+        }
+    }
+}
+
+impl Judge {
+    /// Takes a look into account; true while write-back is behind.
+    pub(crate) fn look(&mut self, now: Duration, dirty: Dirty) -> bool {
+        let percent = dirty.percent();
+        if !self.behind && percent >= BEHIND_AT {
+            let relapse = self.left.is_some_and(|left| now < left + RELAPSE);
+            self.hold = match relapse {
+                true => (self.hold * 2).min(HOLD_MAX),
+                false => HOLD_MIN,
+            };
+            (self.behind, self.since) = (true, now);
+        } else if self.behind && percent < CAUGHT_UP_AT && now >= self.since + self.hold {
+            (self.behind, self.left) = (false, Some(now));
+        }
+        self.behind
+    }
+}
+
+/// The flag, and the thread that keeps it.
+#[derive(Debug, Default)]
+pub(crate) struct Writeback {
+    behind: AtomicBool,
+    /// A write came since the last look.
+    written: AtomicBool,
+    asleep: AtomicBool,
+    ended: AtomicBool,
+    thread: OnceLock<Thread>,
+}
+
+impl Writeback {
+    /// A log write happens now. True if write-back is behind.
+    pub(crate) fn note_write(&self) -> bool {
+        if !self.written.load(Ordering::Relaxed) {
+            self.written.store(true, Ordering::SeqCst);
+            if self.asleep.load(Ordering::SeqCst) {
+                self.wake();
+            }
+        }
+        self.behind.load(Ordering::Relaxed)
+    }
+
+    fn wake(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+
+    /// Starts the thread. Without `/proc/vmstat` there is none, and nothing is ever behind.
+    pub(crate) fn watch(self: &Arc<Self>, cpus: Arc<HelperCpus>) -> io::Result<Option<Watcher>> {
+        let Ok(file) = File::open(VMSTAT) else {
+            tracing::warn!("{VMSTAT} can't be read: log writes don't follow write-back");
+            return Ok(None);
+        };
+        let own = Arc::clone(self);
+        let thread = std::thread::Builder::new()
+            .name("flumen-dirty".to_owned())
+            .stack_size(256 << 10)
+            .spawn(move || {
+                cpus.pin_current();
+                own.run(&file);
+            })?;
+        let _ = self.thread.set(thread.thread().clone()); // watched once
+        Ok(Some(Watcher {
+            writeback: Arc::clone(self),
+            thread,
+        }))
+    }
+
+    fn run(&self, file: &File) {
+        let start = Instant::now();
+        let mut judge = Judge::default();
+        let mut buf = vec![0; VMSTAT_LEN_MAX];
+        let mut idle = 0;
+        while !self.ended.load(Ordering::SeqCst) {
+            let Some(dirty) = read(file, &mut buf) else {
+                tracing::warn!("{VMSTAT} can't be understood: log writes don't follow write-back");
+                self.behind.store(false, Ordering::Relaxed);
+                return;
+            };
+            let behind = judge.look(start.elapsed(), dirty);
+            if self.behind.swap(behind, Ordering::Relaxed) != behind {
+                tracing::info!(
+                    behind,
+                    percent = dirty.percent(),
+                    "write-back of dirty memory"
+                );
+            }
+            idle = match self.written.swap(false, Ordering::SeqCst) {
+                true => 0,
+                false => idle + 1,
+            };
+            let calm = !behind && dirty.percent() < CLOSE_AT;
+            if idle < IDLE_LOOKS || behind {
+                std::thread::park_timeout(if calm { CALM } else { CLOSE });
+                continue;
+            }
+            self.asleep.store(true, Ordering::SeqCst);
+            // A write between the two would see no sleeper.
+            if !self.written.load(Ordering::SeqCst) && !self.ended.load(Ordering::SeqCst) {
+                std::thread::park();
+            }
+            self.asleep.store(false, Ordering::SeqCst);
+            idle = 0;
+        }
+    }
+}
+
+fn read(file: &File, buf: &mut [u8]) -> Option<Dirty> {
+    let n = file.read_at(buf, 0).ok()?;
+    let text = buf.get(..n).map(String::from_utf8_lossy)?;
+    Dirty::parse(&text)
+}
+
+/// The running thread.
+pub(crate) struct Watcher {
+    writeback: Arc<Writeback>,
+    thread: JoinHandle<()>,
+}
+
+impl Watcher {
+    /// Ends it.
+    pub(crate) fn stop(self) {
+        self.writeback.ended.store(true, Ordering::SeqCst);
+        self.writeback.wake();
+        if self.thread.join().is_err() {
+            tracing::warn!("the thread that watched write-back panicked");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(percent: u64) -> Dirty {
+        Dirty {
+            unwritten: percent * 10,
+            free_run: 1000,
+        }
+    }
+
+    #[test]
+    fn the_kernels_text() {
+        let text = "nr_free_pages 5\nnr_dirty 100\nnr_writeback 20\nnr_writeback_temp 7\n\
+                    nr_dirty_threshold 3000\nnr_dirty_background_threshold 1000\n";
+        let expected = Dirty {
+            unwritten: 120,
+            free_run: 2000,
+        };
+        assert_eq!(Dirty::parse(text), Some(expected));
+        assert_eq!(Dirty::parse("nr_dirty 100\n"), None);
+        assert_eq!(Dirty::parse(""), None);
+        let own = std::fs::read_to_string(VMSTAT).unwrap();
+        assert!(Dirty::parse(&own).unwrap().free_run > 0);
+    }
+
+    #[test]
+    fn falls_behind_early_and_catches_up_late() {
+        let mut judge = Judge::default();
+        let second = Duration::from_secs(1);
+        assert!(!judge.look(second, at(BEHIND_AT - 1)));
+        assert!(judge.look(second, at(BEHIND_AT)));
+        assert!(judge.look(2 * second, at(CAUGHT_UP_AT)));
+        assert!(!judge.look(2 * second, at(CAUGHT_UP_AT - 1)));
+    }
+
+    #[test]
+    fn holds_longer_each_time_it_relapses() {
+        let mut judge = Judge::default();
+        let mut now = Duration::ZERO;
+        let step = Duration::from_millis(25);
+        // Full, then empty: how long it counts as behind.
+        let mut held = |judge: &mut Judge| {
+            assert!(judge.look(now, at(90)));
+            let since = now;
+            while judge.look(now, at(0)) {
+                now += step;
+            }
+            now - since
+        };
+        let times: Vec<u64> = (0..9).map(|_| held(&mut judge).as_secs()).collect();
+        assert_eq!(times, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        now += RELAPSE;
+        assert!(judge.look(now, at(90)));
+        assert!(!judge.look(now + HOLD_MIN, at(0)));
+    }
+
+    #[test]
+    fn a_write_wakes_it_and_it_ends() {
+        let writeback = Arc::new(Writeback::default());
+        let watcher = writeback.watch(Arc::default()).unwrap().unwrap();
+        let by = Instant::now() + Duration::from_secs(20);
+        while !writeback.asleep.load(Ordering::SeqCst) {
+            assert!(Instant::now() < by, "it does not fall asleep");
+            std::thread::yield_now();
+        }
+        writeback.note_write();
+        while writeback.written.load(Ordering::SeqCst) {
+            assert!(Instant::now() < by, "it does not wake");
+            std::thread::yield_now();
+        }
+        watcher.stop();
+    }
+}
