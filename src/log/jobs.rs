@@ -208,6 +208,11 @@ impl Log {
     /// The job that finishes the oldest rolled segment (sync, indexes, producer snapshot), if there
     /// is one, all of it is written, and no such job runs.
     pub fn take_seal_job(&mut self) -> Option<SealJob> {
+        // Segments are sealed in order: mostly all but the active one are.
+        let before = self.segments.len().checked_sub(2)?;
+        if self.segments.get(before)?.state == SegmentState::Sealed {
+            return None;
+        }
         let index = self
             .segments
             .iter()

@@ -28,7 +28,7 @@
 //! batch.push(0, Some(b"key"), Some(b"value"));
 //! let bytes = batch.build().ok_or("no records")?;
 //! let valid = validate(bytes, &config, Origin::Client, 0, 1 << 20)?;
-//! let info = log.append(Now::default(), valid, 0)?;
+//! let info = log.append(Now::default(), &valid, 0)?;
 //! let write = log.take_write().ok_or("nothing staged")?; // carried out by the runtime, then:
 //! log.write_done(true);
 //! assert!(log.written_end_offset() > info.last_offset); // now it may be acked and read

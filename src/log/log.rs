@@ -9,7 +9,7 @@
 //! changes (end offset, segment, indexes, producers, epochs, memory tail) changes when it is
 //! staged, and an undo record per batch takes it back if the write fails.
 
-use crate::batch::{BatchHeader, Records};
+use crate::batch::{BatchHeader, HEADER_LEN, Records};
 use crate::builder;
 use crate::config::LogConfig;
 use crate::epoch::{EpochCache, EpochEnd};
@@ -33,6 +33,11 @@ use std::sync::Arc;
 const COPY_LEN_MAX: usize = 4096;
 /// Buffers of one write (IOV_MAX is 1024).
 const WRITE_BUFS_MAX: usize = 1000;
+/// Longest list of buffers that is kept for the next write.
+const SPARE_BUFS_MAX: usize = 256;
+/// Memory that copies share: little at first, twice as much whenever it is used up.
+const COPIES_LEN_FIRST: usize = 1 << 10;
+const COPIES_LEN_MAX: usize = 64 << 10;
 
 /// The log of one partition. See the module for its offsets.
 #[derive(Debug)]
@@ -54,6 +59,12 @@ pub struct Log {
     staged: VecDeque<Staged>,
     in_flight: Option<InFlight>,
     undo: VecDeque<AppendUndo>,
+    /// Where headers and small batches are copied to. Its own for each log, so that the memory tail
+    /// lets go of it in the order of the copies.
+    copies: BytesMut,
+    copies_len: usize,
+    /// Lists of buffers of writes that have ended, empty, for those to come.
+    spare_bufs: SmallVec<[Vec<Bytes>; 2]>,
     /// A write or a seal failed: no more appends.
     pub(crate) failed: bool,
     pub(crate) producers: ProducerState,
@@ -89,7 +100,7 @@ struct AppendUndo {
     base_offset: i64,
     segment: i64,
     mark: SegmentMark,
-    producer: Option<Box<producer_state::Undo>>,
+    producer: Option<producer_state::Undo>,
 }
 
 impl Log {
@@ -128,6 +139,9 @@ impl Log {
             staged: VecDeque::new(),
             in_flight: None,
             undo: VecDeque::new(),
+            copies: BytesMut::new(),
+            copies_len: COPIES_LEN_FIRST,
+            spare_bufs: SmallVec::new(),
             failed: false,
             producers: loaded.producers,
             epochs: loaded.epochs,
@@ -155,10 +169,11 @@ impl Log {
     // ---- append ----
 
     /// Gives the batch its offsets and stages it. Nothing is written before [`Log::take_write`].
+    /// What it keeps of the batch it shares or copies: the batch may go wherever it came from.
     pub fn append(
         &mut self,
         now: Now,
-        batch: ValidBatch,
+        batch: &ValidBatch,
         leader_epoch: LeaderEpoch,
     ) -> Result<AppendInfo, AppendError> {
         if self.failed {
@@ -192,7 +207,7 @@ impl Log {
             log_start_offset: Offset(self.log_start),
             duplicate: false,
         };
-        self.stage(now, &view, &batch, len);
+        self.stage(now, &view, batch, len);
         Ok(info)
     }
 
@@ -203,7 +218,7 @@ impl Log {
             false => None,
         };
         let marker = marker.as_ref().and_then(|m| m.as_ref().ok());
-        let producer = self.producers.apply(header, marker).map(Box::new);
+        let producer = self.producers.apply(header, marker);
         if self
             .epochs
             .assign(header.leader_epoch(), header.base_offset())
@@ -224,13 +239,19 @@ impl Log {
         active.account(header, len, interval);
         active.modified_ms = now.wall_ms;
         self.log_end = header.last_offset() + 1;
-        let bufs = buffers(header, batch);
+        let bufs = self.buffers(header, batch);
+        let charge = if bufs.len() == 1 || batch.len() >= batch.frame_len / 2 {
+            len
+        } else {
+            batch.frame_len as u64
+        };
         self.tail.push(TailBatch {
             base_offset: header.base_offset(),
             last_offset: header.last_offset(),
             segment,
             pos,
             len,
+            charge,
             bufs: bufs.clone(),
         });
         let records = i64::from(header.count());
@@ -241,14 +262,45 @@ impl Log {
                 staged.records += records;
                 staged.end_offset = self.log_end;
             }
-            _ => self.staged.push_back(Staged {
-                segment,
-                pos,
-                bufs: bufs.into_vec(),
-                len,
-                records,
-                end_offset: self.log_end,
-            }),
+            _ => {
+                let mut list = self.spare_bufs.pop().unwrap_or_default();
+                list.extend(bufs);
+                self.staged.push_back(Staged {
+                    segment,
+                    pos,
+                    bufs: list,
+                    len,
+                    records,
+                    end_offset: self.log_end,
+                });
+            }
+        }
+    }
+
+    /// The positioned batch as it is written: header and records apart, so that the records are
+    /// not copied; or in one copy where the batch is small.
+    fn buffers(&mut self, header: &BatchHeader<'_>, batch: &ValidBatch) -> SmallVec<[Bytes; 2]> {
+        let len = batch.len();
+        let small = len <= COPY_LEN_MAX;
+        let room = if small { len } else { HEADER_LEN };
+        if self.copies.capacity() < room {
+            let reserve = self.copies_len.max(room);
+            self.copies.reserve(reserve);
+            self.copies_len = (reserve * 2).min(COPIES_LEN_MAX);
+        }
+        self.copies.extend_from_slice(header.bytes());
+        if small {
+            self.copies.extend_from_slice(&batch.records);
+            return smallvec![self.copies.split().freeze()];
+        }
+        smallvec![self.copies.split().freeze(), batch.records.clone()]
+    }
+
+    /// Takes the list of a write's buffers back, for a write to come; the buffers are let go of.
+    pub fn reuse_bufs(&mut self, mut bufs: Vec<Bytes>) {
+        bufs.clear();
+        if self.spare_bufs.len() < 2 && bufs.capacity() <= SPARE_BUFS_MAX {
+            self.spare_bufs.push(bufs);
         }
     }
 
@@ -344,7 +396,7 @@ impl Log {
         self.staged.clear();
         while let Some(undo) = self.undo.pop_back() {
             if let Some(producer) = undo.producer {
-                self.producers.undo(*producer);
+                self.producers.undo(producer);
             }
             if let Some(index) = self.segment_index(undo.segment)
                 && let Some(segment) = self.segments.get_mut(index)
@@ -505,6 +557,9 @@ impl Log {
     /// evicts at once.
     pub fn set_tail_budget(&mut self, bytes: usize) {
         self.tail.set_budget(bytes);
+        if bytes == 0 {
+            (self.copies, self.copies_len) = (BytesMut::new(), COPIES_LEN_FIRST);
+        }
     }
 
     /// Index of the segment with exactly this base offset.
@@ -519,23 +574,6 @@ impl Log {
 
 fn new_file(ids: &FileIds, dir: &Path, base_offset: i64, suffix: &str) -> Arc<LogFile> {
     LogFile::new(ids.next_id(), segment_path(dir, base_offset, suffix))
-}
-
-/// The positioned batch as it is written: header and records apart, so that the records are not
-/// copied; or in one copy where the batch is small, or so small a part of its frame that the memory
-/// tail should not pin that.
-fn buffers(header: &BatchHeader<'_>, batch: &ValidBatch) -> SmallVec<[Bytes; 2]> {
-    let len = batch.len();
-    if len <= COPY_LEN_MAX || len < batch.frame_len / 2 {
-        let mut copy = BytesMut::with_capacity(len);
-        copy.extend_from_slice(header.bytes());
-        copy.extend_from_slice(&batch.records);
-        return smallvec![copy.freeze()];
-    }
-    smallvec![
-        Bytes::copy_from_slice(header.bytes()),
-        batch.records.clone()
-    ]
 }
 
 #[cfg(test)]

@@ -175,8 +175,9 @@ fn duplicates_are_answered_with_the_first_offsets() {
 }
 
 #[test]
-fn small_batches_do_not_pin_their_frame() {
+fn records_are_not_copied_and_the_tail_is_charged_with_what_they_pin() {
     let mut rig = Rig::new(LogConfig::default());
+    rig.log.set_tail_budget(1 << 20);
     let bytes = batch(1, 0, 1, 9000);
     let config = LogConfig::default();
     let valid = crate::validate(bytes.clone(), &config, crate::Origin::Client, 1, 1).unwrap();
@@ -184,13 +185,25 @@ fn small_batches_do_not_pin_their_frame() {
         let range = bytes.as_ptr_range();
         write.bufs.iter().any(|b| range.contains(&b.as_ptr()))
     };
-    rig.log.append(rig.now(), valid.clone(), 0).unwrap();
+    rig.log.append(rig.now(), &valid, 0).unwrap();
+    assert_eq!(rig.log.tail_bytes(), bytes.len());
+    let write = rig.log.take_write().unwrap();
+    assert!(shares(&write));
+    rig.log.write_done(true);
+    rig.log.reuse_bufs(write.bufs);
+    let part = valid.with_frame_len(100_000);
+    rig.log.append(rig.now(), &part, 0).unwrap();
+    assert_eq!(rig.log.tail_bytes(), bytes.len() + 100_000);
     assert!(shares(&rig.log.take_write().unwrap()));
     rig.log.write_done(true);
-    rig.log
-        .append(rig.now(), valid.with_frame_len(100_000), 0)
-        .unwrap();
-    assert!(!shares(&rig.log.take_write().unwrap()));
+    let small = batch(1, 0, 1, 100);
+    let frame = crate::validate(small.clone(), &config, crate::Origin::Client, 1, 1).unwrap();
+    let before = rig.log.tail_bytes();
+    let copied = frame.with_frame_len(100_000);
+    rig.log.append(rig.now(), &copied, 0).unwrap();
+    assert_eq!(rig.log.tail_bytes(), before + small.len());
+    rig.log.set_tail_budget(0);
+    assert_eq!(rig.log.tail_bytes(), 0);
 }
 
 /// Random operations against a vector of values; crashes lose at most what was not synced, never

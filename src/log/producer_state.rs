@@ -75,13 +75,14 @@ impl ProducerEntry {
         }
     }
 
-    fn add(&mut self, epoch: i16, batch: BatchMeta) {
+    /// Remembers a batch; gives the one that is forgotten for it.
+    fn add(&mut self, epoch: i16, batch: BatchMeta) -> Option<BatchMeta> {
         self.set_epoch(epoch);
-        if self.batches.len() == BATCHES_RETAINED {
-            self.batches.remove(0);
-        }
+        let full = self.batches.len() == BATCHES_RETAINED;
+        let forgotten = full.then(|| self.batches.remove(0));
         self.batches.push(batch);
         self.last_timestamp = batch.timestamp;
+        forgotten
     }
 }
 
@@ -98,7 +99,19 @@ pub enum Check {
 #[derive(Debug)]
 pub struct Undo {
     producer_id: ProducerId,
-    previous: Option<ProducerEntry>,
+    change: Change,
+}
+
+#[derive(Debug)]
+enum Change {
+    /// A batch more of the same epoch outside of transactions: nearly all are.
+    Added {
+        /// The batch that was forgotten for it.
+        forgotten: Option<BatchMeta>,
+        last_timestamp: i64,
+    },
+    /// Anything else: what was known before.
+    Replaced(Option<Box<ProducerEntry>>),
 }
 
 /// The producers known to one partition.
@@ -185,7 +198,29 @@ impl ProducerState {
         if id < 0 {
             return None;
         }
-        let previous = self.producers.get(&id).cloned();
+        let meta = BatchMeta {
+            last_sequence: batch.last_sequence(),
+            last_offset: batch.last_offset(),
+            offset_delta: batch.last_offset_delta(),
+            timestamp: batch.max_timestamp(),
+        };
+        let plain = !batch.is_control() && !batch.is_transactional();
+        if plain
+            && let Some(entry) = self.producers.get_mut(&id)
+            && entry.epoch == batch.producer_epoch()
+        {
+            let last_timestamp = entry.last_timestamp;
+            let forgotten = entry.add(entry.epoch, meta);
+            let change = Change::Added {
+                forgotten,
+                last_timestamp,
+            };
+            return Some(Undo {
+                producer_id: id,
+                change,
+            });
+        }
+        let previous = self.producers.get(&id).cloned().map(Box::new);
         let entry = self
             .producers
             .entry(id)
@@ -200,12 +235,6 @@ impl ProducerState {
                 }
             }
         } else {
-            let meta = BatchMeta {
-                last_sequence: batch.last_sequence(),
-                last_offset: batch.last_offset(),
-                offset_delta: batch.last_offset_delta(),
-                timestamp: batch.max_timestamp(),
-            };
             entry.add(batch.producer_epoch(), meta);
             if batch.is_transactional() && entry.txn_first_offset.is_none() {
                 entry.txn_first_offset = Some(batch.base_offset());
@@ -214,19 +243,35 @@ impl ProducerState {
         }
         Some(Undo {
             producer_id: id,
-            previous,
+            change: Change::Replaced(previous),
         })
     }
 
     /// Takes an [`ProducerState::apply`] back; the latest first.
     pub fn undo(&mut self, undo: Undo) {
         let id = undo.producer_id;
+        let previous = match undo.change {
+            Change::Replaced(previous) => previous,
+            Change::Added {
+                forgotten,
+                last_timestamp,
+            } => {
+                if let Some(entry) = self.producers.get_mut(&id) {
+                    entry.batches.pop();
+                    entry.last_timestamp = last_timestamp;
+                    if let Some(batch) = forgotten {
+                        entry.batches.insert(0, batch);
+                    }
+                }
+                return;
+            }
+        };
         let current = self.producers.remove(&id);
         if let Some(first) = current.and_then(|entry| entry.txn_first_offset) {
             self.open_txns.remove(&first);
         }
-        if let Some(previous) = undo.previous {
-            self.insert(id, previous);
+        if let Some(previous) = previous {
+            self.insert(id, *previous);
         }
     }
 

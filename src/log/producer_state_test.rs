@@ -156,3 +156,23 @@ fn silent_producers_expire() {
     state.expire(1000 + 100, 100);
     assert!(state.is_empty());
 }
+
+#[test]
+fn every_batch_can_be_taken_back() {
+    let mut state = ProducerState::default();
+    let mut before = Vec::new();
+    let mut undos = Vec::new();
+    for n in 0..9 {
+        before.push(format!("{:?}", state.get(7)));
+        let mut b = BatchBuilder::new()
+            .producer(7, 0, n)
+            .base_offset(i64::from(n));
+        b.push(100 + i64::from(n), None, Some(b"v"));
+        let bytes = b.build().unwrap();
+        undos.push(apply(&mut state, &bytes));
+    }
+    while let (Some(undo), Some(before)) = (undos.pop(), before.pop()) {
+        state.undo(undo);
+        assert_eq!(format!("{:?}", state.get(7)), before);
+    }
+}

@@ -353,6 +353,8 @@ pub(crate) struct TailBatch {
     pub(crate) segment: i64,
     pub(crate) pos: u64,
     pub(crate) len: u64,
+    /// Bytes of memory that it may keep from being freed: what the budget is charged with.
+    pub(crate) charge: u64,
     pub(crate) bufs: SmallVec<[Bytes; 2]>,
 }
 
@@ -375,7 +377,7 @@ impl Tail {
     }
 
     pub(crate) fn push(&mut self, batch: TailBatch) {
-        self.bytes += batch.len as usize;
+        self.bytes += batch.charge as usize;
         self.batches.push_back(batch);
         self.evict();
     }
@@ -385,7 +387,7 @@ impl Tail {
             let Some(batch) = self.batches.pop_front() else {
                 break;
             };
-            self.bytes -= batch.len as usize;
+            self.bytes -= batch.charge as usize;
         }
         if self.batches.is_empty() {
             self.batches.shrink_to(0);
@@ -395,7 +397,7 @@ impl Tail {
     /// The log now ends at `end`.
     pub(crate) fn truncate(&mut self, end: i64) {
         while let Some(batch) = self.batches.pop_back_if(|b| b.base_offset >= end) {
-            self.bytes -= batch.len as usize;
+            self.bytes -= batch.charge as usize;
         }
     }
 

@@ -4,6 +4,7 @@ use crate::batch::BatchHeader;
 use crate::config::LogConfig;
 use crate::index::{self, IndexEntry, OFFSET_ENTRY_LEN, OffsetIndex, TIME_ENTRY_LEN, TimeEntry};
 use flumen_base::{LogFile, Prng};
+use smallvec::SmallVec;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -121,7 +122,7 @@ impl Segment {
     /// Takes a batch into account that is put at the end; its header is final.
     pub(crate) fn account(&mut self, batch: &BatchHeader<'_>, len: u64, interval: u32) {
         let Self { mark, times, .. } = self;
-        let mut added = Vec::new();
+        let mut added: SmallVec<[IndexEntry; 1]> = SmallVec::new();
         push_index(mark, &mut added, times, self.base_offset, batch, interval);
         for entry in added {
             self.index.push(entry);
@@ -179,7 +180,7 @@ impl Segment {
 /// one of each kind when more than `interval` bytes have come since the last.
 pub(crate) fn push_index(
     mark: &mut SegmentMark,
-    entries: &mut Vec<IndexEntry>,
+    entries: &mut impl Extend<IndexEntry>,
     times: &mut Vec<TimeEntry>,
     base: i64,
     batch: &BatchHeader<'_>,
@@ -192,11 +193,11 @@ pub(crate) fn push_index(
     }
     mark.first_timestamp.get_or_insert(batch.max_timestamp());
     if mark.bytes_since_index > u64::from(interval) {
-        entries.push(IndexEntry {
+        entries.extend(Some(IndexEntry {
             last: relative(last, base),
             position: mark.size as u32,
             first: relative(batch.base_offset(), base),
-        });
+        }));
         let time = TimeEntry {
             timestamp: mark.max_timestamp,
             offset: relative(mark.max_timestamp_offset, base),

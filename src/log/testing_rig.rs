@@ -78,7 +78,7 @@ impl Rig {
         epoch: i32,
     ) -> Result<AppendInfo, AppendError> {
         let valid = validate(batch, &self.config, Origin::Client, self.now_ms, 1 << 20).unwrap();
-        self.log.append(self.now(), valid, epoch)
+        self.log.append(self.now(), &valid, epoch)
     }
 
     pub(crate) fn carry_out(&self, write: &WriteOp) {

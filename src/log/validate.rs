@@ -13,7 +13,7 @@ use crate::batch::{
 use crate::builder;
 use crate::codec::{CodecError, Compression};
 use crate::config::{LogConfig, TargetCompression, TimestampType};
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use flumen_base::ErrorCode;
 
 /// Who appends.
@@ -107,6 +107,11 @@ impl ValidBatch {
         BatchHeader::from_array(&self.header)
     }
 
+    /// Its records: what is left to let go of after an append.
+    pub fn into_records(self) -> Bytes {
+        self.records
+    }
+
     /// Its length in bytes.
     #[allow(clippy::len_without_is_empty)] // a batch is never empty
     pub fn len(&self) -> usize {
@@ -167,10 +172,13 @@ pub fn validate(
     let in_place = checked.offsets_dense
         && (source == target || (source == Compression::None && batch.header.is_control()));
     let (header, records) = if in_place {
-        let mut header = *bytes.first_chunk().ok_or(BatchError::Truncated)?;
-        let records = bytes.slice(HEADER_LEN..batch.bytes().len());
+        let mut header = *batch.header.bytes();
         let max_timestamp = append_time.unwrap_or(checked.max_timestamp);
-        if batch.header.timestamp_type() != stamp || batch.header.max_timestamp() != max_timestamp {
+        let restamp =
+            batch.header.timestamp_type() != stamp || batch.header.max_timestamp() != max_timestamp;
+        let mut records = bytes; // it holds this one batch: no other handle on it is needed
+        records.advance(HEADER_LEN);
+        if restamp {
             builder::restamp(&mut header, &records, stamp, max_timestamp);
         }
         (header, records)

@@ -202,7 +202,7 @@ impl Partition {
             refuse(to, ErrorCode::KafkaStorageError, -1, out);
             return;
         };
-        match log.append(now, batch, epoch) {
+        match log.append(now, &batch, epoch) {
             Ok(info) if info.last_offset < log.written_end_offset() => ack(to, &info, out),
             Ok(info) => self.acks.push_back(Ack {
                 last_offset: info.last_offset,

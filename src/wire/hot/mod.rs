@@ -1,10 +1,11 @@
 //! The paths that every record takes, by hand: Produce and Fetch requests walked in place, without
-//! an allocation, and Fetch responses framed around records that are not copied. `tests/hot.rs`
+//! an allocation; Produce responses written beside their request, and Fetch responses framed around records that are not copied. `tests/hot.rs`
 //! proves them equal to the generated codec.
 
 pub mod fetch;
 pub mod fetch_response;
 pub mod produce;
+pub mod produce_response;
 
 use crate::Reader;
 use flumen_base::Uuid;

@@ -5,8 +5,8 @@ use crate::{DecodeError, Reader};
 use std::ops::Range;
 
 /// The first version that names topics by id.
-const TOPIC_ID_FROM: i16 = 13;
-const FLEXIBLE_FROM: i16 = 9;
+pub(crate) const TOPIC_ID_FROM: i16 = 13;
+pub(crate) const FLEXIBLE_FROM: i16 = 9;
 
 /// A request that was checked as a whole, so that a walk through it cannot fail half way.
 #[derive(Clone, Debug)]
@@ -21,7 +21,18 @@ pub struct ProduceRequest<'a> {
     pub topic_count: usize,
     /// Partitions in the request, repeated ones counted again.
     pub partition_count: usize,
+    checked: Checked,
     walk: Partitions<'a>,
+}
+
+/// Where the topics of a request begin that was checked: kept beside its frame, to walk it again
+/// without checking it again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    at: usize,
+    topics: usize,
+    /// Topics with at least one partition: only they are answered.
+    pub(crate) answered: usize,
 }
 
 /// One partition's part of the request.
@@ -32,6 +43,8 @@ pub struct ProducePartition<'a> {
     /// Which of the request's topics that is, from 0: partitions with the same ordinal were sent
     /// together.
     pub topic_ordinal: usize,
+    /// How many partitions were sent with this topic.
+    pub topic_partitions: usize,
     /// Index of the partition.
     pub index: i32,
     /// Where its records are in the frame; `None` is null.
@@ -44,6 +57,21 @@ impl<'a> ProduceRequest<'a> {
     /// # Errors
     /// Any [`DecodeError`], as the generated decoder.
     pub fn parse(frame: &'a [u8], body_at: usize, version: i16) -> Result<Self, DecodeError> {
+        Self::parse_with(frame, body_at, version, |_| {})
+    }
+
+    /// As [`ProduceRequest::parse`], and `visit`s each partition on the way. What was visited
+    /// counts only if there is no error.
+    ///
+    /// # Errors
+    /// Any [`DecodeError`], as the generated decoder.
+    #[inline]
+    pub fn parse_with(
+        frame: &'a [u8],
+        body_at: usize,
+        version: i16,
+        mut visit: impl FnMut(&ProducePartition<'a>),
+    ) -> Result<Self, DecodeError> {
         if !(3..=13).contains(&version) {
             return Err(DecodeError::Version(version));
         }
@@ -57,17 +85,22 @@ impl<'a> ProduceRequest<'a> {
         let topic_size =
             TopicRef::size_min(by_id, flexible) + len_size_min(flexible) + usize::from(flexible);
         let topic_count = r.array_len(flexible, topic_size);
-        let walk = Partitions {
-            r,
-            flexible,
-            by_id,
-            topics_left: topic_count,
-            partitions_left: 0,
-            topic: TopicRef::Name(""),
-            topics_seen: 0,
+        let mut checked = Checked {
+            at: r.position(),
+            topics: topic_count,
+            answered: 0,
         };
+        let walk = Partitions::new(r, version, topic_count);
         let mut check = walk.clone();
-        let partition_count = check.by_ref().count();
+        let (mut partition_count, mut ordinal) = (0, usize::MAX);
+        while let Some(partition) = check.next() {
+            partition_count += 1;
+            if partition.topic_ordinal != ordinal {
+                ordinal = partition.topic_ordinal;
+                checked.answered += 1;
+            }
+            visit(&partition);
+        }
         let mut r = check.r;
         if flexible {
             r.skip_tags();
@@ -79,8 +112,14 @@ impl<'a> ProduceRequest<'a> {
             timeout_ms,
             topic_count,
             partition_count,
+            checked,
             walk,
         })
+    }
+
+    /// What [`Partitions::again`] needs.
+    pub fn checked(&self) -> Checked {
+        self.checked
     }
 
     /// Every partition, in the request's order.
@@ -99,11 +138,35 @@ pub struct Partitions<'a> {
     partitions_left: usize,
     topic: TopicRef<'a>,
     topics_seen: usize,
+    topic_partitions: usize,
+}
+
+impl<'a> Partitions<'a> {
+    fn new(r: Reader<'a>, version: i16, topics: usize) -> Self {
+        Self {
+            r,
+            flexible: version >= FLEXIBLE_FROM,
+            by_id: version >= TOPIC_ID_FROM,
+            topics_left: topics,
+            partitions_left: 0,
+            topic: TopicRef::Name(""),
+            topics_seen: 0,
+            topic_partitions: 0,
+        }
+    }
+
+    /// Walks a frame again that [`ProduceRequest::parse`] has checked.
+    pub fn again(frame: &'a [u8], checked: Checked, version: i16) -> Self {
+        let mut r = Reader::new(frame);
+        r.take(checked.at);
+        Self::new(r, version, checked.topics)
+    }
 }
 
 impl<'a> Iterator for Partitions<'a> {
     type Item = ProducePartition<'a>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         let flexible = self.flexible;
         while self.partitions_left == 0 {
@@ -115,6 +178,7 @@ impl<'a> Iterator for Partitions<'a> {
             self.topic = TopicRef::read(&mut self.r, self.by_id, flexible);
             let partition_size = 4 + len_size_min(flexible) + usize::from(flexible);
             self.partitions_left = self.r.array_len(flexible, partition_size);
+            self.topic_partitions = self.partitions_left;
             if self.partitions_left == 0 && flexible {
                 self.r.skip_tags();
             }
@@ -139,6 +203,7 @@ impl<'a> Iterator for Partitions<'a> {
         Some(ProducePartition {
             topic: self.topic,
             topic_ordinal: self.topics_seen - 1,
+            topic_partitions: self.topic_partitions,
             index,
             records,
         })

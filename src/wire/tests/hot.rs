@@ -352,3 +352,101 @@ fn a_length_is_patched_where_it_stands() {
     w.patch_i32(3, 1); // does not fit: left alone
     assert_eq!(w.as_slice(), [0, 0, 0, 1, 9]);
 }
+
+#[test]
+fn produce_responses_are_those_of_the_generated_encoder() {
+    use flumen_wire::hot::produce_response::{PartitionAnswer, write_produce_response};
+    use flumen_wire::messages::produce_response as wire;
+    let text = |rng: &mut Prng| (0..rng.below(200)).map(|n| (b'a' + n as u8 % 26) as char);
+    for version in 3..=13 {
+        for round in 0..rounds(200) {
+            let mut g = Gen::new(round << 8 | version as u64);
+            let request = messages::ProduceRequest::random(&mut g, version);
+            let frame = encode(&request, version).unwrap();
+            let parsed = ProduceRequest::parse(&frame, 0, version).unwrap();
+            let rng = &mut g.rng;
+            let errors: Vec<Vec<(i32, String)>> = parsed
+                .partitions()
+                .map(|_| match rng.one_in(3) {
+                    true => (0..rng.below(4) as i32)
+                        .map(|n| (n, text(rng).collect()))
+                        .collect(),
+                    false => Vec::new(),
+                })
+                .collect();
+            let messages: Vec<Option<String>> = (errors.iter())
+                .map(|_| rng.one_in(3).then(|| text(rng).collect()))
+                .collect();
+            let answers: Vec<PartitionAnswer<'_>> = (errors.iter().zip(&messages))
+                .map(|(errors, message)| PartitionAnswer {
+                    error_code: rng.next_u64() as i16,
+                    base_offset: rng.next_u64() as i64,
+                    log_append_time_ms: rng.next_u64() as i64,
+                    log_start_offset: rng.next_u64() as i64,
+                    record_errors: errors,
+                    error_message: message.as_deref(),
+                })
+                .collect();
+            let mut response = messages::ProduceResponse::default();
+            let mut ordinal = usize::MAX;
+            for (part, answer) in parsed.partitions().zip(&answers) {
+                if part.topic_ordinal != ordinal {
+                    ordinal = part.topic_ordinal;
+                    let (name, topic_id) = match part.topic {
+                        TopicRef::Name(name) => (name, flumen_base::Uuid::ZERO),
+                        TopicRef::Id(id) => ("", id),
+                    };
+                    response.responses.push(wire::TopicProduceResponse {
+                        name: name.into(),
+                        topic_id,
+                        ..Default::default()
+                    });
+                }
+                let records = answer.record_errors.iter();
+                let partition = wire::PartitionProduceResponse {
+                    index: part.index,
+                    error_code: answer.error_code,
+                    base_offset: answer.base_offset,
+                    log_append_time_ms: answer.log_append_time_ms,
+                    log_start_offset: answer.log_start_offset,
+                    record_errors: records
+                        .map(|(index, message)| wire::BatchIndexAndErrorMessage {
+                            batch_index: *index,
+                            batch_index_error_message: Some(message.into()),
+                        })
+                        .collect(),
+                    error_message: answer.error_message.map(Into::into),
+                    ..Default::default()
+                };
+                let topic = response.responses.last_mut().unwrap();
+                topic.partition_responses.push(partition);
+            }
+            let mut w = Writer::new();
+            let checked = parsed.checked();
+            write_produce_response(&mut w, &frame, checked, version, answers.into_iter());
+            w.check().unwrap();
+            let generated = encode(&response, version).unwrap();
+            assert_eq!(w.as_slice(), &generated[..], "v{version} round {round}");
+        }
+    }
+    let message = "m".repeat(40_000);
+    let mut w = Writer::new();
+    let mut request = messages::ProduceRequest::default();
+    let topic = messages::produce_request::TopicProduceData {
+        partition_data: vec![Default::default()],
+        ..Default::default()
+    };
+    request.topic_data.push(topic);
+    let frame = encode(&request, 9).unwrap();
+    let checked = ProduceRequest::parse(&frame, 0, 9).unwrap().checked();
+    let answer = PartitionAnswer {
+        error_code: 0,
+        base_offset: 0,
+        log_append_time_ms: 0,
+        log_start_offset: 0,
+        record_errors: &[],
+        error_message: Some(&message),
+    };
+    write_produce_response(&mut w, &frame, checked, 9, std::iter::once(answer));
+    assert!(w.check().is_err(), "longer than a string may be");
+}
