@@ -35,10 +35,10 @@ const SYNC_HALF: u64 = 1 << 62;
 pub(crate) struct LogHandle {
     file: File,
     fs: FileSystem,
-}
-
     /// The file system refused RWF_DONTCACHE.
     pub(crate) refuses_uncached: AtomicBool,
+}
+
 impl LogHandle {
     /// Takes an open file and asks which file system it is on.
     pub(crate) fn new(file: File) -> io::Result<Self> {
@@ -69,13 +69,13 @@ impl OpenLog {
             fs: handle.fs,
         })
     }
-}
-
 
     /// What else is known of the file.
     pub(crate) fn handle(&self) -> Option<&LogHandle> {
         self.file.handle().get()?.downcast_ref()
     }
+}
+
 impl AsFd for OpenLog {
     fn as_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the handle of a log file is set once and lives as long as the log file, which
@@ -124,13 +124,13 @@ pub(crate) enum Op {
         bufs: Vec<Bytes>,
         skip: usize,
         sync: bool,
+        /// RWF_DONTCACHE.
+        uncached: bool,
     },
     /// fdatasync.
     Sync { log: OpenLog },
     /// Splice `len` bytes at `pos` into the pipe, waiting for the disk where needed.
     SpliceIn {
-        /// RWF_DONTCACHE.
-        uncached: bool,
         log: OpenLog,
         pos: u64,
         pipe: Pipe,
@@ -455,10 +455,13 @@ fn build(
             bufs,
             skip,
             sync,
+            uncached,
         } => {
             sys::gather(bufs, *skip, iov);
+            let flags = if *uncached { libc::RWF_DONTCACHE } else { 0 };
             let write = opcode::Writev::new(types::Fd(log.fd), iov.as_ptr(), iov.len() as u32)
                 .offset(*pos + *skip as u64)
+                .rw_flags(flags)
                 .build()
                 .user_data(data);
             if *sync {
@@ -467,13 +470,10 @@ fn build(
             }
             write
         }
-            uncached,
         Op::Sync { log } => datasync(log.fd),
         Op::SpliceIn {
-            let flags = if *uncached { libc::RWF_DONTCACHE } else { 0 };
             log,
             pos,
-                .rw_flags(flags)
             pipe,
             len,
         } => opcode::Splice::new(
