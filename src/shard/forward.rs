@@ -8,10 +8,10 @@ use crate::io::{CloseReason, ConnId, ConnInfo, Effect, Response};
 use crate::mesh::Message as Mesh;
 use crate::request::{Reply, ReplyTo, Request};
 use crate::turn::Turn;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use flumen_base::ShardId;
 use flumen_base::limits::{SHARD_CONNECTIONS_MAX, SHARD_FRAME_BYTES_MAX};
-use flumen_wire::{ApiKey, DecodeError, Message, Reader, header};
+use flumen_wire::{ApiKey, DecodeError, EncodeError, Message, Reader, header};
 
 impl Shard {
     pub(crate) fn on_conn_opened(&mut self, turn: &mut Turn<'_>, id: ConnId, info: ConnInfo) {
@@ -55,7 +55,7 @@ impl Shard {
 
     /// One request: a slot, the header, the version, then its handler here or on the shard that
     /// decides.
-    pub(crate) fn on_frame(&mut self, turn: &mut Turn<'_>, id: ConnId, frame: Bytes) {
+    pub(crate) fn on_frame(&mut self, turn: &mut Turn<'_>, id: ConnId, mut frame: Bytes) {
         let Some(conn) = self.conns.get_mut(&id).filter(|c| !c.is_closing()) else {
             return;
         };
@@ -73,11 +73,11 @@ impl Shard {
         }
         let (listener, peer) = (conn.info.listener, conn.info.peer);
         self.metrics.bytes_in += frame.len() as u64;
-        match self.parse(turn, &frame, (id, slot), listener) {
-            Ok((reply, handler, client_id, body)) => {
+        match self.parse(turn, &mut frame, (id, slot), listener) {
+            Ok((reply, handler, client_id)) => {
                 let request = Request {
                     reply,
-                    body,
+                    body: frame,
                     client_id,
                     listener,
                     peer,
@@ -94,16 +94,16 @@ impl Shard {
         }
     }
 
-    /// Reads the header. `Err(None)` means that the request is answered already (ApiVersions of an
+    /// Reads the header and takes it off the frame. `Err(None)` means that the request is answered already (ApiVersions of an
     /// unknown version).
     #[allow(clippy::type_complexity)] // the parts of one request, taken apart where it is called
     fn parse(
         &mut self,
         turn: &mut Turn<'_>,
-        frame: &Bytes,
+        frame: &mut Bytes,
         (conn, slot): (ConnId, u64),
         listener: usize,
-    ) -> Result<(Reply, &'static api::Handler, Bytes, Bytes), Option<CloseReason>> {
+    ) -> Result<(Reply, &'static api::Handler, Bytes), Option<CloseReason>> {
         let malformed = |e: DecodeError| Some(CloseReason::Malformed(e.to_string()));
         let first = header::peek_request_header(frame).map_err(malformed)?;
         let unknown = || Some(CloseReason::UnknownApi(first.api_key));
@@ -130,11 +130,13 @@ impl Shard {
         };
         let mut reader = Reader::new(frame);
         let header = header::decode_request_header(&mut reader).map_err(malformed)?;
-        let client_id = header
-            .client_id
-            .map_or_else(Bytes::new, |text| frame.slice_ref(text.as_bytes()));
-        let body = frame.slice(reader.position()..);
-        Ok((reply, handler, client_id, body))
+        let client_id = match header.client_id {
+            None | Some("") => Bytes::new(),
+            Some(text) => frame.slice_ref(text.as_bytes()),
+        };
+        let body_at = reader.position();
+        frame.advance(body_at);
+        Ok((reply, handler, client_id))
     }
 
     /// Whether the listener of this index is one of controllers.
@@ -150,7 +152,18 @@ impl Shard {
         reply: Reply,
         message: &M,
     ) {
-        match reply.frame(message) {
+        let response = reply.frame(message);
+        self.send_framed(turn, reply, response);
+    }
+
+    /// Sends a response, or closes the connection if it could not be encoded.
+    pub(crate) fn send_framed(
+        &mut self,
+        turn: &mut Turn<'_>,
+        reply: Reply,
+        response: Result<Response, EncodeError>,
+    ) {
+        match response {
             Ok(response) => self.send(turn, reply, Some(response)),
             Err(error) => {
                 tracing::error!(api = reply.api.name, %error, "an answer could not be encoded");

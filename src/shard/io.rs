@@ -16,6 +16,7 @@ use crate::jobs::{Job, JobOutput};
 use crate::mesh::Message;
 use bytes::Bytes;
 use flumen_base::{LogFile, ShardId};
+use smallvec::SmallVec;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -46,7 +47,9 @@ pub enum Input<M = Message, O = JobOutput> {
     /// One whole request, without its 4-byte size, at most `socket.request.max.bytes` long (the
     /// runtime checks).
     Frame(ConnId, Bytes),
-    /// So many responses have left for the kernel completely, oldest first.
+    /// So many responses have left for the kernel completely, oldest first. Comes before the
+    /// connection's next frame; at once only while the connection is not read
+    /// ([`Effect::SetReading`]) and after [`Input::Shutdown`].
     Sent(ConnId, u32),
     /// The peer or the runtime closed it. The runtime keeps buffers and leases of sends in progress
     /// until they end.
@@ -98,7 +101,7 @@ pub enum Effect<M = Message, J = Job> {
 #[derive(Debug, Default)]
 pub struct Response {
     /// In order of sending.
-    pub segments: Vec<Segment>,
+    pub segments: SmallVec<[Segment; 2]>,
 }
 
 /// A piece of a response.
@@ -194,6 +197,8 @@ pub enum DiskOp {
 pub enum IoOutput {
     /// A write or sync is done.
     Done,
+    /// A write is done; its list of buffers comes back, to be used for another.
+    Written(Vec<Bytes>),
     /// The bytes read.
     Read(Bytes),
 }

@@ -40,6 +40,7 @@ mod partition;
 mod partitions;
 mod request;
 mod session;
+mod slab;
 mod tails;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -57,10 +58,11 @@ use crate::controller::Controller;
 use crate::groups::Groups;
 use crate::io::{ConnId, Effects, Input, IoFailure, IoOutput, Token};
 use crate::metrics::Metrics;
-use crate::ops::{Gather, OpFrom, Outbox};
+use crate::ops::{AppendResult, Gather, Outbox};
 use crate::partitions::{Partitions, Pending};
-use crate::request::Reply;
+use crate::request::{Reply, ResponseMemory};
 use crate::session::Sessions;
+use crate::slab::Slab;
 use crate::timers::{TimerKey, Timers};
 use flumen_base::{IdMap, Mono, Now, Prng, ShardId, TopicPartition};
 use flumen_quorum::Image;
@@ -82,7 +84,7 @@ pub struct Shard {
     image: Arc<Image>,
     /// Whether the image came from shard 0 (and not with the start).
     image_followed: bool,
-    /// The last number given to a token, gather or forwarded request.
+    /// The last number given to a fetch, job or forwarded request.
     last_id: u64,
     conns: IdMap<ConnId, Conn>,
     /// Bytes of frames in work, of all connections.
@@ -91,12 +93,15 @@ pub struct Shard {
     held_back: Vec<ConnId>,
     /// Requests that another shard handles.
     forwards: IdMap<u64, Reply>,
-    gathers: IdMap<u64, Gather>,
+    gathers: Slab<Gather>,
+    /// Lists of results of produce requests that were answered, empty.
+    spare_results: Vec<Vec<AppendResult>>,
+    responses: ResponseMemory,
     fetches: IdMap<u64, api::fetch::Fetch>,
     sessions: Sessions,
     partitions: Partitions,
     outbox: Outbox,
-    pending: IdMap<Token, Pending>,
+    pending: Slab<Pending>,
     timers: Timers,
     groups: Groups,
     producer_ids: api::init_producer_id::ProducerIds,
@@ -149,12 +154,14 @@ impl Shard {
             frame_bytes: 0,
             held_back: Vec::new(),
             forwards: IdMap::default(),
-            gathers: IdMap::default(),
+            gathers: Slab::default(),
+            spare_results: Vec::new(),
+            responses: ResponseMemory::default(),
             fetches: IdMap::default(),
             sessions: Sessions::new(id, shards, slots),
             partitions: Partitions::new(id, init.log_dirs),
             outbox: Outbox::new(id, shards),
-            pending: IdMap::default(),
+            pending: Slab::default(),
             timers: Timers::default(),
             groups,
             producer_ids: api::init_producer_id::ProducerIds::default(),
@@ -244,7 +251,7 @@ impl Shard {
         self.timers.next()
     }
 
-    /// A number that was not used before, for tokens, gathers and forwarded requests.
+    /// A number that was not used before, for fetches, jobs and forwarded requests.
     fn next_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
@@ -252,9 +259,7 @@ impl Shard {
 
     /// Parks `what` and gives its token.
     fn park(&mut self, what: Pending) -> Token {
-        let token = Token(self.next_id());
-        self.pending.insert(token, what);
-        token
+        Token(self.pending.insert(what))
     }
 
     /// The shard that owns a partition.
@@ -263,14 +268,21 @@ impl Shard {
     }
 
     fn on_io(&mut self, turn: &mut Turn<'_>, token: Token, result: Result<IoOutput, IoFailure>) {
-        let Some(pending) = self.pending.remove(&token) else {
+        let Some(pending) = self.pending.remove(token.0) else {
             return;
         };
         if let Err(failure) = &result {
             tracing::error!(shard = self.id.0, %failure, "disk operation failed");
         }
         match pending {
-            Pending::Write(tp) => self.write_done(turn, tp, result.is_ok()),
+            Pending::Write(tp) => {
+                let bufs = match result {
+                    Ok(IoOutput::Written(bufs)) => Ok(bufs),
+                    Ok(_) => Ok(Vec::new()),
+                    Err(_) => Err(()),
+                };
+                self.write_done(turn, tp, bufs);
+            }
             Pending::Sync(tp, end) => self.sync_done(turn, tp, end, result.is_ok()),
             Pending::Scan(scan) => self.scan_done(turn, *scan, result),
             Pending::GroupRead(read) => self.group_read_done(turn, *read, result),
@@ -280,7 +292,7 @@ impl Shard {
     }
 
     fn on_job(&mut self, turn: &mut Turn<'_>, token: Token, output: JobOutput) {
-        if let Some(Pending::Job(job)) = self.pending.remove(&token) {
+        if let Some(Pending::Job(job)) = self.pending.remove(token.0) {
             self.job_done(turn, job, output);
         }
     }
@@ -288,21 +300,7 @@ impl Shard {
     fn on_message(&mut self, turn: &mut Turn<'_>, from: ShardId, message: mesh::Message) {
         use mesh::Message as M;
         match message {
-            M::Ops(ops) => {
-                for op in ops {
-                    let to = OpFrom {
-                        shard: from,
-                        gather: op.gather,
-                        index: op.index,
-                    };
-                    self.run_op(turn, to, op.op);
-                }
-            }
-            M::Results(results) => {
-                for result in results {
-                    self.take_result(turn, result);
-                }
-            }
+            M::Batch(batch) => self.on_batch(turn, from, batch),
             M::Unwatch(gather) => self.unwatch(from, gather),
             M::Forward(n, request) => self.on_forwarded(turn, from, n, *request),
             M::Forwarded(n, answer) => self.on_forward_answered(turn, n, answer),

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! connection's shard                            partition's or group's shard
-//!   Ops [op, op, ...]   -- one message per turn -->  carries each out, now or when a write is done
-//!                       <-- one message per turn --  Results [result, ...]
+//!   Batch [op, op ...]  -- one message per turn -->  carries each out, now or when a write is done
+//!                       <-- one message per turn --  Batch [result, ...]
 //!   Forward(request)    -->                          runs the whole request there
 //!                       <--                          Forwarded(answer)
 //! shard 0 (controller)
@@ -15,6 +15,7 @@
 use crate::io::{CloseReason, Response};
 use crate::ops::{OpReply, OpRequest};
 use crate::request::Request;
+use bytes::Bytes;
 use flumen_base::{Offset, PartitionIndex, TopicId};
 use flumen_quorum::{Delta, Image};
 use std::sync::Arc;
@@ -22,10 +23,8 @@ use std::sync::Arc;
 /// A message from one shard to another. Those of one pair arrive in order.
 #[derive(Debug)]
 pub enum Message {
-    /// Operations for partitions and groups of the receiver.
-    Ops(Vec<OpRequest>),
-    /// Their results.
-    Results(Vec<OpReply>),
+    /// Operations for partitions and groups of the receiver, and results of those it sent.
+    Batch(Box<Batch>),
     /// The fetch with this number at the sender no longer waits for data.
     Unwatch(u64),
     /// A whole request to be handled by the receiver; the number is the sender's.
@@ -45,6 +44,36 @@ pub enum Message {
     Checkpoint(Vec<CheckpointLine>),
     /// To shard 0: all logs of the sender are flushed and closed; nothing follows.
     LogsClosed(Vec<CheckpointLine>),
+}
+
+/// All operations and results of one turn for one shard. The receiver fills the same memory for
+/// the next batch of its own: between two shards that answer each other none is allocated.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// In the order in which they came up.
+    pub(crate) items: Vec<BatchItem>,
+    /// Parts of frames of the receiver that the sender is done with: the last to let go of a
+    /// frame's memory should be the thread that allocated it.
+    pub(crate) returned: Vec<Bytes>,
+}
+
+impl Batch {
+    /// Operations and results in it.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether none are in it.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+}
+
+/// One of a [`Batch`].
+#[derive(Debug)]
+pub(crate) enum BatchItem {
+    Op(OpRequest),
+    Result(OpReply),
 }
 
 /// The checkpoint values of one partition.

@@ -8,7 +8,7 @@ use crate::io::{Effect, Response, Token};
 use crate::ops::{Gathering, ListOffsetOp, Op, OpResult, PartitionOp};
 use crate::request::{Reply, ReplyTo};
 use crate::turn::Turn;
-use flumen_base::{IdMap, Now, ShardId};
+use flumen_base::{Now, ShardId};
 use flumen_log::Log;
 use flumen_wire::ApiKey;
 use std::collections::BTreeMap;
@@ -45,8 +45,8 @@ pub(crate) struct Metrics {
     pub(crate) bytes_out: u64,
     pub(crate) conns_closed: u64,
     pub(crate) log_bytes_written: u64,
-    /// By API key: from the frame's arrival until its answer is handed over.
-    latency: IdMap<i16, Latency>,
+    /// At the API's key: from the frame's arrival until its answer is handed over.
+    latency: Vec<Option<Box<Latency>>>,
 }
 
 /// The latencies of one API.
@@ -59,18 +59,30 @@ struct Latency {
     sum_us: u64,
 }
 
+impl Latency {
+    fn of(api: &'static str) -> Self {
+        Self {
+            api,
+            buckets: [0; BUCKETS.len()],
+            count: 0,
+            sum_us: 0,
+        }
+    }
+}
+
 impl Metrics {
     /// A request was answered.
     pub(crate) fn answered(&mut self, reply: &Reply, response: Option<&Response>, now: Now) {
         self.bytes_out += response.map_or(0, |r| r.len() as u64);
         let micros = now.mono.nanos_since(reply.received) / 1000;
-        let entry = self.latency.entry(reply.api.key.code());
-        let latency = entry.or_insert_with(|| Latency {
-            api: reply.api.name,
-            buckets: [0; BUCKETS.len()],
-            count: 0,
-            sum_us: 0,
-        });
+        let key = usize::from(reply.api.key.code().unsigned_abs());
+        if key >= self.latency.len() {
+            self.latency.resize_with(key + 1, || None);
+        }
+        let Some(latency) = self.latency.get_mut(key) else {
+            return; // not reached: there is room for it now
+        };
+        let latency = latency.get_or_insert_with(|| Box::new(Latency::of(reply.api.name)));
         let place = BUCKETS.partition_point(|(bound, _)| *bound < micros);
         if let Some(bucket) = latency.buckets.get_mut(place) {
             *bucket += 1;
@@ -219,12 +231,12 @@ impl Shard {
     fn latency_text(&self, out: &mut String) {
         let name = "flumen_request_duration_seconds";
         let help = "From the arrival of a request to its answer, by API.";
-        let by_key: BTreeMap<_, _> = self.metrics.latency.iter().collect();
-        if by_key.is_empty() {
+        let served = self.metrics.latency.iter().flatten();
+        if served.clone().next().is_none() {
             return;
         }
         head(out, name, "histogram", help);
-        for latency in by_key.into_values() {
+        for latency in served {
             let labels = format!("shard=\"{}\",api=\"{}\"", self.id.0, latency.api);
             let mut below = 0;
             for ((_, bound), n) in BUCKETS.iter().zip(&latency.buckets) {

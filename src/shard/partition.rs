@@ -10,8 +10,9 @@
 //! created again starts afresh.
 
 use crate::io::Segment;
-use crate::ops::{AppendResult, OpFrom, OpResult, PartitionOp, ReadOp, ReadResult};
-use flumen_base::{ErrorCode, Now, Offset, TopicPartition};
+use crate::ops::{AppendDetails, AppendResult, OpFrom, OpResult, PartitionOp, ReadOp, ReadResult};
+use bytes::Bytes;
+use flumen_base::{ErrorCode, Now, Offset, ShardId, TopicPartition};
 use flumen_coordinator::WriteToken;
 use flumen_log::{AppendInfo, Log, LogConfig, ReadPlan, ReadRequest, Scan, ValidBatch};
 use std::collections::{BTreeMap, VecDeque};
@@ -108,6 +109,8 @@ pub(crate) enum Outcome {
     Result(OpFrom, OpResult),
     GroupsDone(WriteToken),
     GroupsFailed(WriteToken, ErrorCode),
+    /// A part of a frame of this shard is no longer needed.
+    GiveBack(ShardId, Bytes),
 }
 
 /// A read that is answered, or one that needs the disk first.
@@ -197,12 +200,19 @@ impl Partition {
     /// Gives a checked batch its offsets and stages it. The ack leaves when it is written; refusals
     /// leave now.
     pub(crate) fn stage(&mut self, now: Now, batch: ValidBatch, to: AckTo, out: &mut Vec<Outcome>) {
+        self.append(now, &batch, to, out);
+        if let AckTo::Op(from) = to {
+            out.push(Outcome::GiveBack(from.shard, batch.into_records()));
+        }
+    }
+
+    fn append(&mut self, now: Now, batch: &ValidBatch, to: AckTo, out: &mut Vec<Outcome>) {
         let epoch = self.leader_epoch;
         let Some(log) = self.log_mut() else {
             refuse(to, ErrorCode::KafkaStorageError, -1, out);
             return;
         };
-        match log.append(now, &batch, epoch) {
+        match log.append(now, batch, epoch) {
             Ok(info) if info.last_offset < log.written_end_offset() => ack(to, &info, out),
             Ok(info) => self.acks.push_back(Ack {
                 last_offset: info.last_offset,
@@ -284,7 +294,7 @@ impl Partition {
     }
 
     /// Ends all watches of one fetch.
-    pub(crate) fn unwatch(&mut self, shard: flumen_base::ShardId, gather: u64) {
+    pub(crate) fn unwatch(&mut self, shard: ShardId, gather: u64) {
         let first = OpFrom {
             shard,
             gather,
@@ -438,8 +448,7 @@ fn ack(to: AckTo, info: &AppendInfo, out: &mut Vec<Outcome>) {
                 base_offset: info.base_offset.0,
                 log_append_time: info.log_append_time_ms,
                 log_start: info.log_start_offset.0,
-                record_errors: Vec::new(),
-                message: None,
+                details: None,
             };
             out.push(Outcome::Result(from, OpResult::Append(result)));
         }
@@ -476,9 +485,12 @@ pub(crate) fn refused_batch(
             let damaged = error.malformed && error.code == ErrorCode::CorruptMessage;
             let told = damaged || !error.record_errors.is_empty();
             let records = error.record_errors.into_iter();
-            let result = AppendResult {
+            let details = AppendDetails {
                 record_errors: records.map(|r| (r.batch_index, r.message)).collect(),
                 message: told.then_some(error.message),
+            };
+            let result = AppendResult {
+                details: told.then(|| Box::new(details)),
                 log_start: if plain || error.malformed {
                     -1
                 } else {

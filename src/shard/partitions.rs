@@ -135,6 +135,13 @@ impl Shard {
         tp: TopicPartition,
         op: PartitionOp,
     ) {
+        let op = match op {
+            PartitionOp::Append(op) => match self.append(turn, from, tp, op) {
+                Some(op) => PartitionOp::Append(op), // it waits, or is refused
+                None => return,
+            },
+            op => op,
+        };
         let Some(p) = self.partitions.map.get_mut(&tp) else {
             // The image that moved it here has not come yet, or one that deletes it overtook the
             // request.
@@ -157,7 +164,6 @@ impl Shard {
             return;
         }
         match op {
-            PartitionOp::Append(op) => self.append(turn, from, tp, op),
             PartitionOp::Read(op) => {
                 let step = p.read(&op);
                 self.read_step(turn, from, tp, op, step);
@@ -171,17 +177,32 @@ impl Shard {
         }
     }
 
-    fn append(&mut self, turn: &mut Turn<'_>, from: OpFrom, tp: TopicPartition, op: AppendOp) {
+    /// Appends to a partition that serves; gives the operation back where none does.
+    fn append(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: OpFrom,
+        tp: TopicPartition,
+        op: AppendOp,
+    ) -> Option<AppendOp> {
+        let serving = |p: &&mut Partition| p.log().is_some();
+        let Some(p) = self.partitions.map.get_mut(&tp).filter(serving) else {
+            return Some(op);
+        };
         // With acks=0 too: the request counts as in work, and its bytes against the budgets, until
         // the write has ended, or a flood would pile up in memory.
         let to = AckTo::Op(from);
         if op.version < ZSTD_PRODUCE_VERSION && is_zstd(&op.records) {
             let result = crate::ops::AppendResult::refused(ErrorCode::UnsupportedCompressionType);
             self.outbox.result(from, OpResult::Append(result));
-            return;
+            return None;
         }
-        self.warm_tail(tp);
+        p.appended = true;
+        if !p.warm {
+            self.warm_tail(tp);
+        }
         self.append_batch(turn, tp, (op.records, op.frame_len), Origin::Client, to);
+        None
     }
 
     /// Checks a batch and stages it; the write leaves at the end of the turn. The order of appends
@@ -194,13 +215,12 @@ impl Shard {
         origin: Origin,
         to: AckTo,
     ) {
+        let mut out = std::mem::take(&mut self.partitions.scratch);
         let Some(p) = self.partitions.map.get_mut(&tp) else {
-            let mut out = Vec::new();
             crate::partition::refuse(to, ErrorCode::NotLeaderOrFollower, -1, &mut out);
             self.carry_outcomes(turn, out);
             return;
         };
-        let mut out = std::mem::take(&mut self.partitions.scratch);
         let wall_ms = turn.now.wall_ms;
         let cost = flumen_log::cost_estimate(&batch, &p.config);
         let mut job = None;
@@ -226,7 +246,9 @@ impl Shard {
                 p.validating.push_back(Validating { id: 0, to, outcome });
             }
         }
-        self.partitions.mark_dirty(tp);
+        if !std::mem::replace(&mut p.dirty, true) {
+            self.partitions.dirty.push(tp);
+        }
         if let Some(job) = job {
             self.validate_in_job(turn, tp, to, job);
         }
@@ -282,6 +304,7 @@ impl Shard {
         for outcome in out.drain(..) {
             match outcome {
                 Outcome::Result(to, result) => self.outbox.result(to, result),
+                Outcome::GiveBack(to, part) => self.outbox.give_back(to, part),
                 Outcome::GroupsDone(token) => self.group_append_done(turn, token, None),
                 Outcome::GroupsFailed(token, e) => self.group_append_done(turn, token, Some(e)),
             }
@@ -319,7 +342,12 @@ impl Shard {
     }
 
     /// A partition's write has ended.
-    pub(crate) fn write_done(&mut self, turn: &mut Turn<'_>, tp: TopicPartition, ok: bool) {
+    pub(crate) fn write_done(
+        &mut self,
+        turn: &mut Turn<'_>,
+        tp: TopicPartition,
+        written: Result<Vec<Bytes>, ()>,
+    ) {
         let Some(p) = self.partitions.map.get_mut(&tp) else {
             return;
         };
@@ -329,10 +357,14 @@ impl Shard {
             return;
         };
         let mut out = std::mem::take(&mut self.partitions.scratch);
-        match log.write_done(ok) {
+        let done = log.write_done(written.is_ok());
+        log.reuse_bufs(written.unwrap_or_default());
+        match done {
             WriteDone::Advanced(end) => {
                 p.advanced(end, &mut out);
-                self.partitions.mark_dirty(tp);
+                if !std::mem::replace(&mut p.dirty, true) {
+                    self.partitions.dirty.push(tp);
+                }
                 self.start_log_jobs(turn, tp);
             }
             WriteDone::Failed(_) => {

@@ -4,6 +4,7 @@ use crate::io::{ConnId, Response, Segment};
 use bytes::{BufMut, Bytes, BytesMut};
 use flumen_base::{Mono, ShardId};
 use flumen_wire::{ApiInfo, EncodeError, Message, Writer};
+use smallvec::{SmallVec, smallvec};
 use std::net::SocketAddr;
 
 /// A request whose header is parsed. Travels to another shard as it is: its bytes are shared, not
@@ -61,27 +62,70 @@ impl Reply {
     pub(crate) fn frame<'m, M: Message<'m>>(&self, message: &M) -> Result<Response, EncodeError> {
         let mut writer = Writer::with_buf(self.start(128));
         message.encode(&mut writer, self.version)?;
-        Ok(finish(writer.into_buf(), Vec::new()))
+        Ok(finish(writer.into_buf(), std::iter::empty()))
+    }
+
+    /// Frames a small response in memory that it shares with others.
+    pub(crate) fn frame_small(
+        &self,
+        memory: &mut ResponseMemory,
+        body: impl FnOnce(&mut Writer),
+    ) -> Result<Response, EncodeError> {
+        let mut buf = std::mem::take(&mut memory.rest);
+        if buf.capacity() < SMALL_RESPONSE_BYTES {
+            buf.reserve(RESPONSE_MEMORY_BYTES);
+        }
+        self.put_start(&mut buf);
+        let mut writer = Writer::with_buf(buf);
+        body(&mut writer);
+        let checked = writer.check();
+        writer.patch_i32(0, (writer.len() - 4) as i32);
+        let mut buf = writer.into_buf();
+        let frame = buf.split().freeze();
+        memory.rest = buf;
+        checked?;
+        Ok(Response {
+            segments: smallvec![Segment::Bytes(frame)],
+        })
     }
 
     /// The start of a hand-framed response: room for the size, then the header.
     pub(crate) fn start(&self, capacity: usize) -> BytesMut {
         let mut buf = BytesMut::with_capacity(capacity);
+        self.put_start(&mut buf);
+        buf
+    }
+
+    fn put_start(&self, buf: &mut BytesMut) {
         buf.put_i32(0);
         buf.put_i32(self.correlation_id);
         if self.api.response_header_version(self.version) >= 1 {
             buf.put_u8(0); // no tagged fields
         }
-        buf
     }
 }
 
+/// What is left when new memory is taken: room for nearly all small responses.
+const SMALL_RESPONSE_BYTES: usize = 256;
+/// Memory that small responses share. One that a client does not take keeps all of it: times
+/// `CONN_REQUESTS_IN_FLIGHT_MAX` it is less than a connection may be owed anyway.
+const RESPONSE_MEMORY_BYTES: usize = 16 << 10;
+
+/// Where small responses are written, one behind the other. Once all of them have left, the same
+/// memory is used again.
+#[derive(Debug, Default)]
+pub(crate) struct ResponseMemory {
+    rest: BytesMut,
+}
+
 /// Puts the size into a frame begun with [`Reply::start`], which is followed by `rest`.
-pub(crate) fn finish(mut head: BytesMut, rest: Vec<Segment>) -> Response {
-    let len = head.len() - 4 + rest.iter().map(Segment::len).sum::<usize>();
-    head[..4].copy_from_slice(&(len as u32).to_be_bytes());
-    let mut segments = Vec::with_capacity(1 + rest.len());
-    segments.push(Segment::Bytes(head.freeze()));
+pub(crate) fn finish(mut head: BytesMut, rest: impl IntoIterator<Item = Segment>) -> Response {
+    let mut segments: SmallVec<[Segment; 2]> = smallvec![Segment::Bytes(Bytes::new())];
     segments.extend(rest);
+    let len = head.len() - 4 + segments.iter().map(Segment::len).sum::<usize>();
+    head[..4].copy_from_slice(&(len as u32).to_be_bytes());
+    if let Some(first) = segments.first_mut() {
+        *first = Segment::Bytes(head.freeze());
+    }
     Response { segments }
 }

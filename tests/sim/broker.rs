@@ -510,8 +510,7 @@ fn check_size(bytes: &[u8], announced: usize) -> Check {
 
 fn message_name(message: &Message) -> String {
     match message {
-        Message::Ops(ops) => format!("Ops({})", ops.len()),
-        Message::Results(results) => format!("Results({})", results.len()),
+        Message::Batch(batch) => format!("Batch({})", batch.len()),
         Message::Unwatch(n) => format!("Unwatch({n})"),
         Message::Forward(n, _) => format!("Forward({n})"),
         Message::Forwarded(n, _) => format!("Forwarded({n})"),

@@ -449,7 +449,13 @@ impl Shard {
                         segments.extend(data.next().into_iter().flatten());
                     }
                 }
-                self.send(turn, reply, Some(Response { segments }));
+                self.send(
+                    turn,
+                    reply,
+                    Some(Response {
+                        segments: segments.into(),
+                    }),
+                );
             }
             Err(error) => {
                 tracing::error!(%error, "a fetch response could not be framed");

@@ -13,84 +13,97 @@
 //! Gaps: transactions (a transactional id is refused with INVALID_TXN_STATE); the tags of v10.
 
 use crate::io::CloseReason;
-use crate::ops::{AppendOp, AppendResult, Gathering, Op, OpResult, PartitionOp};
+use crate::ops::{AppendOp, AppendResult, Gather, GatherBody, Op, OpResult, PartitionOp};
 use crate::request::{Reply, Request};
 use crate::{Shard, Turn};
 use bytes::Bytes;
-use flumen_base::{ErrorCode, TopicPartition, Uuid};
+use flumen_base::{ErrorCode, TopicPartition};
 use flumen_wire::hot::TopicRef;
-use flumen_wire::hot::produce::{ProducePartition, ProduceRequest};
-use flumen_wire::messages::produce_response as wire;
-use std::borrow::Cow;
+use flumen_wire::hot::produce::{Checked, ProducePartition, ProduceRequest};
+use flumen_wire::hot::produce_response::{PartitionAnswer, write_produce_response};
 
 /// The client id that Kafka's own tools use to write to internal topics.
 const ADMIN_CLIENT: &str = "__admin_client";
+/// Lists of results kept for reuse: about as many requests as a busy shard has in work.
+const SPARE_RESULTS_MAX: usize = 1024;
+/// A longer one is not kept.
+const SPARE_RESULTS_LEN_MAX: usize = 64;
 
 pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     let version = request.version();
-    let parsed = match ProduceRequest::parse(&request.body, 0, version) {
+    let mut transactional = false;
+    let parsed = ProduceRequest::parse_with(&request.body, 0, version, |part| {
+        transactional |= is_transactional(part, &request.body);
+    });
+    let parsed = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
             shard.malformed(turn, request.reply, error);
             return;
         }
     };
-    let acks = parsed.acks;
-    let refuse_all = if !(-1..=1).contains(&acks) {
+    let refuse_all = if !(-1..=1).contains(&parsed.acks) {
         Some(ErrorCode::InvalidRequiredAcks)
     } else if parsed.transactional_id.is_some() {
         Some(ErrorCode::InvalidTxnState)
-    } else if has_transactional_records(&parsed, &request.body) {
+    } else if transactional {
         // Nobody may write as a transactional producer without a name.
         Some(ErrorCode::TransactionalIdAuthorizationFailed)
     } else {
         None
     };
     let admin = request.client_id() == ADMIN_CLIENT;
-    let mut results = Vec::with_capacity(parsed.partition_count);
-    let mut ops = Vec::with_capacity(parsed.partition_count);
-    let mut slots = Vec::with_capacity(parsed.partition_count);
+    let gather = shard.gathers.reserve();
+    let mut outstanding = 0;
+    let mut results = shard.spare_results.pop().unwrap_or_default();
     for (n, part) in parsed.partitions().enumerate() {
         let found = match refuse_all {
             Some(error) => Err(error),
             None => shard.produce_target(&part, admin),
         };
-        match (found, part.records) {
+        let result = match (found, part.records) {
             (Ok(tp), Some(range)) => {
-                let records = request.body.slice(range);
                 let op = AppendOp {
-                    records,
+                    records: request.body.slice(range),
                     frame_len: request.body.len(),
                     version,
                 };
                 let op = Op::Partition(tp, PartitionOp::Append(op));
-                ops.push((shard.owner(tp), op));
-                slots.push(n as u32);
-                results.push(AppendResult::refused(ErrorCode::UnknownServerError));
+                shard.send_op(turn, shard.owner(tp), gather, n as u32, op);
+                outstanding += 1;
+                ErrorCode::UnknownServerError // until its own comes
             }
-            (Ok(_), None) => results.push(AppendResult::refused(ErrorCode::InvalidRecord)),
-            (Err(error), _) => results.push(AppendResult::refused(error)),
-        }
+            (Ok(_), None) => ErrorCode::InvalidRecord,
+            (Err(error), _) => error,
+        };
+        results.push(AppendResult::refused(result));
     }
-    let gathering = ProduceGather {
-        body: request.body,
-        acks,
+    let body = ProduceGather {
+        acks: parsed.acks,
+        checked: parsed.checked(),
         results,
-        slots,
+        body: request.body,
     };
-    shard.gather(turn, request.reply, Box::new(gathering), ops);
+    if outstanding == 0 {
+        shard.gathers.remove(gather);
+        body.finish(shard, turn, request.reply);
+        return;
+    }
+    let gathering = Gather {
+        reply: request.reply,
+        outstanding,
+        body: GatherBody::Produce(body),
+    };
+    shard.gathers.fill(gather, gathering);
 }
 
 /// Whether a batch has the transactional bit of its attributes.
-fn has_transactional_records(request: &ProduceRequest<'_>, body: &Bytes) -> bool {
+fn is_transactional(part: &ProducePartition<'_>, frame: &Bytes) -> bool {
     const ATTRIBUTES_LOW: usize = 22;
     const TRANSACTIONAL: u8 = 0x10;
-    request.partitions().filter_map(|p| p.records).any(|range| {
-        let attributes = body
-            .get(range)
-            .and_then(|records| records.get(ATTRIBUTES_LOW));
-        attributes.is_some_and(|byte| byte & TRANSACTIONAL != 0)
-    })
+    let records = part.records.clone().and_then(|range| frame.get(range));
+    let attributes = records.and_then(|records| records.get(ATTRIBUTES_LOW));
+    attributes.is_some_and(|byte| byte & TRANSACTIONAL != 0)
 }
 
 impl Shard {
@@ -113,91 +126,56 @@ impl Shard {
     }
 }
 
-/// Waits for the appends of one request. The frame is kept: the answer names topics as the request
-/// does.
-struct ProduceGather {
+/// Waits for the appends of one request: one result for each of its partitions, in its order. The
+/// frame is kept: the answer names topics as the request does.
+pub(crate) struct ProduceGather {
     body: Bytes,
+    checked: Checked,
     acks: i16,
     results: Vec<AppendResult>,
-    /// Which result each operation gives.
-    slots: Vec<u32>,
 }
 
-impl Gathering for ProduceGather {
-    fn take(&mut self, index: u32, result: OpResult) {
-        let slot = self.slots.get(index as usize);
-        let slot = slot.and_then(|n| self.results.get_mut(*n as usize));
+impl ProduceGather {
+    /// The result of the partition with this index in the request.
+    pub(crate) fn take(&mut self, index: u32, result: OpResult) {
+        let slot = self.results.get_mut(index as usize);
         if let (Some(slot), OpResult::Append(result)) = (slot, result) {
             *slot = result;
         }
     }
 
-    fn finish(self: Box<Self>, shard: &mut Shard, turn: &mut Turn<'_>, reply: Reply) {
+    /// All are there: answer.
+    pub(crate) fn finish(mut self, shard: &mut Shard, turn: &mut Turn<'_>, reply: Reply) {
         if self.acks == 0 {
             if self.results.iter().any(|r| !r.error.is_none()) {
                 shard.close_reply(turn, reply, CloseReason::ProduceWithoutAcksFailed);
             } else {
                 shard.send(turn, reply, None);
             }
-            return;
-        }
-        match ProduceRequest::parse(&self.body, 0, reply.version) {
-            Ok(request) => {
-                let response = response(&request, self.results);
-                shard.reply(turn, reply, &response);
-            }
-            Err(error) => shard.malformed(turn, reply, error),
-        }
-    }
-}
-
-fn response<'a>(
-    request: &ProduceRequest<'a>,
-    results: Vec<AppendResult>,
-) -> wire::ProduceResponse<'a> {
-    let mut responses: Vec<wire::TopicProduceResponse<'a>> =
-        Vec::with_capacity(request.topic_count);
-    let mut ordinal = usize::MAX;
-    for (part, result) in request.partitions().zip(results) {
-        if part.topic_ordinal != ordinal {
-            ordinal = part.topic_ordinal;
-            let (name, topic_id) = match part.topic {
-                TopicRef::Name(name) => (name, Uuid::ZERO),
-                TopicRef::Id(id) => ("", id),
-            };
-            responses.push(wire::TopicProduceResponse {
-                name: Cow::Borrowed(name),
-                topic_id,
-                ..Default::default()
+        } else {
+            let response = reply.frame_small(&mut shard.responses, |w| {
+                let answers = self.results.iter().map(answer);
+                write_produce_response(w, &self.body, self.checked, reply.version, answers);
             });
+            shard.send_framed(turn, reply, response);
         }
-        if let Some(topic) = responses.last_mut() {
-            topic
-                .partition_responses
-                .push(partition_response(part.index, result));
+        self.results.clear();
+        if shard.spare_results.len() < SPARE_RESULTS_MAX
+            && self.results.capacity() <= SPARE_RESULTS_LEN_MAX
+        {
+            shard.spare_results.push(self.results);
         }
-    }
-    wire::ProduceResponse {
-        responses,
-        ..Default::default()
     }
 }
 
-fn partition_response<'a>(index: i32, r: AppendResult) -> wire::PartitionProduceResponse<'a> {
-    let record_errors = r.record_errors.into_iter();
-    wire::PartitionProduceResponse {
-        index,
-        error_code: r.error.code(),
-        base_offset: r.base_offset,
-        log_append_time_ms: r.log_append_time,
-        log_start_offset: r.log_start,
-        record_errors: record_errors
-            .map(|(batch_index, message)| wire::BatchIndexAndErrorMessage {
-                batch_index,
-                batch_index_error_message: Some(Cow::Owned(message)),
-            })
-            .collect(),
-        error_message: r.message.map(Cow::Owned),
-        ..Default::default()
+fn answer(result: &AppendResult) -> PartitionAnswer<'_> {
+    let details = result.details.as_deref();
+    PartitionAnswer {
+        error_code: result.error.code(),
+        base_offset: result.base_offset,
+        log_append_time_ms: result.log_append_time,
+        log_start_offset: result.log_start,
+        record_errors: details.map_or(&[], |d| &d.record_errors),
+        error_message: details.and_then(|d| d.message.as_deref()),
     }
 }
