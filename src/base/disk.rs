@@ -138,17 +138,34 @@ pub struct FileId(pub u64);
 pub struct LogFile {
     id: FileId,
     path: PathBuf,
+    is_segment: bool,
     handle: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 impl LogFile {
     /// A file that is not yet open.
     pub fn new(id: FileId, path: PathBuf) -> Arc<Self> {
+        Self::of(id, path, false)
+    }
+
+    /// A segment of a partition's log, not yet open. While it takes appends it may be longer than
+    /// what is written by less than [`crate::aligned::BLOCK`] zeros.
+    pub fn segment(id: FileId, path: PathBuf) -> Arc<Self> {
+        Self::of(id, path, true)
+    }
+
+    fn of(id: FileId, path: PathBuf, is_segment: bool) -> Arc<Self> {
         Arc::new(Self {
             id,
             path,
+            is_segment,
             handle: OnceLock::new(),
         })
+    }
+
+    /// Whether it was made by [`LogFile::segment`].
+    pub fn is_segment(&self) -> bool {
+        self.is_segment
     }
 
     /// Its number.

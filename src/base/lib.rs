@@ -10,6 +10,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod aligned;
 mod disk;
 mod error;
 mod ids;

@@ -28,6 +28,8 @@ pub struct SealJob {
 /// The indexes of one segment, ready to be written.
 #[derive(Debug)]
 struct SegmentFiles {
+    /// Bytes of records: behind them may stand the padding of a direct write.
+    len: u64,
     /// `None` if the file on disk is complete.
     index: Option<Vec<u8>>,
     times: Vec<u8>,
@@ -36,6 +38,7 @@ struct SegmentFiles {
 impl SegmentFiles {
     fn of(segment: &Segment) -> Self {
         Self {
+            len: segment.mark.size,
             index: segment.index.encode(),
             times: index::encode_times(&segment.times),
         }
@@ -44,7 +47,10 @@ impl SegmentFiles {
     /// Syncs the records first: an index never points at what is not there.
     fn write(&self, disk: &dyn Disk, dir: &Path, base_offset: i64) -> io::Result<()> {
         let log = segment_path(dir, base_offset, LOG_SUFFIX);
-        disk.open(&log, OpenMode::Create)?.sync()?;
+        let file = disk.open(&log, OpenMode::Create)?;
+        // Also gives back what was allocated behind the end.
+        file.set_len(self.len)?;
+        file.sync()?;
         if let Some(index) = &self.index {
             replace(disk, &segment_path(dir, base_offset, INDEX_SUFFIX), index)?;
             let times = segment_path(dir, base_offset, TIME_INDEX_SUFFIX);

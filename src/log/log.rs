@@ -573,7 +573,11 @@ impl Log {
 }
 
 fn new_file(ids: &FileIds, dir: &Path, base_offset: i64, suffix: &str) -> Arc<LogFile> {
-    LogFile::new(ids.next_id(), segment_path(dir, base_offset, suffix))
+    let path = segment_path(dir, base_offset, suffix);
+    match suffix {
+        LOG_SUFFIX => LogFile::segment(ids.next_id(), path),
+        _ => LogFile::new(ids.next_id(), path),
+    }
 }
 
 #[cfg(test)]

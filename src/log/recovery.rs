@@ -18,6 +18,7 @@ use crate::segment::{
     INDEX_SUFFIX, LOG_SUFFIX, SegmentMark, TIME_INDEX_SUFFIX, TXN_INDEX_SUFFIX, push_index,
     segment_path,
 };
+use flumen_base::aligned;
 use flumen_base::{Disk, DiskFile, Offset, OpenMode, TopicId};
 use std::collections::BTreeSet;
 use std::io;
@@ -364,6 +365,7 @@ impl Loader<'_> {
             let batch = match scanner.next_batch()? {
                 Ok(None) => break None,
                 Ok(Some(batch)) => batch,
+                Err(_) if is_padding(&*file, mark.size, size)? => break None,
                 Err(error) => break Some(error.to_string()),
             };
             let header = &batch.header;
@@ -385,6 +387,8 @@ impl Loader<'_> {
             self.report.bytes_truncated += size - mark.size;
             let place = format!("segment {base} at byte {}: {why}", mark.size);
             self.report.cut.get_or_insert(place);
+        }
+        if size > mark.size {
             file.set_len(mark.size)?;
         }
         let last = TimeEntry {
@@ -493,6 +497,26 @@ fn empty_mark(base: i64) -> SegmentMark {
         max_timestamp_offset: base,
         first_timestamp: None,
     }
+}
+
+/// Whether nothing but zeros stands there: the rest of a direct write's last block, no lost batch.
+fn is_padding(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<bool> {
+    let mut block = [0; aligned::BLOCK];
+    let mut pos = from;
+    while pos < to {
+        let len = block
+            .len()
+            .min(usize::try_from(to - pos).unwrap_or(usize::MAX));
+        let Some(part) = block.get_mut(..len) else {
+            return Ok(false); // `len` is at most the block's
+        };
+        file.read_exact_at(part, pos)?;
+        if part.iter().any(|b| *b != 0) {
+            return Ok(false);
+        }
+        pos += len as u64;
+    }
+    Ok(true)
 }
 
 fn first_timestamp(file: &dyn DiskFile, size: u64) -> io::Result<Option<i64>> {

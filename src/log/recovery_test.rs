@@ -131,6 +131,53 @@ fn every_torn_tail_leaves_whole_batches() {
     }
 }
 
+/// Adds zeros up to the end of the last block, as a direct write leaves them.
+fn pad(disk: &MemDisk, log: &Path) -> Vec<u8> {
+    let whole = disk.contents(log).unwrap();
+    let file = disk.open(log, OpenMode::ReadWrite).unwrap();
+    let padded = whole.len().next_multiple_of(aligned::BLOCK) as u64;
+    file.set_len(padded).unwrap();
+    whole
+}
+
+#[test]
+fn padding_is_cut_and_ends_no_log() {
+    let (disk, logs) = written();
+    let whole: Vec<_> = logs.iter().map(|log| pad(&disk, log)).collect();
+    let mut rig = Rig::open(disk.clone(), config(), 0, 0, false);
+    assert_eq!(rig.report.cut, None);
+    assert_eq!(rig.report.segments_recovered, 4);
+    assert_eq!(rig.consume(0, 9000).len(), 12);
+    for (log, whole) in logs.iter().zip(&whole) {
+        assert_eq!(&disk.contents(log).unwrap(), whole);
+    }
+    // Anything but zeros is a lost batch.
+    pad(&disk, &logs[1]);
+    let file = disk.open(&logs[1], OpenMode::ReadWrite).unwrap();
+    file.write_all_at(&[1], aligned::BLOCK as u64 - 1).unwrap();
+    let rig = Rig::open(disk.clone(), config(), 0, 0, false);
+    assert!(rig.report.cut.is_some());
+    assert_eq!(rig.log.log_end_offset(), Offset(6));
+}
+
+#[test]
+fn seal_and_clean_stop_cut_padding() {
+    let mut rig = Rig::new(config());
+    for i in 0..8 {
+        rig.append(batch(1 + i, i as u64, 1, 500)).unwrap();
+    }
+    rig.write();
+    let disk = rig.disk.clone();
+    let logs: Vec<_> = contents(&disk, LOG_SUFFIX);
+    for (log, _) in &logs {
+        pad(&disk, log);
+    }
+    rig.seal();
+    assert_ne!(contents(&disk, LOG_SUFFIX), logs, "the active one stays");
+    rig.close();
+    assert_eq!(contents(&disk, LOG_SUFFIX), logs);
+}
+
 #[test]
 fn leftovers_go_and_swaps_complete() {
     let (disk, logs) = written();
