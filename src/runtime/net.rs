@@ -34,6 +34,10 @@ pub(crate) struct Conn {
     stalled: bool,
     /// Operations in the ring.
     pub(crate) ops: u32,
+    /// The last receive left bytes in the socket.
+    more_waits: bool,
+    /// Answers that have left, of which the core was not told yet.
+    sent: u32,
     pub(crate) out: Outgoing,
     /// Close when everything has been sent.
     pub(crate) closing: Option<CloseReason>,
@@ -203,6 +207,8 @@ impl<C: ShardCore> Reactor<C> {
             listed: false,
             stalled: false,
             ops: 0,
+            more_waits: true,
+            sent: 0,
             out: Outgoing::default(),
             closing: None,
             closed: false,
@@ -251,8 +257,13 @@ impl<C: ShardCore> Reactor<C> {
         conn.ops += 1;
         let socket = Rc::clone(&conn.socket);
         let (buf, len) = conn.reader.take_buf();
-        self.ring
-            .start(Owner::Conn(index), Op::Recv { socket, buf, len });
+        let op = Op::Recv {
+            socket,
+            buf,
+            len,
+            ready: conn.more_waits,
+        };
+        self.ring.start(Owner::Conn(index), op);
     }
 
     /// Whether the shard holds too many bytes of frames: those not whole yet, those not given to
@@ -304,17 +315,56 @@ impl<C: ShardCore> Reactor<C> {
         };
         if let Some(conn) = self.conns.get(index) {
             conn.reading = reading;
+            self.tell_sent(index);
             self.start_recv(index);
         }
     }
 
-    /// A receive ended.
-    pub(crate) fn on_recv(&mut self, index: u32, buf: bytes::BytesMut, result: io::Result<u32>) {
+    /// So many answers of a connection have left. The core hears of it before the connection's next
+    /// request; at once only where it waits for that.
+    pub(crate) fn sent(&mut self, index: u32, count: u32) {
+        if count == 0 {
+            return;
+        }
+        let stopping = self.stopping;
+        if let Some(conn) = self.conns.get(index) {
+            conn.sent += count;
+            if stopping || !conn.reading {
+                self.tell_sent(index);
+            }
+        }
+    }
+
+    /// Tells the core of answers that have left.
+    fn tell_sent(&mut self, index: u32) {
+        if let Some(conn) = self.conns.get(index)
+            && conn.sent > 0
+        {
+            let sent = std::mem::take(&mut conn.sent);
+            self.inputs.push_back(Input::Sent(conn.id, sent));
+        }
+    }
+
+    /// From now on the core hears of answers that leave at once.
+    pub(crate) fn tell_all_sent(&mut self) {
+        for index in self.conns.indices() {
+            self.tell_sent(index);
+        }
+    }
+
+    /// A receive ended; `more`: it left bytes in the socket.
+    pub(crate) fn on_recv(
+        &mut self,
+        index: u32,
+        (buf, more): (bytes::BytesMut, bool),
+        result: io::Result<u32>,
+    ) {
         let now = self.now.mono;
         let Some(conn) = self.conns.get(index) else {
             return;
         };
         conn.receiving = false;
+        conn.more_waits = more;
         if conn.closed || conn.closing.is_some() {
             return;
         }
@@ -338,6 +388,10 @@ impl<C: ShardCore> Reactor<C> {
             return;
         };
         conn.undelivered = true;
+        if conn.sent > 0 {
+            let sent = std::mem::take(&mut conn.sent);
+            self.inputs.push_back(Input::Sent(conn.id, sent));
+        }
         let mut delivered = false;
         for _ in 0..FRAMES_PER_ROUND {
             match conn.reader.next_frame() {

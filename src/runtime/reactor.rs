@@ -53,6 +53,8 @@ pub(crate) struct Reactor<C: ShardCore> {
     pub(crate) inputs: VecDeque<In<C>>,
     pub(crate) conns: Conns,
     pub(crate) dirty: Vec<u32>,
+    /// Connections that have used up what they may send in one turn.
+    pub(crate) dirty_later: Vec<u32>,
     pub(crate) pipes: Pipes,
     pub(crate) copy_bufs: CopyBufs,
     pub(crate) mesh: Mesh<C::Message>,
@@ -103,6 +105,7 @@ impl<C: ShardCore> Reactor<C> {
             inputs: VecDeque::new(),
             conns: Conns::default(),
             dirty: Vec::new(),
+            dirty_later: Vec::new(),
             pipes: Pipes::default(),
             copy_bufs: CopyBufs::default(),
             mesh: parts.mesh,
@@ -160,6 +163,7 @@ impl<C: ShardCore> Reactor<C> {
     fn turn(&mut self) -> Result<(), String> {
         self.turns += 1;
         self.now = self.clock.now();
+        self.go_on_sending();
         for _ in 0..ROUNDS_MAX {
             self.take_completions();
             self.take_messages();
@@ -343,7 +347,7 @@ impl<C: ShardCore> Reactor<C> {
             conn.ops = conn.ops.saturating_sub(1);
         }
         match op {
-            Op::Recv { buf, .. } => self.on_recv(index, buf, result),
+            Op::Recv { buf, ready, .. } => self.on_recv(index, (buf, ready), result),
             Op::Send { bufs, .. } => {
                 drop(bufs); // so that buffers of the pool have one owner again
                 self.on_send(index, result);
@@ -407,6 +411,7 @@ impl<C: ShardCore> Reactor<C> {
         }
         self.accept_at = None;
         self.stop_by = Some(self.now.mono + self.config.shutdown_max);
+        self.tell_all_sent();
         self.inputs.push_back(Input::Shutdown);
     }
 
@@ -428,7 +433,8 @@ impl<C: ShardCore> Reactor<C> {
         let own = &own.shards[self.shard.index()];
         let jobs_due = self.jobs.needs_turn() || self.jobs.has_ended();
         let inputs_due = !self.inputs.is_empty() || self.has_undelivered();
-        let busy = inputs_due || !self.dirty.is_empty() || jobs_due;
+        let sends_due = !self.dirty.is_empty() || !self.dirty_later.is_empty();
+        let busy = inputs_due || sends_due || jobs_due;
         let wait = if busy || self.ring.has_completions() {
             None
         } else {

@@ -7,7 +7,7 @@ use crate::splice::Pipe;
 use crate::sys::{self, FileSystem};
 use bytes::{Bytes, BytesMut};
 use flumen_base::LogFile;
-use io_uring::{EnterFlags, IoUring, opcode, squeue, types};
+use io_uring::{IoUring, opcode, squeue, types};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::fs::File;
@@ -28,6 +28,8 @@ const CQ_ENTRIES: u32 = 4096;
 const DOORBELL: u64 = u64::MAX;
 /// Completions nobody waits for.
 const IGNORED: u64 = u64::MAX - 1;
+/// `IORING_RECVSEND_POLL_FIRST`: wait for the socket before the first try.
+const RECVSEND_POLL_FIRST: u16 = 1;
 /// Marks the completion of the fdatasync that is linked to a write.
 const SYNC_HALF: u64 = 1 << 62;
 
@@ -93,6 +95,9 @@ pub(crate) enum Op {
         socket: Rc<TcpStream>,
         buf: BytesMut,
         len: usize,
+        /// Whether bytes are likely to be there already: else the kernel does not look first. At
+        /// completion, whether it left some in the socket.
+        ready: bool,
     },
     /// Send the buffers in order; the result may be short.
     Send {
@@ -165,6 +170,8 @@ struct Slot<T> {
 /// The ring and its operations; `T` says for whom an operation runs.
 pub(crate) struct Ring<T> {
     uring: IoUring,
+    /// How [`sys::ring_enter`] finds it.
+    enter: (u32, bool),
     // Boxed: the kernel holds pointers into a slot while its operation runs, and the vector moves
     // when it grows.
     #[allow(clippy::vec_box)]
@@ -181,16 +188,24 @@ fn to_result(result: i32) -> io::Result<u32> {
 impl<T: Copy> Ring<T> {
     /// A ring for the calling thread only.
     pub(crate) fn new() -> io::Result<Self> {
-        let uring = IoUring::builder()
+        let mut builder = IoUring::builder();
+        builder
             .setup_clamp()
             .setup_submit_all()
             .setup_single_issuer()
             .setup_coop_taskrun()
             .setup_defer_taskrun()
             .setup_cqsize(CQ_ENTRIES)
-            .dontfork()
-            .build(SQ_ENTRIES)?;
+            .dontfork();
+        // Linux 6.6 and newer need no indirection between queue and entries.
+        let newer = builder.clone().setup_no_sqarray().build(SQ_ENTRIES);
+        let uring = newer.or_else(|_| builder.build(SQ_ENTRIES))?;
+        let fd = uring.as_raw_fd();
+        // SAFETY: the ring's descriptor is open over this call.
+        let registered = sys::register_ring(unsafe { BorrowedFd::borrow_raw(fd) });
+        let by_fd = (fd.unsigned_abs(), false);
         Ok(Self {
+            enter: registered.map_or(by_fd, |number| (number, true)),
             uring,
             slots: Vec::new(),
             free: Vec::new(),
@@ -279,25 +294,12 @@ impl<T: Copy> Ring<T> {
                 break;
             }
         }
-        let result = match wait {
-            Some(None) if self.backlog.is_empty() => self.uring.submitter().submit_and_wait(1),
-            Some(Some(timeout)) if self.backlog.is_empty() => {
-                let spec = types::Timespec::from(timeout);
-                let args = types::SubmitArgs::new().timespec(&spec);
-                self.uring.submitter().submit_with_args(1, &args)
-            }
-            _ => {
-                let queued = self.uring.submission().len() as u32;
-                // SAFETY: no argument is passed, and GETEVENTS with nothing to wait for only runs
-                // deferred work.
-                unsafe {
-                    let flags = EnterFlags::GETEVENTS.bits();
-                    self.uring
-                        .submitter()
-                        .enter::<libc::sigset_t>(queued, 0, flags, None)
-                }
-            }
+        let queued = self.uring.submission().len() as u32;
+        let (least, max) = match wait {
+            Some(max) if self.backlog.is_empty() => (1, max),
+            _ => (0, None), // nothing to wait for: only runs deferred work
         };
+        let result = sys::ring_enter(self.enter, queued, least, max);
         match result.map_err(|e| e.raw_os_error()) {
             Ok(_) => Ok(()),
             Err(Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => Ok(()),
@@ -319,17 +321,16 @@ impl<T: Copy> Ring<T> {
             if data >= IGNORED {
                 continue;
             }
-            let more = io_uring::cqueue::more(entry.flags());
-            if let Some(done) = self.complete(data, entry.result(), more) {
+            if let Some(done) = self.complete(data, entry.result(), entry.flags()) {
                 return Some(done);
             }
         }
     }
 
-    fn complete(&mut self, data: u64, result: i32, more: bool) -> Option<Done<T>> {
+    fn complete(&mut self, data: u64, result: i32, flags: u32) -> Option<Done<T>> {
         let index = (data & !SYNC_HALF) as u32;
         let slot = self.slots.get_mut(index as usize)?;
-        if more {
+        if io_uring::cqueue::more(flags) {
             let (owner, Op::Accept { .. }) = slot.busy.as_ref()? else {
                 return None;
             };
@@ -352,6 +353,9 @@ impl<T: Copy> Ring<T> {
             // the buffer's length when the operation was started, and nobody has touched the buffer
             // since.
             unsafe { buf.set_len(buf.len() + n) };
+        }
+        if let Op::Recv { ready, .. } = &mut op {
+            *ready = io_uring::cqueue::sock_nonempty(flags);
         }
         self.free.push(index);
         self.live -= 1;
@@ -417,11 +421,19 @@ fn build(
     data: u64,
 ) -> SmallVec<[squeue::Entry; 2]> {
     let entry = match op {
-        Op::Recv { socket, buf, len } => {
+        Op::Recv {
+            socket,
+            buf,
+            len,
+            ready,
+        } => {
             let spare = buf.spare_capacity_mut();
             *len = (*len).min(spare.len());
             let at = spare.as_mut_ptr().cast();
-            opcode::Recv::new(types::Fd(socket.as_raw_fd()), at, *len as u32).build()
+            let ioprio = if *ready { 0 } else { RECVSEND_POLL_FIRST };
+            opcode::Recv::new(types::Fd(socket.as_raw_fd()), at, *len as u32)
+                .ioprio(ioprio)
+                .build()
         }
         Op::Send { socket, bufs, more } => {
             sys::gather(bufs, 0, iov);
@@ -459,11 +471,12 @@ fn build(
         } => {
             sys::gather(bufs, *skip, iov);
             let flags = if *uncached { libc::RWF_DONTCACHE } else { 0 };
-            let write = opcode::Writev::new(types::Fd(log.fd), iov.as_ptr(), iov.len() as u32)
-                .offset(*pos + *skip as u64)
-                .rw_flags(flags)
-                .build()
-                .user_data(data);
+            let write =
+                opcode::Writev::new(types::Fd(log.fd), iov.as_ptr(), iov.len() as u32)
+                    .offset(*pos + *skip as u64)
+                    .rw_flags(flags)
+                    .build()
+                    .user_data(data);
             if *sync {
                 let sync = datasync(log.fd).user_data(data | SYNC_HALF);
                 return SmallVec::from([write.flags(squeue::Flags::IO_LINK), sync]);

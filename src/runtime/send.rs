@@ -7,6 +7,11 @@
 //! ring when not, so that the disk never holds up the shard. A connection moves at most
 //! [`TURN_BYTES`] per turn, and holds at most about that much in memory of ours, however slow its
 //! peer.
+//!
+//! A sendmsg is made at once, where it never waits, unless many connections have answers in memory
+//! in the same turn: those leave in one submission of the ring. Made at once, its result is known
+//! within the turn: no further turn, and the same buffer, still in the cache, for the next
+//! connection.
 
 use crate::core::ShardCore;
 use crate::reactor::{Owner, Reactor};
@@ -14,10 +19,10 @@ use crate::ring::{Op, OpenLog};
 use crate::splice::Pipe;
 use crate::sys;
 use bytes::{Buf, Bytes, BytesMut};
-use flumen_shard::io::{ConnId, FileSlice, Input, Response, Segment};
+use flumen_shard::io::{ConnId, FileSlice, Response, Segment};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
@@ -27,6 +32,8 @@ const TURN_BYTES: usize = 256 << 10;
 const SEND_BYTES: usize = 1 << 20;
 /// Buffers that one sendmsg takes.
 const SEND_BUFS: usize = 128;
+/// Connections with something to send above which the sends of a turn go through the ring together.
+const INLINE_SENDS_MAX: usize = 4;
 /// Distance of the residency probes, in bytes.
 const PROBE_STEP: u64 = 64 << 10;
 
@@ -34,8 +41,8 @@ const PROBE_STEP: u64 = 64 << 10;
 pub(crate) enum Piece {
     Bytes(Bytes),
     File(FileSlice),
-    /// What was read of a file slice, in a buffer of the pool.
-    Read(Bytes),
+    /// What was read of a file slice, in a buffer of the pool, and how much of it has been sent.
+    Read(BytesMut, usize),
     /// A response ends here.
     End,
 }
@@ -59,10 +66,8 @@ impl CopyBufs {
         buf
     }
 
-    fn give_back(&mut self, bytes: Bytes) {
-        if self.0.len() < COPY_BUFS_KEPT
-            && let Ok(mut buf) = bytes.try_into_mut()
-        {
+    fn give_back(&mut self, mut buf: BytesMut) {
+        if self.0.len() < COPY_BUFS_KEPT {
             buf.clear();
             self.0.push(buf);
         }
@@ -116,21 +121,46 @@ impl Outgoing {
         let mut ends = 0;
         while n > 0 {
             ends += self.pop_ends();
-            match self.pieces.front_mut() {
-                Some(Piece::Bytes(bytes) | Piece::Read(bytes)) if bytes.len() > n => {
+            let left = match self.pieces.front_mut() {
+                Some(Piece::Bytes(bytes)) if bytes.len() > n => {
                     bytes.advance(n);
-                    n = 0;
+                    break;
                 }
-                Some(Piece::Bytes(bytes) | Piece::Read(bytes)) => {
-                    n -= bytes.len();
-                    if let Some(Piece::Read(bytes)) = self.pieces.pop_front() {
-                        bufs.give_back(bytes);
-                    }
+                Some(Piece::Bytes(bytes)) => bytes.len(),
+                Some(Piece::Read(buf, sent)) if buf.len() - *sent > n => {
+                    *sent += n;
+                    break;
                 }
+                Some(Piece::Read(buf, sent)) => buf.len() - *sent,
                 _ => break,
+            };
+            n -= left;
+            if let Some(Piece::Read(buf, _)) = self.pieces.pop_front() {
+                bufs.give_back(buf);
             }
         }
         ends + self.pop_ends()
+    }
+
+    /// The buffers at the front that lie in memory, and whether something of the same response
+    /// follows them.
+    fn gather(&self) -> (SmallVec<[IoSlice<'_>; 8]>, usize, bool) {
+        let mut bufs: SmallVec<[IoSlice<'_>; 8]> = SmallVec::new();
+        let mut total = 0;
+        for piece in &self.pieces {
+            let bytes = match piece {
+                Piece::End => continue,
+                Piece::File(_) => return (bufs, total, true),
+                Piece::Bytes(bytes) => bytes,
+                Piece::Read(buf, sent) => buf.get(*sent..).unwrap_or_default(),
+            };
+            total += bytes.len();
+            bufs.push(IoSlice::new(bytes));
+            if bufs.len() >= SEND_BUFS || total >= SEND_BYTES {
+                break;
+            }
+        }
+        (bufs, total, false)
     }
 
     fn front(&self, splice_above: usize) -> Front {
@@ -169,15 +199,31 @@ impl<C: ShardCore> Reactor<C> {
 
     /// Starts or goes on with the sends of all connections that have something new.
     pub(crate) fn drive_sends(&mut self) {
-        for index in std::mem::take(&mut self.dirty) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        let together = dirty.len() > INLINE_SENDS_MAX;
+        for index in dirty.drain(..) {
             if let Some(conn) = self.conns.get(index) {
                 conn.dirty = false;
-                self.drive_send(index);
+                self.drive_send(index, together);
             }
+        }
+        dirty.append(&mut self.dirty);
+        self.dirty = dirty;
+    }
+
+    /// Has the next turn's [`Self::drive_sends`] go on with this connection.
+    fn go_on_later(&mut self, index: u32) {
+        self.dirty_later.push(index);
+    }
+
+    /// The connections whose turn was over have one again.
+    pub(crate) fn go_on_sending(&mut self) {
+        while let Some(index) = self.dirty_later.pop() {
+            self.mark_dirty(index);
         }
     }
 
-    fn drive_send(&mut self, index: u32) {
+    fn drive_send(&mut self, index: u32, together: bool) {
         let splice_above = self.config.splice_above_bytes;
         let mut budget = TURN_BYTES;
         loop {
@@ -187,89 +233,135 @@ impl<C: ShardCore> Reactor<C> {
             if conn.closed || conn.out.busy {
                 return;
             }
-            let (id, ends) = (conn.id, conn.out.pop_ends());
+            let ends = conn.out.pop_ends();
             let front = conn.out.front(splice_above);
             let closing = conn.closing.clone();
-            self.report_sent(id, ends);
-            match front {
+            self.sent(index, ends);
+            let result = match front {
                 Front::Empty => {
                     if let Some(reason) = closing {
                         self.close_conn(index, &reason);
                     }
                     return;
                 }
-                Front::Copy => {
-                    if let Err(e) = self.start_send(index) {
-                        self.close_conn(index, &e);
-                    }
-                    return;
-                }
-                Front::Splice => match self.step_splice(index, &mut budget) {
-                    Ok(true) => {}
-                    Ok(false) => return,
-                    Err(e) => return self.close_conn(index, &e),
-                },
+                Front::Copy if together => self.send_by_ring(index, &mut budget),
+                Front::Copy => self.send_now(index, &mut budget),
+                Front::Splice => self.step_splice(index, &mut budget),
+            };
+            match result {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(e) => return self.close_conn(index, &e),
             }
         }
     }
 
-    fn report_sent(&mut self, id: ConnId, ends: u32) {
-        if ends > 0 {
-            self.inputs.push_back(Input::Sent(id, ends));
+    /// One sendmsg of what is at the front. True: go on; false: an operation is under way, or the
+    /// turn's budget is used up.
+    fn send_now(&mut self, index: u32, budget: &mut usize) -> io::Result<bool> {
+        if !self.read_slices(index, budget)? {
+            return Ok(false);
+        }
+        let Some(conn) = self.conns.get(index) else {
+            return Ok(false);
+        };
+        let (bufs, total, more) = conn.out.gather();
+        if total == 0 {
+            drop(bufs);
+            self.go_on_later(index); // a slice for which this turn has no budget
+            return Ok(false);
+        }
+        let more = more && *budget > 0;
+        let result = sys::send(conn.socket.as_fd(), &bufs, more);
+        drop(bufs);
+        match result {
+            Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => {
+                let ends = conn.out.advance(n, &mut self.copy_bufs);
+                self.sent(index, ends);
+                self.touch(index);
+                if n < total {
+                    self.wait_writable(index);
+                } else if total >= SEND_BYTES {
+                    self.go_on_later(index);
+                }
+                Ok(n == total && total < SEND_BYTES)
+            }
+            Err(e) if is_transient(&e) => {
+                self.wait_writable(index);
+                Ok(false)
+            }
+            Err(e) => Err(e),
         }
     }
 
-    /// One sendmsg of what is at the front; reads file slices into memory first, on the ring where
-    /// they are cold.
-    fn start_send(&mut self, index: u32) -> io::Result<()> {
-        let splice_above = self.config.splice_above_bytes;
+    /// As [`Self::send_now`], with the turn's submission, where all of it lies in memory that can
+    /// be shared.
+    fn send_by_ring(&mut self, index: u32, budget: &mut usize) -> io::Result<bool> {
         let Some(conn) = self.conns.get(index) else {
-            return Ok(());
+            return Ok(false);
         };
         let mut bufs: SmallVec<[Bytes; 8]> = SmallVec::new();
-        let (mut at, mut total, mut from_files, mut more) = (0, 0, 0, false);
-        while at < conn.out.pieces.len() && bufs.len() < SEND_BUFS && total < SEND_BYTES {
-            match &mut conn.out.pieces[at] {
-                Piece::End => at += 1,
-                Piece::Bytes(bytes) | Piece::Read(bytes) => {
+        let mut total = 0;
+        for piece in &conn.out.pieces {
+            match piece {
+                Piece::End => {}
+                Piece::Bytes(bytes) => {
                     total += bytes.len();
                     bufs.push(bytes.clone());
-                    at += 1;
                 }
-                Piece::File(slice) => {
-                    let by_copy = slice.len as usize <= splice_above || (at == 0 && conn.out.copy);
-                    if !by_copy || from_files >= TURN_BYTES {
-                        more = true;
-                        break;
-                    }
-                    let log = crate::disk::open(&slice.file, false)?;
-                    if slice.len as usize > TURN_BYTES {
-                        let rest = split_slice(slice);
-                        conn.out.pieces.insert(at + 1, Piece::File(rest));
-                        continue;
-                    }
-                    let buf = self.copy_bufs.take(slice.len as usize);
-                    let (buf, whole) = read_what_is_resident(&log, slice, buf)?;
-                    if whole {
-                        from_files += buf.len();
-                        conn.out.pieces[at] = Piece::Read(buf.freeze());
-                        continue;
-                    }
-                    conn.out.cold = at;
-                    conn.out.busy = true;
-                    conn.ops += 1;
-                    let (pos, len) = (slice.pos, slice.len as usize);
-                    self.start_cold_read(index, log, pos, len, buf);
-                    return Ok(());
-                }
+                Piece::File(_) | Piece::Read(..) => return self.send_now(index, budget),
+            }
+            if bufs.len() >= SEND_BUFS || total >= SEND_BYTES {
+                break;
             }
         }
         conn.out.busy = true;
         conn.ops += 1;
         let socket = Rc::clone(&conn.socket);
+        let more = false;
         self.ring
             .start(Owner::Conn(index), Op::Send { socket, bufs, more });
-        Ok(())
+        Ok(false)
+    }
+
+    /// Reads the slices at the front that go by copy into memory, as far as the budget goes; on the
+    /// ring where they are cold, then it gives false.
+    fn read_slices(&mut self, index: u32, budget: &mut usize) -> io::Result<bool> {
+        let splice_above = self.config.splice_above_bytes;
+        let Some(conn) = self.conns.get(index) else {
+            return Ok(false);
+        };
+        let mut at = 0;
+        while at < conn.out.pieces.len().min(SEND_BUFS) {
+            let Piece::File(slice) = &mut conn.out.pieces[at] else {
+                at += 1;
+                continue;
+            };
+            let by_copy = slice.len as usize <= splice_above || (at == 0 && conn.out.copy);
+            if !by_copy || *budget == 0 {
+                break;
+            }
+            let log = crate::disk::open(&slice.file, false)?;
+            if slice.len as usize > *budget {
+                let rest = split_slice(slice, *budget);
+                conn.out.pieces.insert(at + 1, Piece::File(rest));
+                continue;
+            }
+            let buf = self.copy_bufs.take(slice.len as usize);
+            let (buf, whole) = read_what_is_resident(&log, slice, buf)?;
+            *budget -= buf.len();
+            if !whole {
+                conn.out.cold = at;
+                conn.out.busy = true;
+                conn.ops += 1;
+                let (pos, len) = (slice.pos, slice.len as usize);
+                self.start_cold_read(index, log, pos, len, buf);
+                return Ok(false);
+            }
+            conn.out.pieces[at] = Piece::Read(buf, 0);
+        }
+        Ok(true)
     }
 
     fn start_cold_read(
@@ -304,10 +396,12 @@ impl<C: ShardCore> Reactor<C> {
             Ok(0) => self.close_conn(index, &"the socket takes no bytes"),
             Ok(n) => {
                 let ends = conn.out.advance(n as usize, &mut self.copy_bufs);
-                let id = conn.id;
-                self.report_sent(id, ends);
+                let more = !conn.out.pieces.is_empty() || conn.closing.is_some();
+                self.sent(index, ends);
                 self.touch(index);
-                self.mark_dirty(index);
+                if more {
+                    self.mark_dirty(index);
+                }
             }
             Err(e) if is_transient(&e) => self.wait_writable(index),
             Err(e) => self.close_conn(index, &e),
@@ -330,7 +424,7 @@ impl<C: ShardCore> Reactor<C> {
         match result {
             Ok(0) => self.close_conn(index, &short_slice()),
             Ok(_) if buf.len() == slice.len as usize => {
-                conn.out.pieces[at] = Piece::Read(buf.freeze());
+                conn.out.pieces[at] = Piece::Read(buf, 0);
                 self.mark_dirty(index);
             }
             Err(e) if !is_transient(&e) => self.close_conn(index, &e),
@@ -389,7 +483,7 @@ impl<C: ShardCore> Reactor<C> {
         }
         if *budget == 0 {
             conn.out.pipe = Some(pipe);
-            self.mark_dirty(index);
+            self.go_on_later(index);
             return Ok(false);
         }
         let len = (slice.len as usize).min(pipe.capacity).min(*budget);
@@ -474,9 +568,9 @@ impl<C: ShardCore> Reactor<C> {
     }
 }
 
-/// Cuts a slice to the most that is read at once; gives the rest.
-fn split_slice(slice: &mut FileSlice) -> FileSlice {
-    let cut = TURN_BYTES as u32;
+/// Cuts a slice to `len` bytes, fewer than it has; gives the rest.
+fn split_slice(slice: &mut FileSlice, len: usize) -> FileSlice {
+    let cut = len as u32;
     let rest = FileSlice {
         file: slice.file.clone(),
         pos: slice.pos + u64::from(cut),

@@ -3,8 +3,9 @@
 
 use bytes::{Bytes, BytesMut};
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 {
@@ -168,6 +169,114 @@ pub(crate) fn write_some(
     let count = libc::c_int::try_from(iov.len()).map_err(io::Error::other)?;
     // SAFETY: the iovecs cover `bufs`, which live over the call, and the kernel only reads them.
     check_len(unsafe { libc::pwritev(fd.as_raw_fd(), iov.as_ptr(), count, pos) })
+}
+
+/// `io_uring_enter` on a ring by its descriptor or, with `registered`, by the number it has in the
+/// thread's own table, which spares the kernel the look-up. Submits `submit` entries; waits for
+/// `wait` completions, at most `max`.
+pub(crate) fn ring_enter(
+    ring: (u32, bool),
+    submit: u32,
+    wait: u32,
+    max: Option<Duration>,
+) -> io::Result<()> {
+    // As the kernel's io_uring_getevents_arg: no signal mask, no least wait, the time limit.
+    #[repr(C)]
+    struct Arg {
+        sigmask: u64,
+        sigmask_size: u32,
+        min_wait_usec: u32,
+        timeout: u64,
+    }
+    let limit = max.map(|max| libc::timespec {
+        tv_sec: libc::time_t::try_from(max.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: max.subsec_nanos().into(),
+    });
+    let arg = Arg {
+        sigmask: 0,
+        sigmask_size: 0,
+        min_wait_usec: 0,
+        timeout: limit.as_ref().map_or(0, |limit| &raw const *limit as u64),
+    };
+    let mut flags = ENTER_GETEVENTS;
+    let (arg, size) = match limit {
+        Some(_) => {
+            flags |= ENTER_EXT_ARG;
+            (&raw const arg, size_of::<Arg>())
+        }
+        None => (std::ptr::null(), 0),
+    };
+    if ring.1 {
+        flags |= ENTER_REGISTERED_RING;
+    }
+    // SAFETY: the argument and the time limit in it live over the call. What the submitted entries
+    // point to is the business of whoever put them into the queue.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_io_uring_enter,
+            ring.0,
+            submit,
+            wait,
+            flags,
+            arg,
+            size,
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Registers a ring's descriptor with the calling thread; gives its number there.
+pub(crate) fn register_ring(ring: BorrowedFd<'_>) -> io::Result<u32> {
+    // As the kernel's io_uring_rsrc_update: any free place, the descriptor.
+    #[repr(C)]
+    struct Update {
+        offset: u32,
+        reserved: u32,
+        data: u64,
+    }
+    let fd = ring.as_raw_fd();
+    let mut update = Update {
+        offset: u32::MAX,
+        reserved: 0,
+        data: fd as u64,
+    };
+    // SAFETY: the struct lives over the call, which writes its `offset`.
+    let result = unsafe {
+        let nr = libc::SYS_io_uring_register;
+        libc::syscall(nr, fd, REGISTER_RING_FDS, &raw mut update, 1)
+    };
+    if result == 1 {
+        Ok(update.offset)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+const ENTER_GETEVENTS: u32 = 1;
+const ENTER_EXT_ARG: u32 = 8;
+const ENTER_REGISTERED_RING: u32 = 16;
+const REGISTER_RING_FDS: u32 = 20;
+
+/// Sends what the socket takes of the buffers, without waiting. `more`: something follows soon.
+pub(crate) fn send(fd: BorrowedFd<'_>, bufs: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
+    let more = if more { libc::MSG_MORE } else { 0 };
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT | more;
+    if let [one] = bufs {
+        // SAFETY: the buffer lives over the call, and the kernel only reads it.
+        let sent = unsafe { libc::send(fd.as_raw_fd(), one.as_ptr().cast(), one.len(), flags) };
+        return check_len(sent);
+    }
+    // SAFETY: all zero is a valid empty msghdr.
+    let mut msg: libc::msghdr = unsafe { std::mem::zeroed() };
+    msg.msg_iov = bufs.as_ptr().cast_mut().cast();
+    msg.msg_iovlen = bufs.len();
+    // SAFETY: an `IoSlice` is an iovec; they and their buffers live over the call, and the kernel
+    // only reads them.
+    check_len(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const msg, flags) })
 }
 
 /// Raises the accept backlog of a listening socket.

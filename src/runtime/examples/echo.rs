@@ -20,7 +20,7 @@ impl ShardCore for Echo {
             Input::Frame(conn, frame) => {
                 let mut head = BytesMut::with_capacity(4);
                 head.put_u32(frame.len() as u32);
-                let segments = vec![Segment::Bytes(head.freeze()), Segment::Bytes(frame)];
+                let segments = vec![Segment::Bytes(head.freeze()), Segment::Bytes(frame)].into();
                 effects.push(Effect::Send(conn, Response { segments }));
             }
             Input::Shutdown => effects.push(Effect::Stopped),

@@ -94,7 +94,7 @@ fn frame(body: impl Into<Bytes>) -> Response {
     let mut head = BytesMut::new();
     head.put_i32(body.len() as i32);
     Response {
-        segments: vec![Segment::Bytes(head.freeze()), Segment::Bytes(body)],
+        segments: vec![Segment::Bytes(head.freeze()), Segment::Bytes(body)].into(),
     }
 }
 
@@ -178,7 +178,14 @@ impl FakeCore {
                         len,
                     }));
                 }
-                self.answer(conn, slot, Response { segments }, out);
+                self.answer(
+                    conn,
+                    slot,
+                    Response {
+                        segments: segments.into(),
+                    },
+                    out,
+                );
             }
             b'W' => {
                 let (sync, pos) = (body.get_u8() == 1, body.get_u64());
@@ -284,8 +291,8 @@ impl ShardCore for FakeCore {
                     return;
                 };
                 let body = match result {
-                    Ok(IoOutput::Done) => Bytes::from_static(b"done"),
                     Ok(IoOutput::Read(bytes)) => bytes,
+                    Ok(_) => Bytes::from_static(b"done"),
                     Err(e) => Bytes::from(format!("error: {e}")),
                 };
                 self.answer(conn, slot, frame(body), out);
