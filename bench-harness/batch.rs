@@ -1,10 +1,17 @@
-//! Record batches of format v2, as a producer sends them: uncompressed, without a producer id.
+//! Record batches of format v2, as a producer sends them; encoded once, then patched in place.
+
+use anyhow::{Result, ensure};
+
+use crate::args::Codec;
+use crate::compress::compress;
 
 /// Length of a batch before its records.
 const HEADER_BYTES: usize = 61;
 /// Where the CRC stands; it covers everything from `ATTRIBUTES_AT`.
 const CRC_AT: usize = 17;
 const ATTRIBUTES_AT: usize = 21;
+const PRODUCER_AT: usize = 43;
+const SEQUENCE_AT: usize = 53;
 
 /// A batch and what is needed to change it in place.
 #[derive(Debug, Clone)]
@@ -15,6 +22,8 @@ pub struct Batch {
     pub value_at: usize,
     /// How many records it holds.
     pub records: usize,
+    /// Its length before compression.
+    pub uncompressed: usize,
 }
 
 fn varint(out: &mut Vec<u8>, value: i64) {
@@ -36,11 +45,92 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     }
 }
 
-/// A batch of `records` values of `value_bytes` each, at least one byte that does not repeat, so
-/// that a checksum error would show. `timestamp_ms` is the time of all records.
-pub fn batch(records: usize, value_bytes: usize, timestamp_ms: i64) -> Batch {
+/// What a batch holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// How many records.
+    pub records: usize,
+    /// Bytes of each value.
+    pub value_bytes: usize,
+    /// Time of all records.
+    pub timestamp_ms: i64,
+    /// How they are compressed.
+    pub codec: Codec,
+}
+
+/// Values are bytes in steps for the uncompressed batch, at least one of which does not repeat, so
+/// that a checksum error would show; lines of JSON for a compressed one.
+fn values(shape: Shape) -> impl FnMut(usize, &mut Vec<u8>) {
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    move |n, out| {
+        if shape.codec == Codec::None {
+            out.extend((0..shape.value_bytes).map(|i| (i * 31 + n * 7).to_le_bytes()[0]));
+            return;
+        }
+        let begin = out.len();
+        while out.len() - begin < shape.value_bytes {
+            out.extend_from_slice(line(&mut random, shape.timestamp_ms, n).as_bytes());
+        }
+        out.truncate(begin + shape.value_bytes);
+    }
+}
+
+/// One event of a web shop: names that repeat, numbers that do not.
+fn line(random: &mut u64, timestamp_ms: i64, n: usize) -> String {
+    let mut pick = |limit: u64| {
+        *random ^= *random << 13;
+        *random ^= *random >> 7;
+        *random ^= *random << 17;
+        *random % limit
+    };
+    const PATHS: [&str; 4] = ["/orders", "/carts/items", "/products/search", "/login"];
+    const AGENTS: [&str; 3] = [
+        "Mozilla/5.0 (X11; Linux x86_64)",
+        "okhttp/4.12.0",
+        "curl/8.5.0",
+    ];
+    let path = PATHS.get(pick(4) as usize).copied().unwrap_or_default();
+    let agent = AGENTS.get(pick(3) as usize).copied().unwrap_or_default();
+    let status = if pick(20) == 0 { 404 } else { 200 };
+    format!(
+        "{{\"time\":{},\"id\":\"{:016x}\",\"user\":{},\"path\":\"{path}\",\"status\":{status},\
+         \"micros\":{},\"agent\":\"{agent}\",\"session\":\"{:012x}\"}}",
+        timestamp_ms + i64::try_from(n).unwrap_or(0),
+        pick(u64::MAX),
+        pick(1_000_000),
+        pick(90_000),
+        pick(1 << 48),
+    )
+}
+
+/// An uncompressed batch of `records` values of `value_bytes` each.
+///
+/// # Errors
+/// As `encode`.
+pub fn batch(records: usize, value_bytes: usize, timestamp_ms: i64) -> Result<Batch> {
+    let codec = Codec::None;
+    encode(Shape {
+        records,
+        value_bytes,
+        timestamp_ms,
+        codec,
+    })
+}
+
+/// A batch of that shape, without a producer id.
+///
+/// # Errors
+/// It is larger than the format allows, or the compressor failed.
+pub fn encode(shape: Shape) -> Result<Batch> {
+    let Shape {
+        records,
+        value_bytes,
+        timestamp_ms,
+        codec,
+    } = shape;
     let mut bytes = vec![0; HEADER_BYTES];
     let mut value_at = 0;
+    let mut value = values(shape);
     for n in 0..records {
         let mut head = vec![0]; // attributes
         varint(&mut head, 0); // timestamp delta
@@ -52,26 +142,92 @@ pub fn batch(records: usize, value_bytes: usize, timestamp_ms: i64) -> Batch {
         if n == 0 {
             value_at = bytes.len();
         }
-        bytes.extend((0..value_bytes).map(|i| (i * 31 + n * 7).to_le_bytes()[0]));
+        value(n, &mut bytes);
         bytes.push(0); // no headers
     }
-    let count = i32::try_from(records).unwrap_or(i32::MAX);
-    let length = i32::try_from(bytes.len() - 12).unwrap_or(i32::MAX);
+    let uncompressed = bytes.len();
+    if codec != Codec::None {
+        let packed = compress(codec, bytes.get(HEADER_BYTES..).unwrap_or_default())?;
+        bytes.truncate(HEADER_BYTES);
+        bytes.extend_from_slice(&packed);
+    }
+    let count = i32::try_from(records)?;
+    ensure!(count > 0, "a batch without records");
+    let length = i32::try_from(bytes.len() - 12)?;
     put(&mut bytes, 8, &length.to_be_bytes());
     put(&mut bytes, 12, &(-1i32).to_be_bytes()); // partition leader epoch
     put(&mut bytes, 16, &[2]); // magic
+    put(&mut bytes, ATTRIBUTES_AT, &(codec as i16).to_be_bytes());
     put(&mut bytes, 23, &(count - 1).to_be_bytes()); // last offset delta
     put(&mut bytes, 27, &timestamp_ms.to_be_bytes());
     put(&mut bytes, 35, &timestamp_ms.to_be_bytes());
-    put(&mut bytes, 43, &(-1i64).to_be_bytes()); // producer id
-    put(&mut bytes, 51, &(-1i16).to_be_bytes());
-    put(&mut bytes, 53, &(-1i32).to_be_bytes());
+    set_producer(&mut bytes, -1, -1, -1);
     put(&mut bytes, 57, &count.to_be_bytes());
     seal(&mut bytes);
-    Batch {
+    Ok(Batch {
         bytes,
         value_at,
         records,
+        uncompressed,
+    })
+}
+
+/// Sets producer id, epoch and base sequence; the checksum must be written after.
+pub fn set_producer(batch: &mut [u8], id: i64, epoch: i16, sequence: i32) {
+    put(batch, PRODUCER_AT, &id.to_be_bytes());
+    put(batch, PRODUCER_AT + 8, &epoch.to_be_bytes());
+    put(batch, SEQUENCE_AT, &sequence.to_be_bytes());
+}
+
+/// The base sequence after a batch of `records` that began at `sequence`: it goes on at 0 behind
+/// the greatest number.
+pub fn sequence_after(sequence: i32, records: i32) -> i32 {
+    let next = i64::from(sequence) + i64::from(records);
+    i32::try_from(next % (i64::from(i32::MAX) + 1)).unwrap_or(0)
+}
+
+/// Checksums of batches that differ only in their first bytes, without reading the rest again:
+/// a checksum of two parts is that of the first, moved on by the length of the second, XOR that
+/// of the second.
+#[derive(Debug, Clone)]
+pub struct Sealer {
+    /// End of the part that changes.
+    prefix_end: usize,
+    rest_crc: u32,
+    /// What each bit of the first checksum becomes after the length of the rest.
+    moved: [u32; 32],
+}
+
+impl Sealer {
+    /// For batches of which only bytes before `prefix_end` change.
+    pub fn new(batch: &[u8], prefix_end: usize) -> Self {
+        let rest = batch.get(prefix_end..).unwrap_or_default();
+        let mut moved = [0; 32];
+        for (bit, value) in moved.iter_mut().enumerate() {
+            *value = crc32c::crc32c_combine(1 << bit, 0, rest.len());
+        }
+        Self {
+            prefix_end,
+            rest_crc: crc32c::crc32c(rest),
+            moved,
+        }
+    }
+
+    /// For a change of the header only.
+    pub fn of_header(batch: &[u8]) -> Self {
+        Self::new(batch, HEADER_BYTES)
+    }
+
+    /// Writes the checksum of a changed batch.
+    pub fn seal(&self, batch: &mut [u8]) {
+        let prefix = batch.get(ATTRIBUTES_AT..self.prefix_end);
+        let mut first = crc32c::crc32c(prefix.unwrap_or_default());
+        let mut crc = self.rest_crc;
+        for value in &self.moved {
+            crc ^= value * (first & 1);
+            first >>= 1;
+        }
+        put(batch, CRC_AT, &crc.to_be_bytes());
     }
 }
 
@@ -94,7 +250,7 @@ mod tests {
     #[test]
     fn another_decoder_reads_the_batch() {
         for (records, value) in [(1, 100), (1, 16_000), (300, 200), (1, 1)] {
-            let made = batch(records, value, 1_700_000_000_000);
+            let made = batch(records, value, 1_700_000_000_000).unwrap();
             let mut bytes = bytes::Bytes::from(made.bytes.clone());
             let sets = RecordBatchDecoder::decode_all(&mut bytes).unwrap();
             let read: Vec<_> = sets.into_iter().flat_map(|s| s.records).collect();
@@ -112,10 +268,51 @@ mod tests {
 
     #[test]
     fn sealing_after_a_change_makes_the_checksum_right_again() {
-        let mut made = batch(1, 64, 5);
+        let mut made = batch(1, 64, 5).unwrap();
         put(&mut made.bytes, made.value_at, &42u64.to_be_bytes());
         seal(&mut made.bytes);
         let mut bytes = bytes::Bytes::from(made.bytes);
         assert!(RecordBatchDecoder::decode_all(&mut bytes).is_ok());
+    }
+    fn decoded(bytes: &[u8]) -> Vec<kafka_protocol::records::Record> {
+        let mut bytes = bytes::Bytes::copy_from_slice(bytes);
+        let sets = RecordBatchDecoder::decode_all(&mut bytes).unwrap();
+        sets.into_iter().flat_map(|s| s.records).collect()
+    }
+
+    #[test]
+    fn a_sealer_agrees_with_the_whole_checksum() {
+        for (records, value_bytes) in [(1, 100), (70, 900), (1, 9)] {
+            let made = batch(records, value_bytes, 7).unwrap();
+            let header = Sealer::of_header(&made.bytes);
+            let mut quick = made.bytes.clone();
+            set_producer(&mut quick, 4711, 3, 99);
+            let mut whole = quick.clone();
+            header.seal(&mut quick);
+            seal(&mut whole);
+            assert_eq!(quick, whole);
+            let read = decoded(&quick);
+            assert_eq!((read[0].producer_id, read[0].producer_epoch), (4711, 3));
+            assert_eq!(read[0].sequence, 99);
+
+            let stamped = Sealer::new(&made.bytes, made.value_at + 8);
+            put(
+                &mut quick,
+                made.value_at,
+                &0x0123_4567_89ab_cdef_u64.to_be_bytes(),
+            );
+            let mut whole = quick.clone();
+            stamped.seal(&mut quick);
+            seal(&mut whole);
+            assert_eq!(quick, whole);
+        }
+    }
+
+    #[test]
+    fn sequences_wrap_to_zero() {
+        assert_eq!(sequence_after(0, 1), 1);
+        assert_eq!(sequence_after(i32::MAX - 2, 2), i32::MAX);
+        assert_eq!(sequence_after(i32::MAX - 1, 2), 0);
+        assert_eq!(sequence_after(i32::MAX, 3), 2);
     }
 }

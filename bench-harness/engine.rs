@@ -1,4 +1,10 @@
 //! The event loop: connections with requests in flight, driven by one thread.
+//!
+//! Nothing is allocated per request. All connections read into one buffer, so that it stays in the
+//! cache; only what is left of an answer is kept by its connection. Small requests that are due
+//! together leave in one write; a large one goes out of its frame as it stands there. Of a long
+//! answer only the head is read, the rest is discarded by the kernel uncopied (`MSG_TRUNC`): a
+//! client that copied what it was served would be slower than the brokers it measures.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -8,22 +14,54 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
+use rustix::net::{RecvFlags, recv, sockopt};
 
 use crate::frames;
+use crate::observe::own_cpu_seconds;
 
-/// Room that one read offers at least.
-const READ_BYTES_MIN: usize = 256 * 1024;
+/// The buffer that all connections read into.
+const INPUT_BYTES: usize = 512 * 1024;
+/// Frames up to this length are gathered, several in one write.
+const SMALL_FRAME_BYTES: usize = 8 * 1024;
+/// As many bytes are gathered at most.
+const GATHER_BYTES: usize = 64 * 1024;
+/// Reads of one connection before others get their turn.
+const READS_PER_TURN: usize = 16;
+/// A request that is sent later than this after it was due was late.
+const LATE_NS: u64 = 1_000_000;
+/// How long an open loop waits for its last answers.
+const DRAIN: Duration = Duration::from_secs(3);
+/// `send.buffer.bytes` of Kafka's producer.
+pub const KAFKA_SEND_BUFFER: usize = 128 * 1024;
+
+/// When one request was due, sent and answered, in nanoseconds of the run's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // the sentence above
+pub struct Times {
+    pub due_ns: u64,
+    pub sent_ns: u64,
+    pub now_ns: u64,
+}
 
 /// What a connection does with its requests and answers.
 pub trait Role {
     /// Changes the frame for the next send. `due_ns`: when it was due.
     fn prepare(&mut self, _frame: &mut [u8], _due_ns: u64) {}
 
-    /// Takes one answer. `due_ns` is that of its request, `now_ns` the time it was complete.
+    /// How much of an answer is worth reading; the rest is discarded.
+    fn head_bytes(&self) -> usize {
+        usize::MAX
+    }
+
+    /// Takes one answer: all of it, or its head when it is longer than `head_bytes`; `length` is
+    /// that of the whole.
     ///
     /// # Errors
     /// The broker refused, or the answer is broken: ends the run.
-    fn answer(&mut self, response: &[u8], due_ns: u64, now_ns: u64) -> Result<()>;
+    fn answer(&mut self, response: &[u8], length: usize, times: Times) -> Result<()>;
+
+    /// A request that was due at `due_ns` has no answer at the end of the run.
+    fn unanswered(&mut self, _due_ns: u64, _now_ns: u64) {}
 }
 
 /// When a connection sends.
@@ -34,10 +72,45 @@ pub enum Pace {
     /// One request each so many nanoseconds, the first after the given delay.
     Open {
         /// From one request of this connection to its next.
-        every_ns: u64,
+        every_ns: f64,
         /// From the start to its first.
-        first_ns: u64,
+        first_ns: f64,
     },
+}
+
+/// Requests of an open loop that were due in the measured time.
+#[derive(Debug, Clone, Copy, Default)]
+#[allow(missing_docs)] // as the report's
+pub struct Lateness {
+    pub sent: u64,
+    pub late: u64,
+    pub blocked: u64,
+}
+
+/// How the client itself fared in the measured time.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Effort {
+    /// Requests of open loops.
+    pub lateness: Lateness,
+    /// Seconds of waiting for events.
+    pub waited_seconds: f64,
+    /// CPU time of the client's thread.
+    pub cpu_seconds: f64,
+}
+
+/// What the connections of a run share.
+struct Context {
+    clock: Instant,
+    from_ns: u64,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    lateness: Lateness,
+}
+
+impl Context {
+    fn now(&self) -> u64 {
+        elapsed(self.clock)
+    }
 }
 
 /// One connection with one frame that it sends again and again.
@@ -48,22 +121,40 @@ pub struct Connection<R> {
     frame: Vec<u8>,
     /// Position in the frame being sent.
     sent: Option<usize>,
+    /// Gathered frames that the socket did not take.
+    unsent: Vec<u8>,
+    /// The socket is full since its last write.
+    blocked: bool,
+    /// When it last stopped being full.
+    unblocked_ns: u64,
     pace: Pace,
-    next_due_ns: u64,
-    /// Due but not begun, for the open loop.
-    waiting: VecDeque<u64>,
-    /// Sent or being sent, with the time each was due.
-    in_flight: VecDeque<u64>,
+    /// Requests made so far, for the open loop.
+    made: u64,
+    /// Sent or being sent, with the time each was due and sent.
+    in_flight: VecDeque<(u64, u64)>,
     next_id: i32,
     oldest_id: i32,
     /// Requests without an answer (acks=0) complete when they are sent.
     answers: bool,
-    input: Vec<u8>,
-    filled: usize,
+    /// The beginning of an answer.
+    partial: Vec<u8>,
+    /// Bytes of it that are still to be discarded, and its length.
+    skip: usize,
+    length: usize,
+}
+
+/// How an attempt to read or write ended.
+#[derive(PartialEq, Eq)]
+enum Turn {
+    /// Nothing more to do until the socket says so.
+    Done,
+    /// Others first, then again.
+    Again,
 }
 
 impl<R: Role> Connection<R> {
-    /// Connects; `answers` is false where the broker sends none (acks=0).
+    /// Connects; `answers` is false where the broker sends none (acks=0). `send_buffer` is the
+    /// socket's, `None` leaves it to the system.
     ///
     /// # Errors
     /// Refused.
@@ -73,135 +164,282 @@ impl<R: Role> Connection<R> {
         role: R,
         pace: Pace,
         answers: bool,
+        send_buffer: Option<usize>,
     ) -> Result<Self> {
         let stream = std::net::TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
+        if let Some(bytes) = send_buffer {
+            sockopt::set_socket_send_buffer_size(&stream, bytes)?;
+        }
         Ok(Self {
             stream: TcpStream::from_std(stream),
             role,
             frame,
             sent: None,
+            unsent: Vec::new(),
+            blocked: false,
+            unblocked_ns: 0,
             pace,
-            next_due_ns: match pace {
-                Pace::Closed(_) => 0,
-                Pace::Open { first_ns, .. } => first_ns,
-            },
-            waiting: VecDeque::new(),
-            in_flight: VecDeque::new(),
+            made: 0,
+            in_flight: VecDeque::with_capacity(1024),
             next_id: 0,
             oldest_id: 0,
             answers,
-            input: vec![0; READ_BYTES_MIN],
-            filled: 0,
+            partial: Vec::new(),
+            skip: 0,
+            length: 0,
         })
     }
 
-    /// Makes requests due; `open` is false once the run only drains.
-    fn make_due(&mut self, now_ns: u64, open: bool) {
+    fn open_loop(&self) -> bool {
+        matches!(self.pace, Pace::Open { .. })
+    }
+
+    /// When the next request is due, if the pace allows one by `now_ns`.
+    fn next_due(&self, now_ns: u64) -> Option<u64> {
         match self.pace {
-            _ if !open => {}
-            Pace::Closed(depth) => {
-                while self.in_flight.len() + self.waiting.len() < depth {
-                    self.waiting.push_back(now_ns);
-                }
-            }
-            Pace::Open { every_ns, .. } => {
-                while self.next_due_ns <= now_ns {
-                    self.waiting.push_back(self.next_due_ns);
-                    self.next_due_ns += every_ns;
-                }
+            Pace::Closed(depth) => (self.in_flight.len() < depth).then_some(now_ns),
+            Pace::Open { every_ns, first_ns } => {
+                let due_ns = (first_ns + every_ns * self.made as f64) as u64;
+                (due_ns <= now_ns).then_some(due_ns)
             }
         }
+    }
+
+    /// Makes the next request in the frame.
+    fn make(&mut self, due_ns: u64, sent_ns: u64, context: &mut Context) {
+        frames::set_correlation(&mut self.frame, self.next_id);
+        self.role.prepare(&mut self.frame, due_ns);
+        self.next_id = self.next_id.wrapping_add(1);
+        self.made += 1;
+        self.in_flight.push_back((due_ns, sent_ns));
+        if self.open_loop() && due_ns >= context.from_ns {
+            let counts = &mut context.lateness;
+            counts.sent += 1;
+            if sent_ns.saturating_sub(due_ns) > LATE_NS {
+                // A request that waited for a full socket was held up by the broker.
+                let held = self.unblocked_ns >= due_ns;
+                *(if held {
+                    &mut counts.blocked
+                } else {
+                    &mut counts.late
+                }) += 1;
+            }
+        }
+    }
+
+    /// Writes as much of `bytes` as the socket takes.
+    fn write(stream: &mut TcpStream, bytes: &[u8]) -> Result<usize> {
+        let mut done = 0;
+        while let Some(rest) = bytes.get(done..).filter(|r| !r.is_empty()) {
+            match stream.write(rest) {
+                Ok(0) => bail!("the connection is closed"),
+                Ok(count) => done += count,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Finishes what an earlier turn began; false when the socket is still full.
+    fn flush(&mut self, context: &Context) -> Result<bool> {
+        if let Some(at) = self.sent {
+            let rest = self.frame.get(at..).unwrap_or_default();
+            let count = Self::write(&mut self.stream, rest)?;
+            self.sent = (count < rest.len()).then_some(at + count);
+        } else if !self.unsent.is_empty() {
+            let count = Self::write(&mut self.stream, &self.unsent)?;
+            self.unsent.drain(..count);
+        }
+        let was = self.blocked;
+        self.blocked = self.sent.is_some() || !self.unsent.is_empty();
+        if was && !self.blocked {
+            self.unblocked_ns = context.now();
+        }
+        Ok(!self.blocked)
     }
 
     /// Sends what is due until the socket is full.
-    fn send(&mut self, clock: Instant) -> Result<()> {
+    fn send(&mut self, context: &mut Context) -> Result<Turn> {
+        if !self.flush(context)? {
+            return Ok(Turn::Done);
+        }
+        let small = self.frame.len() <= SMALL_FRAME_BYTES;
         loop {
-            let at = match self.sent {
-                Some(at) => at,
-                None => {
-                    let Some(due_ns) = self.waiting.pop_front() else {
-                        return Ok(());
-                    };
-                    frames::set_correlation(&mut self.frame, self.next_id);
-                    self.role.prepare(&mut self.frame, due_ns);
-                    self.next_id = self.next_id.wrapping_add(1);
-                    self.in_flight.push_back(due_ns);
-                    0
-                }
+            if !self.answers {
+                self.complete_sent(context)?;
+            }
+            let now_ns = context.now();
+            let Some(due_ns) = self.next_due(now_ns) else {
+                return Ok(Turn::Done);
             };
-            let rest = self.frame.get(at..).unwrap_or_default();
-            match self.stream.write(rest) {
-                Ok(0) => bail!("the connection is closed"),
-                Ok(count) if count < rest.len() => self.sent = Some(at + count),
-                Ok(_) => {
-                    self.sent = None;
-                    if !self.answers
-                        && let Some(due_ns) = self.in_flight.pop_front()
-                    {
-                        self.role.answer(&[], due_ns, elapsed(clock))?;
-                    }
-                }
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    self.sent = Some(at);
-                    return Ok(());
-                }
-                Err(e) if e.kind() == ErrorKind::Interrupted => self.sent = Some(at),
-                Err(e) => return Err(e.into()),
+            if small {
+                self.gather(now_ns, context);
+                let count = Self::write(&mut self.stream, &context.output)?;
+                let rest = context.output.get(count..).unwrap_or_default();
+                self.unsent.extend_from_slice(rest);
+            } else {
+                self.make(due_ns, now_ns, context);
+                let count = Self::write(&mut self.stream, &self.frame)?;
+                self.sent = (count < self.frame.len()).then_some(count);
+            }
+            self.blocked = self.sent.is_some() || !self.unsent.is_empty();
+            if self.blocked {
+                return Ok(Turn::Done);
+            }
+            if !self.answers {
+                // Without answers nothing else ends this loop.
+                self.complete_sent(context)?;
+                return Ok(Turn::Again);
             }
         }
+    }
+
+    /// Puts all requests that are due one behind the other.
+    fn gather(&mut self, now_ns: u64, context: &mut Context) {
+        context.output.clear();
+        while let Some(due_ns) = self.next_due(now_ns) {
+            if context.output.len() + self.frame.len() > GATHER_BYTES {
+                break;
+            }
+            self.make(due_ns, now_ns, context);
+            context.output.extend_from_slice(&self.frame);
+        }
+    }
+
+    fn complete_sent(&mut self, context: &Context) -> Result<()> {
+        let now_ns = context.now();
+        while let Some((due_ns, sent_ns)) = self.in_flight.pop_front() {
+            let times = Times {
+                due_ns,
+                sent_ns,
+                now_ns,
+            };
+            self.role.answer(&[], 0, times)?;
+        }
+        Ok(())
     }
 
     /// Reads until the socket is empty and hands over complete answers.
-    fn receive(&mut self, clock: Instant) -> Result<()> {
-        loop {
-            if self.input.len() - self.filled < READ_BYTES_MIN / 2 {
-                self.input.resize(self.input.len() * 2, 0);
+    fn receive(&mut self, context: &mut Context) -> Result<Turn> {
+        for _ in 0..READS_PER_TURN {
+            let (wanted, got) = if self.skip > 0 {
+                let wanted = self.skip.min(context.input.len());
+                (wanted, self.discard(wanted, context)?)
+            } else {
+                let start = self.partial.len();
+                if let Some(place) = context.input.get_mut(..start) {
+                    place.copy_from_slice(&self.partial);
+                }
+                let room = context.input.len() - start;
+                let head = self.role.head_bytes().saturating_add(4);
+                let wanted = room.min(head.saturating_sub(start).max(1));
+                let place = context.input.get_mut(start..start + wanted);
+                match self.stream.read(place.unwrap_or_default()) {
+                    Ok(0) => bail!("the broker closed the connection"),
+                    Ok(count) => {
+                        self.partial.clear();
+                        self.take(start + count, context)?;
+                        (wanted, count)
+                    }
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => (wanted, 0),
+                    Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                    Err(e) => return Err(e.into()),
+                }
+            };
+            // A short read empties a stream socket: the next bytes raise a new event.
+            if got < wanted {
+                return Ok(Turn::Done);
             }
-            let room = self.input.get_mut(self.filled..).unwrap_or_default();
-            match self.stream.read(room) {
-                Ok(0) => bail!("the broker closed the connection"),
-                Ok(count) => self.filled += count,
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
-                Err(e) => return Err(e.into()),
-            }
-            self.answers(clock)?;
         }
+        Ok(Turn::Again)
     }
 
-    fn answers(&mut self, clock: Instant) -> Result<()> {
+    /// Lets the kernel drop bytes of the answer without copying them.
+    fn discard(&mut self, wanted: usize, context: &mut Context) -> Result<usize> {
+        let place = context.input.get_mut(..wanted).unwrap_or_default();
+        let count = match recv(&self.stream, place, RecvFlags::TRUNC) {
+            Ok((_, 0)) => bail!("the broker closed the connection"),
+            Ok((_, count)) => count,
+            Err(rustix::io::Errno::AGAIN) => return Ok(0),
+            Err(rustix::io::Errno::INTR) => return Ok(wanted),
+            Err(e) => return Err(e.into()),
+        };
+        self.skip = self.skip.saturating_sub(count);
+        if self.skip == 0 {
+            let head = std::mem::take(&mut self.partial);
+            let response = head.get(4..).unwrap_or_default();
+            self.one(response, self.length, context.now())?;
+            self.partial = head;
+            self.partial.clear();
+        }
+        Ok(count)
+    }
+
+    /// Takes the answers in the first `filled` bytes of the input.
+    fn take(&mut self, filled: usize, context: &mut Context) -> Result<()> {
+        let now_ns = context.now();
+        let head_bytes = self.role.head_bytes();
         let mut at = 0;
-        while let Some(prefix) = self
-            .input
-            .get(at..self.filled)
-            .and_then(|b| b.first_chunk::<4>())
+        while let Some(bytes) = context.input.get(at..filled)
+            && let Some(prefix) = bytes.first_chunk::<4>()
         {
             let length = usize::try_from(i32::from_be_bytes(*prefix))?;
-            let end = at + 4 + length;
-            if end > self.filled {
-                if self.input.len() < end {
-                    self.input.resize(end + READ_BYTES_MIN, 0);
-                }
-                break;
+            if let Some(response) = bytes.get(4..4 + length) {
+                self.one(response, length, now_ns)?;
+                at += 4 + length;
+                continue;
             }
-            let response = self
-                .input
-                .get(at + 4..end)
-                .context("a frame inside the input")?;
-            frames::expect_correlation(response, self.oldest_id)?;
-            self.oldest_id = self.oldest_id.wrapping_add(1);
-            let due_ns = self
-                .in_flight
-                .pop_front()
-                .context("an answer to no request")?;
-            self.role.answer(response, due_ns, elapsed(clock))?;
-            at = end;
+            if bytes.len() - 4 >= head_bytes {
+                self.skip = 4 + length - bytes.len();
+                self.length = length;
+            }
+            break;
         }
-        self.input.copy_within(at..self.filled, 0);
-        self.filled -= at;
+        let rest = context.input.get(at..filled).unwrap_or_default();
+        self.partial.extend_from_slice(rest);
+        // Room for the whole of a long answer that is read to its end.
+        if self.skip == 0
+            && let Some(prefix) = self.partial.first_chunk::<4>()
+        {
+            let whole = 4 + usize::try_from(i32::from_be_bytes(*prefix))?;
+            if head_bytes == usize::MAX && whole > context.input.len() {
+                context.input.resize(whole + INPUT_BYTES, 0);
+            }
+        }
         Ok(())
+    }
+
+    fn one(&mut self, response: &[u8], length: usize, now_ns: u64) -> Result<()> {
+        frames::expect_correlation(response, self.oldest_id)?;
+        self.oldest_id = self.oldest_id.wrapping_add(1);
+        let (due_ns, sent_ns) = self
+            .in_flight
+            .pop_front()
+            .context("an answer to no request")?;
+        let times = Times {
+            due_ns,
+            sent_ns,
+            now_ns,
+        };
+        self.role.answer(response, length, times)
+    }
+
+    /// Counts what has no answer: in flight, or due and never sent.
+    fn abandon(&mut self, limit_ns: u64, now_ns: u64) {
+        if !self.open_loop() {
+            return;
+        }
+        while let Some((due_ns, _)) = self.in_flight.pop_front() {
+            self.role.unanswered(due_ns, now_ns);
+        }
+        while let Some(due_ns) = self.next_due(limit_ns) {
+            self.made += 1;
+            self.role.unanswered(due_ns, now_ns);
+        }
     }
 }
 
@@ -209,17 +447,21 @@ fn elapsed(clock: Instant) -> u64 {
     u64::try_from(clock.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Drives the connections until `limit` after `clock`, then waits up to 5 s for the answers of
-/// connections whose requests end by themselves.
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Drives the connections for `warmup` and `measured`, then waits a little for the last answers of
+/// open loops. `at_mark` is called at each turn with the time in nanoseconds.
 ///
 /// # Errors
-/// A connection ended or a role refused an answer.
+/// A connection ended, a role refused an answer, or `at_mark` failed.
 pub fn drive<R: Role>(
     connections: &mut [Connection<R>],
-    clock: Instant,
-    limit: Duration,
-    mut at_mark: impl FnMut(u64),
-) -> Result<()> {
+    warmup: Duration,
+    measured: Duration,
+    mut at_mark: impl FnMut(u64) -> Result<()>,
+) -> Result<Effort> {
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(1024);
     for (n, connection) in connections.iter_mut().enumerate() {
@@ -227,26 +469,121 @@ pub fn drive<R: Role>(
         poll.registry()
             .register(&mut connection.stream, Token(n), interest)?;
     }
-    // A timer of epoll has a millisecond's grain: the open loop spins on its own CPU instead.
-    let open_loop = connections
+    let paced: Vec<usize> = connections
         .iter()
-        .any(|c| matches!(c.pace, Pace::Open { .. }));
-    let wait = Duration::from_millis(if open_loop { 0 } else { 100 });
-    while clock.elapsed() < limit {
-        let now_ns = elapsed(clock);
-        at_mark(now_ns);
-        for connection in connections.iter_mut() {
-            connection.make_due(now_ns, true);
-            connection.send(clock)?;
-        }
-        poll.poll(&mut events, Some(wait))?;
-        for event in &events {
-            if let Some(connection) = connections.get_mut(event.token().0)
-                && event.is_readable()
-            {
-                connection.receive(clock)?;
+        .enumerate()
+        .filter_map(|(n, c)| c.open_loop().then_some(n))
+        .collect();
+    // A timer of epoll has a millisecond's grain: the open loop spins on its own CPU instead.
+    let wait = Duration::from_millis(if paced.is_empty() { 50 } else { 0 });
+    let mut context = Context {
+        clock: Instant::now(),
+        from_ns: nanos(warmup),
+        input: vec![0; INPUT_BYTES],
+        output: Vec::with_capacity(GATHER_BYTES),
+        lateness: Lateness::default(),
+    };
+    let limit_ns = nanos(warmup + measured);
+    let mut meter = Meter::new(nanos(warmup));
+    let mut again: Vec<usize> = (0..connections.len()).collect();
+    let mut next = Vec::with_capacity(connections.len());
+    let mut draining = false;
+    loop {
+        let now_ns = context.now();
+        at_mark(now_ns)?;
+        meter.look(now_ns);
+        if now_ns >= limit_ns {
+            draining = true;
+            meter.finish();
+            let owing = |n: &usize| connections.get(*n).is_some_and(|c| !c.in_flight.is_empty());
+            if now_ns >= limit_ns + nanos(DRAIN) || !paced.iter().any(owing) {
+                break;
             }
         }
+        for n in &paced {
+            if let Some(connection) = connections.get_mut(*n)
+                && !connection.blocked
+                && !draining
+                && connection.next_due(now_ns).is_some()
+                && connection.send(&mut context)? == Turn::Again
+            {
+                again.push(*n);
+            }
+        }
+        let timeout = if again.is_empty() {
+            wait
+        } else {
+            Duration::ZERO
+        };
+        let before_ns = context.now();
+        poll.poll(&mut events, Some(timeout))?;
+        meter.waited(before_ns, context.now());
+        let ready = events.iter().map(|e| (e.token().0, e.is_readable()));
+        for (n, readable) in ready.chain(again.drain(..).map(|n| (n, true))) {
+            let Some(connection) = connections.get_mut(n) else {
+                continue;
+            };
+            let mut turn = Turn::Done;
+            if readable {
+                turn = connection.receive(&mut context)?;
+            }
+            let sending = if draining && connection.open_loop() {
+                connection.flush(&context)?;
+                Turn::Done
+            } else {
+                connection.send(&mut context)?
+            };
+            if turn == Turn::Again || sending == Turn::Again {
+                next.push(n);
+            }
+        }
+        std::mem::swap(&mut again, &mut next);
     }
-    Ok(())
+    let now_ns = context.now();
+    for connection in connections.iter_mut() {
+        connection.abandon(limit_ns, now_ns);
+    }
+    meter.effort.lateness = context.lateness;
+    Ok(meter.effort)
+}
+
+/// Measures the client itself from the end of the warm-up to the end.
+struct Meter {
+    from_ns: u64,
+    cpu_at_start: Option<f64>,
+    finished: bool,
+    waited_ns: u64,
+    effort: Effort,
+}
+
+impl Meter {
+    fn new(from_ns: u64) -> Self {
+        Self {
+            from_ns,
+            cpu_at_start: None,
+            finished: false,
+            waited_ns: 0,
+            effort: Effort::default(),
+        }
+    }
+
+    fn look(&mut self, now_ns: u64) {
+        if now_ns >= self.from_ns && self.cpu_at_start.is_none() {
+            self.cpu_at_start = Some(own_cpu_seconds());
+            self.waited_ns = 0;
+        }
+    }
+
+    fn waited(&mut self, before_ns: u64, after_ns: u64) {
+        self.waited_ns += after_ns - before_ns.min(after_ns);
+    }
+
+    fn finish(&mut self) {
+        if !self.finished {
+            self.finished = true;
+            let begin = self.cpu_at_start.unwrap_or(0.0);
+            self.effort.cpu_seconds = own_cpu_seconds() - begin;
+            self.effort.waited_seconds = self.waited_ns as f64 / 1e9;
+        }
+    }
 }

@@ -107,10 +107,10 @@ pub fn fetch(
 }
 
 /// Reads big-endian fields with a check of what is left.
-struct Fields<'a>(&'a [u8]);
+pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Fields<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8]> {
+    pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8]> {
         let (head, rest) = self
             .0
             .split_at_checked(count)
@@ -119,19 +119,19 @@ impl<'a> Fields<'a> {
         Ok(head)
     }
 
-    fn i16(&mut self) -> Result<i16> {
+    pub(crate) fn i16(&mut self) -> Result<i16> {
         Ok(self.take(2)?.get_i16())
     }
 
-    fn i32(&mut self) -> Result<i32> {
+    pub(crate) fn i32(&mut self) -> Result<i32> {
         Ok(self.take(4)?.get_i32())
     }
 
-    fn i64(&mut self) -> Result<i64> {
+    pub(crate) fn i64(&mut self) -> Result<i64> {
         Ok(self.take(8)?.get_i64())
     }
 
-    fn string(&mut self) -> Result<()> {
+    pub(crate) fn string(&mut self) -> Result<()> {
         let length = self.i16()?;
         self.take(usize::try_from(length).unwrap_or(0)).map(drop)
     }
@@ -168,18 +168,32 @@ pub fn check_produced(response: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The record bytes of a Fetch response of one partition, and its high watermark.
+/// What stands before the records in a Fetch response of one partition.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fetched {
+    /// Where the records begin.
+    pub records_at: usize,
+    /// How many bytes they have.
+    pub records_bytes: usize,
+    /// The partition's; -1 when the response names no partition.
+    pub high_watermark: i64,
+}
+
+/// Reads a Fetch response up to its records, of which none need be there.
 ///
 /// # Errors
-/// The broker reported one, or the response is not of that form.
-pub fn fetched(response: &[u8]) -> Result<(&[u8], i64)> {
+/// The broker reported an error, or the response is not of that form.
+pub fn fetched_head(response: &[u8]) -> Result<Fetched> {
     let mut fields = Fields(response);
     fields.take(8)?; // correlation id, throttle time
     let error = fields.i16()?;
     ensure!(error == 0, "fetch: error {error}");
     fields.i32()?; // session
     if fields.i32()? == 0 {
-        return Ok((&[], -1));
+        return Ok(Fetched {
+            high_watermark: -1,
+            ..Fetched::default()
+        });
     }
     fields.string()?;
     ensure!(fields.i32()? == 1, "one partition was asked for");
@@ -190,8 +204,77 @@ pub fn fetched(response: &[u8]) -> Result<(&[u8], i64)> {
     let aborted = fields.i32()?.max(0);
     fields.take(usize::try_from(aborted)? * 16)?;
     fields.i32()?; // preferred replica
-    let length = usize::try_from(fields.i32()?.max(0))?;
-    Ok((fields.take(length)?, high_watermark))
+    let records_bytes = usize::try_from(fields.i32()?.max(0))?;
+    Ok(Fetched {
+        records_at: response.len() - fields.0.len(),
+        records_bytes,
+        high_watermark,
+    })
+}
+
+/// The record bytes of a whole Fetch response of one partition.
+///
+/// # Errors
+/// As `fetched_head`, or it ends early.
+pub fn fetched(response: &[u8]) -> Result<&[u8]> {
+    let head = fetched_head(response)?;
+    response
+        .get(head.records_at..head.records_at + head.records_bytes)
+        .context("a response ends early")
+}
+
+/// Base offset, whole length and number of records of the batch that begins these bytes, when
+/// its header is there.
+pub fn batch_header(bytes: &[u8]) -> Option<(i64, usize, i64)> {
+    let mut fields = Fields(bytes);
+    let base = fields.i64().ok()?;
+    let length = usize::try_from(fields.i32().ok()?).ok()? + 12;
+    let delta = bytes.get(23..27)?.get_i32();
+    Some((base, length, i64::from(delta) + 1))
+}
+
+/// Where a batch stands in a Produce request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The partition's index.
+    pub index_at: usize,
+    /// The batch, behind its length.
+    pub batch_at: usize,
+    /// Its length.
+    pub batch_bytes: usize,
+}
+
+/// The places of all batches in a Produce frame with its length prefix, which may end behind the
+/// header of its last batch.
+///
+/// # Errors
+/// It is none of version `PRODUCE_VERSION`.
+pub fn produce_places(frame: &[u8], places: &mut Vec<Place>) -> Result<()> {
+    places.clear();
+    let mut fields = Fields(frame);
+    fields.take(12)?; // length, key, version, correlation id
+    fields.string()?; // client id
+    fields.string()?; // transactional id
+    fields.take(6)?; // acks, timeout
+    let at = |fields: &Fields<'_>| frame.len() - fields.0.len();
+    for _ in 0..fields.i32()? {
+        fields.string()?;
+        for _ in 0..fields.i32()? {
+            let index_at = at(&fields);
+            fields.i32()?;
+            let batch_bytes = usize::try_from(fields.i32()?)?;
+            let batch_at = at(&fields);
+            places.push(Place {
+                index_at,
+                batch_at,
+                batch_bytes,
+            });
+            if fields.take(batch_bytes).is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Complete batches in record bytes: base offset, next offset, and the batch itself.
@@ -217,4 +300,91 @@ pub fn expect_correlation(response: &[u8], expected: i32) -> Result<()> {
         bail!("response {id} came where {expected} was due");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::batch;
+    use bytes::Bytes;
+    use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
+    use kafka_protocol::messages::{FetchResponse, ResponseHeader};
+    use kafka_protocol::protocol::Decodable;
+
+    /// A frame's request as the crate's own decoder reads it.
+    fn decode<R: Request>(frame: &[u8], version: i16) -> R {
+        let mut bytes = Bytes::copy_from_slice(&frame[4..]);
+        let key = ApiKey::try_from(R::KEY).unwrap();
+        let header =
+            RequestHeader::decode(&mut bytes, key.request_header_version(version)).unwrap();
+        assert_eq!(
+            (header.request_api_key, header.request_api_version),
+            (R::KEY, version)
+        );
+        let request = R::decode(&mut bytes, version).unwrap();
+        assert!(bytes.is_empty());
+        request
+    }
+
+    #[test]
+    fn a_patched_produce_frame_decodes_to_what_was_patched() {
+        let made = batch(3, 50, 9).unwrap();
+        let mut frame = produce("topic", &[0, 1], &made.bytes, 1).unwrap();
+        let mut places = Vec::new();
+        produce_places(&frame, &mut places).unwrap();
+        assert_eq!(places.len(), 2);
+        for (place, partition) in places.iter().zip([700, 701]) {
+            assert_eq!(place.batch_bytes, made.bytes.len());
+            assert_eq!(frame[place.batch_at..][..place.batch_bytes], made.bytes);
+            patch(&mut frame, place.index_at, &i32::to_be_bytes(partition));
+        }
+        set_correlation(&mut frame, 77);
+        let read: ProduceRequest = decode(&frame, PRODUCE_VERSION);
+        assert_eq!(read.acks, 1);
+        let parts = &read.topic_data[0].partition_data;
+        assert_eq!((parts[0].index, parts[1].index), (700, 701));
+        assert_eq!(parts[1].records.as_ref().unwrap()[..], made.bytes);
+        // The head alone is enough to find the batches that begin in it.
+        let head = &frame[..places[0].batch_at + 61];
+        let mut of_head = Vec::new();
+        produce_places(head, &mut of_head).unwrap();
+        assert_eq!(of_head, places[..1]);
+    }
+
+    #[test]
+    fn a_patched_fetch_frame_decodes_to_what_was_patched() {
+        let (mut frame, at) = fetch("topic", 5, 4096, 500).unwrap();
+        patch(&mut frame, at, &123_456_i64.to_be_bytes());
+        let read: FetchRequest = decode(&frame, FETCH_VERSION);
+        let part = &read.topics[0].partitions[0];
+        assert_eq!((part.partition, part.fetch_offset), (5, 123_456));
+        assert_eq!((part.partition_max_bytes, read.max_bytes), (4096, 4096));
+    }
+
+    #[test]
+    fn the_head_of_a_fetch_response_says_where_its_records_are() {
+        let made = batch(4, 30, 9).unwrap();
+        let part = PartitionData::default()
+            .with_partition_index(5)
+            .with_high_watermark(44)
+            .with_records(Some(Bytes::from(made.bytes.clone())));
+        let topic = FetchableTopicResponse::default()
+            .with_topic(topic_name("topic"))
+            .with_partitions(vec![part]);
+        let mut buffer = BytesMut::new();
+        ResponseHeader::default()
+            .with_correlation_id(3)
+            .encode(&mut buffer, 0)
+            .unwrap();
+        FetchResponse::default()
+            .with_responses(vec![topic])
+            .encode(&mut buffer, FETCH_VERSION)
+            .unwrap();
+        assert_eq!(fetched(&buffer).unwrap(), made.bytes);
+        let head = fetched_head(&buffer[..buffer.len() - made.bytes.len()]).unwrap();
+        assert_eq!(head.records_bytes, made.bytes.len());
+        assert_eq!(head.high_watermark, 44);
+        assert_eq!(batch_header(&made.bytes), Some((0, made.bytes.len(), 4)));
+        assert!(fetched(&buffer[..buffer.len() - 1]).is_err());
+    }
 }

@@ -16,10 +16,20 @@
 pub mod args;
 pub mod batch;
 pub mod compare;
+pub mod compress;
+pub mod curve;
 pub mod engine;
 pub mod frames;
 pub mod observe;
+pub mod produce;
+pub mod read;
+pub mod plot;
 pub mod report;
 pub mod run;
 pub mod setup;
+pub mod suite;
+pub mod tail;
+pub mod tally;
+#[cfg(test)]
+mod testing;
 pub mod workload;

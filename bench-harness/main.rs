@@ -2,12 +2,9 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout)] // the report is this program's output
 
-use std::path::PathBuf;
-
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
-use flumen_bench_harness::compare;
-use flumen_bench_harness::report::Report;
+use flumen_bench_harness::{compare, suite};
 use flumen_bench_harness::workload::Workload;
 
 #[derive(Debug, Parser)]
@@ -18,37 +15,28 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant)] // one per process
 enum Command {
     #[command(flatten)]
     Load(Workload),
-    /// Medians of two sets of reports and their ratios, as Markdown
+    #[command(flatten)]
+    Suite(suite::Command),
+    /// Two results side by side: ratios of medians, and whether they are more than noise
     Compare {
-        /// Reports of the first broker
-        #[arg(long, required = true, num_args = 1..)]
-        ours: Vec<PathBuf>,
-        /// Reports of the second broker
-        #[arg(long, required = true, num_args = 1..)]
-        theirs: Vec<PathBuf>,
-        /// Names of the two
-        #[arg(long, num_args = 2, default_values = ["Flumen", "Kafka"])]
-        names: Vec<String>,
+        /// A result folder, a report, or a pattern of either
+        a: String,
+        /// The other
+        b: String,
     },
 }
 
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Load(workload) => workload.run(),
-        Command::Compare {
-            ours,
-            theirs,
-            names,
-        } => {
-            ensure!(names.len() == 2, "two names");
-            let read = |paths: &[PathBuf]| -> Result<Vec<Report>> {
-                paths.iter().map(|p| Report::read(p)).collect()
-            };
-            let (ours, theirs) = (read(&ours)?, read(&theirs)?);
-            print!("{}", compare::table((&names[0], &names[1]), &ours, &theirs));
+        Command::Suite(command) => command.run(),
+        Command::Compare { a, b } => {
+            let (ours, theirs) = (compare::read(&a)?, compare::read(&b)?);
+            print!("{}", compare::compare((&a, &b), &ours, &theirs)?);
             Ok(())
         }
     }

@@ -1,323 +1,267 @@
-//! The three workloads: produce, fetch (catching up), end to end.
+//! What all workloads share: the roles of their connections and the measurement.
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, ensure};
-use hdrhistogram::Histogram;
+use anyhow::{Result, ensure};
 
-pub use crate::args::{Common, FetchArgs, ProduceArgs};
-use crate::batch::{Batch, batch, records_for, seal};
-use crate::engine::{Connection, Pace, Role, drive};
-use crate::frames;
-use crate::observe::Watch;
-use crate::report::Report;
-use crate::setup::{Admin, resolve};
+use crate::args::{Codec, Common};
+use crate::batch::{Batch, Shape, encode, records_for};
+use crate::engine::{Connection, Effort, Pace, Role, Times, drive};
+use crate::observe::{SAMPLE_EVERY, Watch};
+use crate::produce::Producer;
+use crate::read::{Catcher, Follower};
+use crate::report::{Client, Report};
+use crate::tally::{Tally, write_log};
 
-/// Longest latency that is told apart.
-const LATENCY_NS_MAX: u64 = 120_000_000_000;
-
-/// Sums of the measured time; requests that were due before it do not count.
-#[derive(Debug)]
-struct Tally {
-    from_ns: u64,
-    requests: u64,
-    bytes: u64,
-    latency: Histogram<u64>,
-}
-
-impl Tally {
-    fn new(warmup: f64) -> Result<Rc<RefCell<Self>>> {
-        let latency = Histogram::new_with_bounds(100, LATENCY_NS_MAX, 3)?;
-        let from_ns = Duration::from_secs_f64(warmup).as_nanos();
-        let from_ns = u64::try_from(from_ns)?;
-        Ok(Rc::new(RefCell::new(Self {
-            from_ns,
-            requests: 0,
-            bytes: 0,
-            latency,
-        })))
-    }
-
-    fn add(&mut self, bytes: u64, due_ns: u64, now_ns: u64) {
-        // Work counts by its completion; a latency by when its request was due.
-        if now_ns >= self.from_ns {
-            self.requests += 1;
-            self.bytes += bytes;
-        }
-        if due_ns >= self.from_ns {
-            self.latency
-                .saturating_record(now_ns.saturating_sub(due_ns));
-        }
-    }
-}
-
-type Shared = Rc<RefCell<Tally>>;
+/// A tally that several connections add to.
+pub type Shared = Rc<RefCell<Tally>>;
 
 /// What one connection does.
-enum Work {
-    Produce {
-        tally: Shared,
-        bytes: u64,
-        answers: bool,
-    },
-    Fetch {
-        tally: Shared,
-        offset: i64,
-        offset_at: usize,
-    },
-    /// End to end: writes the due time into its record.
-    Stamp { batch: Batch, batch_at: usize },
-    /// End to end: reads the time from each record.
-    Arrive {
-        tally: Shared,
-        offset: i64,
-        offset_at: usize,
-        value_at: usize,
-    },
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // one per connection
+pub enum Work {
+    /// Sends batches.
+    Produce(Producer),
+    /// Reads from the beginning, again and again.
+    CatchUp(Catcher),
+    /// Reads what is new.
+    Follow(Follower),
 }
 
 impl Role for Work {
     fn prepare(&mut self, frame: &mut [u8], due_ns: u64) {
         match self {
-            Self::Produce { .. } => {}
-            Self::Fetch {
-                offset, offset_at, ..
-            }
-            | Self::Arrive {
-                offset, offset_at, ..
-            } => {
-                frames::patch(frame, *offset_at, &offset.to_be_bytes());
-            }
-            Self::Stamp { batch, batch_at } => {
-                frames::patch(&mut batch.bytes, batch.value_at, &due_ns.to_be_bytes());
-                seal(&mut batch.bytes);
-                frames::patch(frame, *batch_at, &batch.bytes);
-            }
+            Self::Produce(producer) => producer.prepare(frame, due_ns),
+            Self::CatchUp(catcher) => catcher.prepare(frame),
+            Self::Follow(follower) => follower.prepare(frame),
         }
     }
 
-    fn answer(&mut self, response: &[u8], due_ns: u64, now_ns: u64) -> Result<()> {
+    fn head_bytes(&self) -> usize {
         match self {
-            Self::Produce {
-                tally,
-                bytes,
-                answers,
-            } => {
-                if *answers {
-                    frames::check_produced(response)?;
-                }
-                tally.borrow_mut().add(*bytes, due_ns, now_ns);
-            }
-            Self::Fetch { tally, offset, .. } => {
-                let (records, high_watermark) = frames::fetched(response)?;
-                if let Some((_, next, _)) = frames::batches(records).last() {
-                    *offset = next;
-                }
-                if *offset >= high_watermark {
-                    *offset = 0;
-                }
-                tally
-                    .borrow_mut()
-                    .add(u64::try_from(records.len())?, due_ns, now_ns);
-            }
-            Self::Stamp { .. } => frames::check_produced(response)?,
-            Self::Arrive {
-                tally,
-                offset,
-                value_at,
-                ..
-            } => {
-                let (records, _) = frames::fetched(response)?;
-                for (base, next, batch) in frames::batches(records) {
-                    if base < *offset {
-                        continue;
-                    }
-                    *offset = next;
-                    let stamp = batch.get(*value_at..).and_then(|v| v.first_chunk::<8>());
-                    let due_ns = u64::from_be_bytes(*stamp.context("a stamp")?);
-                    tally
-                        .borrow_mut()
-                        .add(u64::try_from(batch.len())?, due_ns, now_ns);
-                }
-            }
+            Self::CatchUp(catcher) => catcher.head_bytes(),
+            Self::Produce(_) | Self::Follow(_) => usize::MAX,
         }
-        Ok(())
+    }
+
+    fn answer(&mut self, response: &[u8], length: usize, times: Times) -> Result<()> {
+        match self {
+            Self::Produce(producer) => producer.answer(response, times),
+            Self::CatchUp(catcher) => catcher.answer(response, length, times),
+            Self::Follow(follower) => follower.answer(response, times),
+        }
+    }
+
+    fn unanswered(&mut self, due_ns: u64, now_ns: u64) {
+        if let Self::Produce(producer) = self {
+            producer.unanswered(due_ns, now_ns);
+        }
+    }
+}
+
+/// Whether the client was the bound, in a sentence. `broker` is the part of one CPU that the broker
+/// used, of its whole CPU where that is known.
+fn saturation(open: bool, client: &Client, broker: Option<f64>) -> Option<String> {
+    let percent = |part: f64| part * 100.0;
+    if open {
+        return (client.late_fraction > 0.01).then(|| {
+            format!(
+                "the client sent {:.1} % of the requests more than 1 ms after they were due, \
+                 because it was busy itself",
+                percent(client.late_fraction)
+            )
+        });
+    }
+    if client.busy < 0.95 {
+        return None;
+    }
+    match broker {
+        Some(broker) if broker >= 0.9 => None,
+        Some(broker) => Some(format!(
+            "the client was busy {:.0} % of the time and the broker's CPU only {:.0} %",
+            percent(client.busy),
+            percent(broker)
+        )),
+        None => Some(format!(
+            "the client was busy {:.0} % of the time; what the broker used is not known",
+            percent(client.busy)
+        )),
     }
 }
 
 impl Common {
-    fn pace(&self, connection: usize) -> Pace {
+    /// When connection `n` of `count` sends.
+    pub fn pace(&self, n: usize, count: usize) -> Pace {
         let Some(rate) = self.rate else {
             return Pace::Closed(self.in_flight);
         };
-        let every = 1e9 * self.connections as f64 / rate;
+        let every_ns = 1e9 * count as f64 / rate;
         // The connections take turns, so that the sum is even.
-        let first = every * connection as f64 / self.connections as f64;
-        Pace::Open {
-            every_ns: every as u64,
-            first_ns: first as u64,
-        }
+        let first_ns = every_ns * n as f64 / count as f64;
+        Pace::Open { every_ns, first_ns }
     }
 
-    fn batch(&self) -> Batch {
-        let records = records_for(self.batch_bytes, self.record_bytes);
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let now = i64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(0);
-        batch(records, self.record_bytes, now)
+    /// The batch that is sent again and again.
+    ///
+    /// # Errors
+    /// It cannot be encoded.
+    pub fn batch(&self, codec: Codec) -> Result<Batch> {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        encode(Shape {
+            records: records_for(self.batch_bytes, self.record_bytes),
+            value_bytes: self.record_bytes,
+            timestamp_ms: i64::try_from(now.as_millis())?,
+            codec,
+        })
     }
 
-    fn measure(&self, mut connections: Vec<Connection<Work>>, tally: &Shared) -> Result<Report> {
-        let from_ns = tally.borrow().from_ns;
-        let mut before = None;
-        let limit = Duration::from_secs_f64(self.warmup + self.seconds);
-        drive(&mut connections, Instant::now(), limit, |now_ns| {
-            if now_ns >= from_ns && before.is_none() {
-                before = self
-                    .broker_pid
-                    .map(|pid| Watch::start(pid, self.broker_cpu));
+    /// An empty tally for this run.
+    ///
+    /// # Errors
+    /// As `Tally::new`.
+    pub fn tally(&self, name: &str, open: bool) -> Result<Shared> {
+        let log = self.hdr_log.is_some();
+        let tally = Tally::new(name, self.warmup, self.seconds, open, log)?;
+        Ok(Rc::new(RefCell::new(tally)))
+    }
+
+    /// Runs the connections and reports on `main`, with `second` beside it.
+    ///
+    /// # Errors
+    /// The broker refused or went away, or nothing was answered.
+    pub fn measure(
+        &self,
+        mut connections: Vec<Connection<Work>>,
+        main: &Shared,
+        second: Option<&Shared>,
+    ) -> Result<Report> {
+        let (warmup, seconds) = (self.warmup, self.seconds);
+        let from_ns = Duration::from_secs_f64(warmup).as_nanos();
+        let until_ns = Duration::from_secs_f64(warmup + seconds).as_nanos();
+        let mut watch: Option<Watch> = None;
+        let mut cost = None;
+        let mut look_ns = from_ns;
+        let started = SystemTime::now();
+        let spans = (
+            Duration::from_secs_f64(warmup),
+            Duration::from_secs_f64(seconds),
+        );
+        let effort = drive(&mut connections, spans.0, spans.1, |now_ns| {
+            main.borrow_mut().tick(now_ns)?;
+            if let Some(second) = second {
+                second.borrow_mut().tick(now_ns)?;
             }
+            let now_ns = u128::from(now_ns);
+            let Some(pid) = self.broker_pid.filter(|_| now_ns >= look_ns) else {
+                return Ok(());
+            };
+            look_ns = (look_ns + SAMPLE_EVERY.as_nanos()).min(until_ns);
+            match &mut watch {
+                // The answers that come late belong to no measured second: the end is here.
+                Some(_) if now_ns >= until_ns => {
+                    look_ns = u128::MAX;
+                    let (requests, bytes) = moved(main, second);
+                    cost = watch.take().map(|w| w.finish(requests, bytes));
+                }
+                Some(watch) => watch.again()?,
+                None => watch = Some(Watch::start(pid, self.broker_cpu)?),
+            }
+            Ok(())
         })?;
-        let tally = tally.borrow();
+        drop(connections);
         ensure!(
-            tally.requests > 0,
+            main.borrow().counts().0 > 0,
             "nothing was answered in the measured time"
         );
-        let mut report = Report::new(
-            &self.scenario,
-            self.seconds,
-            tally.requests,
-            tally.bytes,
-            &tally.latency,
-        )?;
-        if let Some(watch) = before {
-            report.broker = Some(watch?.finish(report.requests, report.bytes)?);
+        let mut report = main.borrow().report(&self.scenario)?;
+        report.second = second.map(|s| s.borrow().stream()).transpose()?;
+        report.broker = cost.transpose()?;
+        report.client = self.client(effort, &report);
+        if let Some(path) = &self.hdr_log {
+            let main = main.borrow();
+            let second = second.map(|s| s.borrow());
+            let all: Vec<&Tally> = std::iter::once(&*main).chain(second.as_deref()).collect();
+            write_log(path, started, &all)?;
         }
         Ok(report)
     }
-}
 
-/// Produces the same batches over all connections.
-///
-/// # Errors
-/// The broker refused or went away.
-pub fn produce(args: &ProduceArgs) -> Result<Report> {
-    let common = &args.common;
-    let address = resolve(&common.bootstrap_server)?;
-    Admin::connect(address)?.create_topic(&common.topic, common.partitions, &common.config)?;
-    let made = common.batch();
-    let per_request = i32::try_from(args.partitions_per_request)?.clamp(1, common.partitions);
-    let tally = Tally::new(common.warmup)?;
-    let mut connections = Vec::new();
-    for n in 0..common.connections {
-        let first = i32::try_from(n)? * per_request;
-        let partitions: Vec<i32> = (first..first + per_request)
-            .map(|p| p % common.partitions)
-            .collect();
-        let frame = frames::produce(&common.topic, &partitions, &made.bytes, args.acks)?;
-        let work = Work::Produce {
-            tally: Rc::clone(&tally),
-            bytes: u64::try_from(made.bytes.len() * partitions.len())?,
-            answers: args.acks != 0,
+    fn client(&self, effort: Effort, report: &Report) -> Client {
+        let open = self.rate.is_some();
+        let of = |part: u64| part as f64 / effort.lateness.sent.max(1) as f64;
+        // Time without the CPU, taken by another process, is no waiting either.
+        let awake = 1.0 - effort.waited_seconds / self.seconds;
+        let busy = awake.max(effort.cpu_seconds / self.seconds);
+        let mut client = Client {
+            cpu_seconds: effort.cpu_seconds,
+            busy: if open { 1.0 } else { busy.clamp(0.0, 1.0) },
+            late_fraction: of(effort.lateness.late),
+            blocked_fraction: of(effort.lateness.blocked),
+            offered_per_second: self.rate,
+            saturated: None,
         };
-        let pace = common.pace(n);
-        connections.push(Connection::open(
-            address,
-            frame,
-            work,
-            pace,
-            args.acks != 0,
-        )?);
+        let broker = report.broker.as_ref().map(|b| {
+            let used = b.cpu_busy_seconds.unwrap_or(0.0).max(b.cpu_seconds);
+            used / self.seconds
+        });
+        client.saturated = saturation(open, &client, broker);
+        client
     }
-    common.measure(connections, &tally)
 }
 
-/// Reads partitions from the beginning, again and again.
-///
-/// # Errors
-/// The broker refused or went away.
-pub fn fetch(args: &FetchArgs) -> Result<Report> {
-    let common = &args.common;
-    let address = resolve(&common.bootstrap_server)?;
-    let mut admin = Admin::connect(address)?;
-    admin.create_topic(&common.topic, common.partitions, &common.config)?;
-    let made = common.batch();
-    for partition in 0..common.partitions {
-        if admin.end_offset(&common.topic, partition)? == 0 {
-            let frame = frames::produce(&common.topic, &[partition], &made.bytes, -1)?;
-            admin.fill(&frame, args.fill_bytes)?;
+/// Requests and bytes of both kinds of traffic.
+fn moved(main: &Shared, second: Option<&Shared>) -> (u64, u64) {
+    let (requests, bytes) = main.borrow().counts();
+    let beside = second.map_or((0, 0), |s| s.borrow().counts());
+    (requests + beside.0, bytes + beside.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(busy: f64, late: f64) -> Client {
+        Client {
+            busy,
+            late_fraction: late,
+            ..Client::default()
         }
     }
-    let tally = Tally::new(common.warmup)?;
-    let mut connections = Vec::new();
-    for n in 0..common.connections {
-        let partition = i32::try_from(n)? % common.partitions;
-        let (frame, offset_at) = frames::fetch(&common.topic, partition, args.fetch_bytes, 500)?;
-        let work = Work::Fetch {
-            tally: Rc::clone(&tally),
-            offset: 0,
-            offset_at,
-        };
-        // A fetch names the offset that the one before it ended at: one in flight.
-        let pace = match common.pace(n) {
-            Pace::Closed(_) => Pace::Closed(1),
-            open => open,
-        };
-        connections.push(Connection::open(address, frame, work, pace, true)?);
-    }
-    common.measure(connections, &tally)
-}
 
-/// One record per request at a fixed rate, timed from when it was due to when a waiting consumer
-/// holds it.
-///
-/// # Errors
-/// The broker refused or went away.
-pub fn end_to_end(common: &Common) -> Result<Report> {
-    let rate = common.rate.context("end-to-end needs --rate")?;
-    let address = resolve(&common.bootstrap_server)?;
-    let mut admin = Admin::connect(address)?;
-    admin.create_topic(&common.topic, common.partitions, &common.config)?;
-    ensure!(
-        common.record_bytes >= 8,
-        "a record holds its time: at least 8 bytes"
-    );
-    let tally = Tally::new(common.warmup)?;
-    let mut connections = Vec::new();
-    let count = usize::try_from(common.partitions)?;
-    for n in 0..count {
-        let partition = i32::try_from(n)?;
-        let made = batch(1, common.record_bytes, 1_700_000_000_000);
-        let frame = frames::produce(&common.topic, &[partition], &made.bytes, -1)?;
-        let batch_at = frame.len() - made.bytes.len();
-        let value_at = made.value_at;
-        let every = 1e9 * count as f64 / rate;
-        let first = every * n as f64 / count as f64;
-        let pace = Pace::Open {
-            every_ns: every as u64,
-            first_ns: first as u64,
-        };
-        let work = Work::Stamp {
-            batch: made,
-            batch_at,
-        };
-        connections.push(Connection::open(address, frame, work, pace, true)?);
-        let offset = admin.end_offset(&common.topic, partition)?;
-        let (frame, offset_at) = frames::fetch(&common.topic, partition, 1 << 20, 500)?;
-        let work = Work::Arrive {
-            tally: Rc::clone(&tally),
-            offset,
-            offset_at,
-            value_at,
-        };
-        connections.push(Connection::open(
-            address,
-            frame,
-            work,
-            Pace::Closed(1),
-            true,
-        )?);
+    #[test]
+    fn a_busy_client_beside_an_idle_broker_is_named() {
+        let text = saturation(false, &client(0.99, 0.0), Some(0.5)).unwrap();
+        assert!(text.contains("99 %") && text.contains("50 %"), "{text}");
+        assert!(saturation(false, &client(0.99, 0.0), Some(0.95)).is_none());
+        assert!(saturation(false, &client(0.94, 0.0), Some(0.5)).is_none());
+        assert!(saturation(false, &client(0.97, 0.0), None).is_some());
     }
-    common.measure(connections, &tally)
+
+    #[test]
+    fn an_open_loop_is_judged_by_what_it_sent_late() {
+        assert!(saturation(true, &client(1.0, 0.005), Some(0.1)).is_none());
+        assert!(saturation(true, &client(1.0, 0.02), Some(0.1)).is_some());
+    }
+
+    #[test]
+    fn open_connections_take_turns() {
+        let pace = |n| match (Pace::Open {
+            every_ns: 4e6,
+            first_ns: 1e6 * n as f64,
+        }) {
+            Pace::Open { every_ns, first_ns } => (every_ns, first_ns),
+            Pace::Closed(_) => unreachable!(),
+        };
+        let common = crate::testing::common("127.0.0.1:1", &["--rate", "1000"]);
+        for n in 0..4 {
+            let Pace::Open { every_ns, first_ns } = common.pace(n, 4) else {
+                panic!("an open loop");
+            };
+            assert_eq!((every_ns, first_ns), pace(n));
+        }
+    }
 }

@@ -8,7 +8,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
-use kafka_protocol::messages::{ApiKey, CreateTopicsRequest, ListOffsetsRequest, ResponseHeader};
+use kafka_protocol::messages::{
+    ApiKey, CreateTopicsRequest, InitProducerIdRequest, ListOffsetsRequest, ResponseHeader,
+};
 use kafka_protocol::protocol::{Decodable, Request, StrBytes};
 
 use crate::frames;
@@ -132,6 +134,27 @@ impl Admin {
             Some(p) if p.error_code == 0 => Ok(p.offset),
             Some(p) => bail!("{topic}-{partition}: error {}", p.error_code),
             None => bail!("{topic}-{partition}: no answer"),
+        }
+    }
+
+    /// A new producer id and its epoch.
+    ///
+    /// # Errors
+    /// The broker has none, after trying for 30 s.
+    pub fn producer_id(&mut self) -> Result<(i64, i16)> {
+        let request = InitProducerIdRequest::default()
+            .with_transactional_id(None)
+            .with_transaction_timeout_ms(60_000);
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            let answer = self.call(&request, 1)?;
+            if answer.error_code == 0 {
+                return Ok((answer.producer_id.0, answer.producer_epoch));
+            }
+            if Instant::now() > end {
+                bail!("no producer id: error {}", answer.error_code);
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 

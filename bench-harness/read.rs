@@ -1,0 +1,260 @@
+//! Reading: the roles of catch-up and tail readers, and the catch-up workload.
+
+use std::fs;
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::fs::{Advice, fadvise};
+
+use crate::args::{Codec, ColdArgs, Common, FetchArgs};
+use crate::batch::Batch;
+use crate::engine::{Connection, Pace, Times};
+use crate::frames;
+use crate::report::Report;
+use crate::run::{Shared, Work};
+use crate::setup::{Admin, resolve};
+
+/// What is read of a long answer: its header, the topic's name and the first batch's header.
+const HEAD_BYTES: usize = 512;
+/// Answers up to this length are read whole: one system call in place of two.
+const WHOLE_BYTES: i32 = 16 * 1024;
+
+/// Drops the files of one partition from the page cache, what is dirty after writing it.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn evict(broker_dir: &Path, topic: &str, partition: i32) -> Result<()> {
+    let dir = broker_dir.join(format!("{topic}-{partition}"));
+    for entry in fs::read_dir(&dir).with_context(|| dir.display().to_string())? {
+        let path = entry?.path();
+        // A file may be deleted meanwhile.
+        if path.extension().is_some_and(|e| e == "log")
+            && let Ok(file) = fs::File::open(&path)
+        {
+            file.sync_data()?;
+            fadvise(&file, 0, None::<NonZeroU64>, Advice::DontNeed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads a partition from its beginning, again and again.
+#[derive(Debug)]
+pub struct Catcher {
+    tally: Shared,
+    topic: String,
+    partition: i32,
+    offset: i64,
+    offset_at: usize,
+    head_bytes: usize,
+    /// Bytes and records of each batch, which are all alike.
+    batch: (usize, i64),
+    /// Where to make cold what is read next.
+    broker_dir: Option<PathBuf>,
+}
+
+impl Catcher {
+    /// Writes the next offset.
+    pub fn prepare(&self, frame: &mut [u8]) {
+        frames::patch(frame, self.offset_at, &self.offset.to_be_bytes());
+    }
+
+    /// See `Role::head_bytes`.
+    pub fn head_bytes(&self) -> usize {
+        self.head_bytes
+    }
+
+    /// Counts an answer and moves on behind its last whole batch. All batches are alike, so that
+    /// the header of the first says how many there are; that it begins at the offset that was
+    /// asked for proves the sum of the answer before.
+    ///
+    /// # Errors
+    /// The broker reported one, or the answer begins elsewhere.
+    pub fn answer(&mut self, response: &[u8], length: usize, times: Times) -> Result<()> {
+        let head = frames::fetched_head(response)?;
+        ensure!(
+            head.records_at + head.records_bytes == length,
+            "an answer of {length} bytes does not end with its records"
+        );
+        let first = response
+            .get(head.records_at..)
+            .and_then(frames::batch_header);
+        if let Some((base, bytes, records)) = first {
+            ensure!(
+                base == self.offset && (bytes, records) == self.batch,
+                "{}-{} holds other batches than this run's: offset {base} of {bytes} bytes and \
+                 {records} records at {}; use a fresh topic",
+                self.topic,
+                self.partition,
+                self.offset
+            );
+            let whole = i64::try_from(head.records_bytes / bytes)?;
+            self.offset += whole * records;
+        }
+        if self.offset >= head.high_watermark {
+            self.offset = 0;
+            if let Some(dir) = &self.broker_dir {
+                evict(dir, &self.topic, self.partition)?;
+            }
+        }
+        let bytes = u64::try_from(head.records_bytes)?;
+        self.tally.borrow_mut().add(bytes, times);
+        Ok(())
+    }
+}
+
+/// Reads what is new in a partition and takes the time from the first record of each batch.
+#[derive(Debug)]
+pub struct Follower {
+    tally: Shared,
+    offset: i64,
+    offset_at: usize,
+    value_at: usize,
+}
+
+impl Follower {
+    /// Writes the next offset.
+    pub fn prepare(&self, frame: &mut [u8]) {
+        frames::patch(frame, self.offset_at, &self.offset.to_be_bytes());
+    }
+
+    /// Counts each batch that arrived.
+    ///
+    /// # Errors
+    /// The broker reported one.
+    pub fn answer(&mut self, response: &[u8], times: Times) -> Result<()> {
+        let records = frames::fetched(response)?;
+        for (base, next, batch) in frames::batches(records) {
+            if base < self.offset {
+                continue;
+            }
+            self.offset = next;
+            let stamp = batch
+                .get(self.value_at..)
+                .and_then(|v| v.first_chunk::<8>());
+            let due_ns = u64::from_be_bytes(*stamp.context("a stamp")?);
+            let times = Times { due_ns, ..times };
+            let bytes = u64::try_from(batch.len())?;
+            self.tally.borrow_mut().add(bytes, times);
+        }
+        Ok(())
+    }
+}
+
+/// A connection that follows a partition from its present end.
+///
+/// # Errors
+/// The broker refused.
+pub fn follower(
+    common: &Common,
+    partition: i32,
+    value_at: usize,
+    tally: &Shared,
+) -> Result<Connection<Work>> {
+    let address = resolve(&common.bootstrap_server)?;
+    let offset = Admin::connect(address)?.end_offset(&common.topic, partition)?;
+    let (frame, offset_at) = frames::fetch(&common.topic, partition, 1 << 20, 500)?;
+    let work = Work::Follow(Follower {
+        tally: tally.clone(),
+        offset,
+        offset_at,
+        value_at,
+    });
+    Connection::open(address, frame, work, Pace::Closed(1), true, None)
+}
+
+/// What catch-up readers read.
+#[derive(Debug)]
+pub struct Source<'a> {
+    /// Broker and configuration.
+    pub common: &'a Common,
+    /// The topic, which may be another than `common`'s.
+    pub topic: &'a str,
+    /// Its partitions.
+    pub partitions: i32,
+    /// How many read.
+    pub readers: usize,
+    /// Bytes of one request.
+    pub fetch_bytes: i32,
+    /// Bytes of each partition.
+    pub fill_bytes: u64,
+    /// From disk or not.
+    pub cold: &'a ColdArgs,
+}
+
+impl Source<'_> {
+    /// Creates and fills the topic, and opens the connections.
+    ///
+    /// # Errors
+    /// The broker refused.
+    pub fn open(&self, made: &Batch, tally: &Shared) -> Result<Vec<Connection<Work>>> {
+        let address = resolve(&self.common.bootstrap_server)?;
+        let mut admin = Admin::connect(address)?;
+        admin.create_topic(self.topic, self.partitions, &self.common.config)?;
+        ensure!(
+            !self.cold.cold || self.readers <= usize::try_from(self.partitions)?,
+            "two readers of a partition would read it warm"
+        );
+        let broker_dir = self.cold.broker_dir.clone().filter(|_| self.cold.cold);
+        for partition in 0..self.partitions {
+            if admin.end_offset(self.topic, partition)? == 0 {
+                let frame = frames::produce(self.topic, &[partition], &made.bytes, -1)?;
+                admin.fill(&frame, self.fill_bytes)?;
+            }
+            if let Some(dir) = &broker_dir {
+                evict(dir, self.topic, partition)?;
+            }
+        }
+        let mut all = Vec::new();
+        for n in 0..self.readers {
+            let partition = i32::try_from(n)? % self.partitions;
+            let (frame, offset_at) = frames::fetch(self.topic, partition, self.fetch_bytes, 500)?;
+            let whole = self.fetch_bytes <= WHOLE_BYTES;
+            let work = Work::CatchUp(Catcher {
+                tally: tally.clone(),
+                topic: self.topic.to_owned(),
+                partition,
+                offset: 0,
+                offset_at,
+                head_bytes: if whole { usize::MAX } else { HEAD_BYTES },
+                batch: (made.bytes.len(), i64::try_from(made.records)?),
+                broker_dir: broker_dir.clone(),
+            });
+            all.push(Connection::open(
+                address,
+                frame,
+                work,
+                Pace::Closed(1),
+                true,
+                None,
+            )?);
+        }
+        Ok(all)
+    }
+}
+
+/// Reads partitions from the beginning, again and again.
+///
+/// # Errors
+/// The broker refused or went away.
+pub fn fetch(args: &FetchArgs) -> Result<Report> {
+    let common = &args.common;
+    let made = common.batch(Codec::None)?;
+    let tally = common.tally("fetch", false)?;
+    let source = Source {
+        common,
+        topic: &common.topic,
+        partitions: common.partitions,
+        readers: common.connections,
+        fetch_bytes: args.fetch_bytes,
+        fill_bytes: args.fill_bytes,
+        cold: &args.cold,
+    };
+    ensure!(
+        common.rate.is_none(),
+        "a fetch names the offset that the one before it ended at: it has no rate of its own"
+    );
+    let connections = source.open(&made, &tally)?;
+    common.measure(connections, &tally, None)
+}
