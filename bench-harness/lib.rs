@@ -20,14 +20,18 @@ pub mod compress;
 pub mod curve;
 pub mod engine;
 pub mod frames;
+pub mod limit;
+pub mod limit_answers;
+pub mod limit_peer;
+pub mod limit_store;
+#[cfg(test)]
+mod limit_test;
 pub mod observe;
 pub mod produce;
 pub mod read;
-pub mod plot;
 pub mod report;
 pub mod run;
 pub mod setup;
-pub mod suite;
 pub mod tail;
 pub mod tally;
 #[cfg(test)]

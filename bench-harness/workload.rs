@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::args::{Common, FanOutArgs, FetchArgs, LoadCurveArgs, MixedArgs, ProduceArgs};
+use crate::limit::{self, LimitArgs};
 use crate::report::Report;
 use crate::{curve, produce, read, tail};
 
@@ -27,6 +28,8 @@ pub enum Workload {
     LoadCurve(LoadCurveArgs),
     /// Leave the broker alone with one connection
     Idle(Common),
+    /// Stand in for a broker with the least work that a workload needs
+    Limit(LimitArgs),
 }
 
 impl Workload {
@@ -47,6 +50,7 @@ impl Workload {
                 print(&curve.table());
                 keep(&curve, args.produce.common.out.as_deref())
             }
+            Self::Limit(args) => limit::limit(args),
             Self::Idle(common) => {
                 let idle = curve::idle(common)?;
                 print(&idle.table());

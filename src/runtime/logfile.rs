@@ -1,0 +1,168 @@
+//! The open file of a log segment, as the runtime keeps it in its `LogFile`.
+
+use crate::sys::{self, FileSystem};
+use flumen_base::LogFile;
+use flumen_base::aligned::LastBlock;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// Least and most bytes that are allocated ahead of the writes at a time.
+const RESERVE_MIN: u64 = 1 << 20;
+const RESERVE_MAX: u64 = 64 << 20;
+
+/// What the runtime puts into a log file's handle. The flags are hints of one writer at a time.
+pub(crate) struct LogHandle {
+    file: File,
+    fs: FileSystem,
+    refuses_uncached: AtomicBool,
+    /// A second descriptor, with O_DIRECT; `None` where the file system refuses that.
+    direct: OnceLock<Option<File>>,
+    refuses_direct: AtomicBool,
+    last_block: Mutex<LastBlock>,
+    /// Something may have been written that was not synced.
+    unsynced: AtomicBool,
+    /// Blocks are allocated up to here.
+    reserved: AtomicU64,
+}
+
+impl LogHandle {
+    /// Takes an open file and asks which file system it is on.
+    pub(crate) fn new(file: File) -> io::Result<Self> {
+        let fs = sys::file_system(file.as_fd())?;
+        Ok(Self {
+            file,
+            fs,
+            refuses_uncached: AtomicBool::new(fs == FileSystem::Tmpfs),
+            direct: OnceLock::new(),
+            refuses_direct: AtomicBool::new(fs == FileSystem::Tmpfs),
+            last_block: Mutex::default(),
+            // Whoever wrote it before may not have synced it.
+            unsynced: AtomicBool::new(true),
+            reserved: AtomicU64::new(0),
+        })
+    }
+
+    /// Whether RWF_DONTCACHE may be tried.
+    pub(crate) fn takes_uncached(&self) -> bool {
+        !self.refuses_uncached.load(Ordering::Relaxed)
+    }
+
+    /// The file system refused RWF_DONTCACHE.
+    pub(crate) fn refuse_uncached(&self) {
+        self.refuses_uncached.store(true, Ordering::Relaxed);
+    }
+
+    /// The file system refused a direct write.
+    pub(crate) fn refuse_direct(&self) {
+        self.refuses_direct.store(true, Ordering::Relaxed);
+    }
+
+    /// The descriptor for direct writes, opened on first use.
+    pub(crate) fn direct(&self, file: &LogFile) -> Option<RawFd> {
+        if self.refuses_direct.load(Ordering::Relaxed) {
+            return None;
+        }
+        let open = || sys::open_direct(file.path()).ok();
+        self.direct.get_or_init(open).as_ref().map(File::as_raw_fd)
+    }
+
+    /// What is known of the file's last block.
+    pub(crate) fn last_block(&self) -> MutexGuard<'_, LastBlock> {
+        // Valid after every single statement.
+        self.last_block
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether everything written before the write in flight is known to be on disk.
+    pub(crate) fn is_synced(&self) -> bool {
+        !self.unsynced.load(Ordering::Relaxed)
+    }
+
+    /// A write has ended, with everything before it on disk or not.
+    pub(crate) fn set_synced(&self, synced: bool) {
+        self.unsynced.store(!synced, Ordering::Relaxed);
+    }
+
+    /// What to allocate before a write up to `end`: from where, and how many bytes.
+    pub(crate) fn reserve(&self, end: u64) -> Option<(u64, u64)> {
+        if end <= self.reserved.load(Ordering::Relaxed) {
+            return None;
+        }
+        // As much again as there is.
+        let len = end.clamp(RESERVE_MIN, RESERVE_MAX);
+        let from = self.reserved.load(Ordering::Relaxed);
+        self.reserved.store(end + len, Ordering::Relaxed);
+        let from = if from == 0 { end } else { from };
+        Some((from, end + len - from))
+    }
+}
+
+/// The open file of a log segment.
+pub(crate) struct OpenLog {
+    pub(crate) file: Arc<LogFile>,
+    pub(crate) handle: Arc<LogHandle>,
+    /// Where it is.
+    pub(crate) fs: FileSystem,
+}
+
+impl OpenLog {
+    /// The file, if its handle has been put in.
+    pub(crate) fn new(file: &Arc<LogFile>) -> Option<Self> {
+        let handle = file.handle().get()?.downcast_ref::<Arc<LogHandle>>()?;
+        Some(Self {
+            file: Arc::clone(file),
+            handle: Arc::clone(handle),
+            fs: handle.fs,
+        })
+    }
+
+    /// Puts the handle in, or closes `opened` again if another shard was quicker.
+    pub(crate) fn put(file: &Arc<LogFile>, opened: File) -> io::Result<Self> {
+        let _ = file
+            .handle()
+            .set(Box::new(Arc::new(LogHandle::new(opened)?)));
+        Self::new(file).ok_or_else(|| io::Error::other("the handle of a log file is not a file"))
+    }
+}
+
+impl AsFd for OpenLog {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.handle.file.as_fd()
+    }
+}
+
+impl AsRawFd for OpenLog {
+    fn as_raw_fd(&self) -> RawFd {
+        self.handle.file.as_raw_fd()
+    }
+}
+
+/// The open file, opened (with `create`: made) where it is not open yet.
+pub(crate) fn open(file: &Arc<LogFile>, create: bool) -> io::Result<OpenLog> {
+    match OpenLog::new(file) {
+        Some(log) => Ok(log),
+        None => OpenLog::put(file, sys::open_log(file.path(), create)?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn allocates_ahead_in_growing_steps() {
+        let file = tempfile::tempfile().unwrap();
+        let handle = LogHandle::new(file).unwrap();
+        assert_eq!(handle.reserve(4096), Some((4096, 1 << 20)));
+        assert_eq!(handle.reserve(1 << 20), None);
+        let reserved = 4096 + (1 << 20);
+        let (from, len) = handle.reserve(reserved + 1).unwrap();
+        assert_eq!((from, from + len), (reserved, 2 * (reserved + 1)));
+        let (from, len) = handle.reserve(1 << 30).unwrap();
+        assert_eq!(from + len, (1 << 30) + RESERVE_MAX);
+    }
+}
