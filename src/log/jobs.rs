@@ -12,6 +12,9 @@ use flumen_base::{Disk, Now, Offset, OpenMode};
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// Entries of the newest segments' indexes that a log keeps in memory, 12 bytes each.
+const INDEX_ENTRIES_KEPT: usize = 4096;
+
 /// Finishes a rolled segment: syncs it, writes its indexes and the producer snapshot of its end.
 #[derive(Debug)]
 pub struct SealJob {
@@ -249,10 +252,22 @@ impl Log {
             && let Some(segment) = self.segments.get_mut(index)
         {
             segment.state = SegmentState::Sealed;
-            segment.index.thin();
             segment.times = Vec::new();
+            self.thin_indexes();
         }
         self.advance_recovery_point();
+    }
+
+    /// Keeps samples only of all but the newest segments' indexes: readers that are a little behind
+    /// find their way without the disk.
+    fn thin_indexes(&mut self) {
+        let mut kept = 0;
+        for segment in self.segments.iter_mut().rev() {
+            kept += segment.index.len();
+            if kept > INDEX_ENTRIES_KEPT && segment.state == SegmentState::Sealed {
+                segment.index.thin();
+            }
+        }
     }
 
     /// The job that writes `leader-epoch-checkpoint`, if the epochs changed.

@@ -6,7 +6,9 @@ use crate::index::{
     Floor, IndexEntry, OffsetIndex, TimeEntry, decode_offsets, decode_times, floor_in,
 };
 use crate::log::Log;
-use crate::segment::{INDEX_SUFFIX, LOG_SUFFIX, TIME_INDEX_SUFFIX, relative, segment_path};
+use crate::segment::{
+    INDEX_SUFFIX, LOG_SUFFIX, SegmentState, TIME_INDEX_SUFFIX, relative, segment_path,
+};
 use flumen_base::limits::DECOMPRESSED_BATCH_BYTES_MAX;
 use flumen_base::{Disk, DiskFile, LeaderEpoch, Offset, OpenMode};
 use std::io;
@@ -74,7 +76,8 @@ impl Log {
                 written: s.written,
                 max_timestamp: s.mark.max_timestamp,
                 floor: match &s.index {
-                    OffsetIndex::Full(entries) => {
+                    // Of a sealed segment the times are on disk only.
+                    OffsetIndex::Full(entries) if s.state != SegmentState::Sealed => {
                         let start = relative(self.log_start, s.base_offset);
                         let wanted = match target {
                             Target::Timestamp(timestamp) => timestamp,

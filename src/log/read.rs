@@ -3,10 +3,12 @@
 //! ```text
 //! plan_read -> in the memory tail?                        -> Memory
 //!           -> position known (index entry, last reader)? -> File
-//!           -> else NeedScan: [index block] -> batch headers after it -> resume_read -> File
+//!           -> else NeedScan: [index block] -> batches after it -> resume_read -> Memory | File
 //! ```
 //! A range starts at the batch that contains the offset. It ends at a batch boundary where memory
-//! knows one, so that the next read of the same reader needs no scan.
+//! knows one, so that the next read of the same reader needs no scan. Where memory knows none and
+//! not much is wanted, the scan reads all of it: its bytes are the answer, and where they end is
+//! known then.
 
 use crate::batch::BatchHeader;
 use crate::index::{Floor, IndexEntry, OFFSET_ENTRY_LEN, decode_offsets, floor_in};
@@ -15,11 +17,13 @@ use crate::segment::{Segment, relative};
 use bytes::Bytes;
 use flumen_base::{LogFile, Offset};
 use smallvec::SmallVec;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Bytes of one look at batch headers.
 const SCAN_LEN: u32 = 8 << 10;
+/// Requests up to so many bytes are answered with what a scan has read.
+const SCANNED_ANSWER_MAX: u32 = 256 << 10;
 /// Positions remembered per log for readers that go on.
 const POSITIONS_MAX: usize = 64;
 
@@ -50,8 +54,8 @@ pub struct ReadRequest {
 /// How to serve a [`ReadRequest`].
 #[derive(Debug)]
 pub enum ReadPlan {
-    /// Whole batches from the memory tail, in order; the first contains the offset.
-    Memory(Vec<Bytes>),
+    /// Whole batches from the memory tail or a scan, in order; the first contains the offset.
+    Memory(SmallVec<[Bytes; 4]>),
     /// A range that starts at the batch containing the offset; it may end inside a batch.
     File(FileRange),
     /// Read [`Scan::range`] (fewer bytes at the end of the file are fine) and call
@@ -119,6 +123,16 @@ struct Seen {
     end: u64,
 }
 
+/// What a walk through batch headers has found.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    /// Where the first batch begins that is wanted.
+    pos: u64,
+    seen: Seen,
+    /// End of the batches that came whole and may be returned, and the offset after them.
+    whole: Option<(u64, i64)>,
+}
+
 impl Log {
     /// How to serve a fetch.
     pub fn plan_read(&mut self, request: &ReadRequest) -> ReadPlan {
@@ -138,7 +152,7 @@ impl Log {
     }
 
     /// Goes on with a read whose scan has come back.
-    pub fn resume_read(&mut self, scan: Scan, bytes: &[u8]) -> ReadPlan {
+    pub fn resume_read(&mut self, scan: Scan, bytes: &Bytes) -> ReadPlan {
         let request = scan.request;
         // Meanwhile retention may have moved the log start.
         if request.offset.0 < self.log_start {
@@ -184,7 +198,7 @@ impl Log {
         let floor = if offset <= segment.base_offset {
             Floor::Exact(0)
         } else if let Some(pos) = self.positions.get(offset, segment.base_offset) {
-            Floor::Exact(pos)
+            return self.finish(index, request, Start { pos, seen: None });
         } else {
             segment.index.floor(relative(offset, segment.base_offset))
         };
@@ -217,20 +231,20 @@ impl Log {
         }
     }
 
-    /// Walks the headers in `bytes`, which stand at `start` in the file.
+    /// Walks the batches in `bytes`, which stand at `start` in the file.
     fn resume_headers(
         &mut self,
         index: usize,
         request: &ReadRequest,
         start: u64,
-        bytes: &[u8],
+        bytes: &Bytes,
     ) -> ReadPlan {
         let bound = self.read_bound(request);
         let Some(segment) = self.segments.get(index) else {
             return ReadPlan::Corrupt;
         };
-        let mut pos = start;
-        let mut found: Option<(u64, Seen)> = None;
+        let room = u64::from(request.max_bytes);
+        let (mut pos, mut found, mut ended) = (start, None::<Found>, false);
         while pos < segment.written {
             let at = usize::try_from(pos - start).unwrap_or(usize::MAX);
             let Some(header) = bytes.get(at..).and_then(BatchHeader::new) else {
@@ -239,33 +253,43 @@ impl Log {
             let Ok(len) = header.size() else {
                 return ReadPlan::Corrupt;
             };
-            let (len, end) = (len as u64, pos + len as u64);
+            let (first_len, end) = (len as u64, pos + len as u64);
             if end > segment.written || header.base_offset() < segment.base_offset {
                 return ReadPlan::Corrupt;
             }
-            match &mut found {
-                None if header.last_offset() < request.offset.0 => {}
-                _ if header.last_offset() >= bound => {
-                    // The bound is here: what was found before it is all there is.
-                    let Some((pos, seen)) = found else {
-                        return ReadPlan::Empty;
-                    };
-                    let seen = Some(seen);
-                    return self.finish(index, request, Start { pos, seen });
+            if found.is_some() || header.last_offset() >= request.offset.0 {
+                if header.last_offset() >= bound {
+                    ended = true; // what was found before it is all there is
+                    break;
                 }
-                None => {
-                    let first_len = len;
-                    found = Some((pos, Seen { first_len, end }));
+                let is_first = found.is_none();
+                let seen = Seen { first_len, end };
+                let whole = None;
+                let found = found.get_or_insert(Found { pos, seen, whole });
+                found.seen.end = end;
+                let fits = end - found.pos <= room || (is_first && request.min_one);
+                if fits && at.saturating_add(len) <= bytes.len() {
+                    found.whole = Some((end, header.last_offset() + 1));
                 }
-                Some((_, seen)) => seen.end = end,
             }
             pos = end;
         }
         match found {
-            Some((pos, seen)) => {
+            Some(Found {
+                pos,
+                whole: Some((end, next)),
+                ..
+            }) if request.max_bytes <= SCANNED_ANSWER_MAX => {
+                self.positions.insert(next, (segment.base_offset, end));
+                let from = usize::try_from(pos - start).unwrap_or(usize::MAX);
+                let to = usize::try_from(end - start).unwrap_or(usize::MAX);
+                ReadPlan::Memory(SmallVec::from_iter([bytes.slice(from..to)]))
+            }
+            Some(Found { pos, seen, .. }) => {
                 let seen = Some(seen);
                 self.finish(index, request, Start { pos, seen })
             }
+            None if ended => ReadPlan::Empty,
             None if pos >= segment.written => self.plan_in_segment(index + 1, request),
             None if pos == start => ReadPlan::Corrupt, // not even one header: the file is too short
             None => scan_headers(segment, request, pos),
@@ -306,7 +330,7 @@ impl Log {
                     len = u64::from(entry.position) - pos;
                     if entry.first != IndexEntry::UNKNOWN {
                         let offset = segment.base_offset + i64::from(entry.first);
-                        let at = (segment.base_offset, entry.position);
+                        let at = (segment.base_offset, entry.position.into());
                         self.positions.insert(offset, at);
                     }
                 }
@@ -320,7 +344,7 @@ impl Log {
                 _ => {}
             }
         } else if whole && next_base.is_none() {
-            let at = (segment.base_offset, limit as u32);
+            let at = (segment.base_offset, limit);
             self.positions.insert(self.written_end, at);
         }
         ReadPlan::File(FileRange {
@@ -333,12 +357,16 @@ impl Log {
 
 fn scan_headers(segment: &Segment, request: &ReadRequest, pos: u64) -> ReadPlan {
     let left = segment.written.saturating_sub(pos);
+    let len = match request.max_bytes {
+        wanted if wanted <= SCANNED_ANSWER_MAX => wanted.max(SCAN_LEN),
+        _ => SCAN_LEN,
+    };
     ReadPlan::NeedScan(Scan {
         request: *request,
         range: FileRange {
             file: Arc::clone(&segment.file),
             pos,
-            len: u32::try_from(left).unwrap_or(u32::MAX).min(SCAN_LEN),
+            len: u32::try_from(left).unwrap_or(u32::MAX).min(len),
         },
         segment: segment.base_offset,
         kind: ScanKind::Headers,
@@ -417,7 +445,7 @@ impl Tail {
             return None;
         }
         let first = self.batches.partition_point(|b| b.last_offset < offset);
-        let mut bufs = Vec::new();
+        let mut bufs = SmallVec::new();
         let mut len = 0;
         for batch in self.batches.range(first..) {
             let fits = len + batch.len <= u64::from(request.max_bytes);
@@ -434,36 +462,47 @@ impl Tail {
     }
 }
 
-/// Where batches begin that a reader will ask for next: offset -> (segment, position). The oldest
-/// goes when it is full.
+/// Where batches begin that a reader will ask for next. The oldest goes when it is full.
 #[derive(Debug, Default)]
 pub(crate) struct PositionCache {
-    positions: BTreeMap<i64, (i64, u32)>,
-    order: VecDeque<i64>,
+    known: Vec<KnownPosition>,
+    oldest: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct KnownPosition {
+    offset: i64,
+    /// Base offset of its segment.
+    segment: i64,
+    pos: u64,
 }
 
 impl PositionCache {
-    fn get(&self, offset: i64, segment: i64) -> Option<u32> {
-        let (base, pos) = self.positions.get(&offset)?;
-        (*base == segment).then_some(*pos)
+    fn get(&self, offset: i64, segment: i64) -> Option<u64> {
+        let known = self.known.iter().find(|k| k.offset == offset)?;
+        (known.segment == segment).then_some(known.pos)
     }
 
-    fn insert(&mut self, offset: i64, at: (i64, u32)) {
-        if self.positions.insert(offset, at).is_some() {
-            return;
-        }
-        self.order.push_back(offset);
-        if self.order.len() > POSITIONS_MAX
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.positions.remove(&oldest);
+    fn insert(&mut self, offset: i64, (segment, pos): (i64, u64)) {
+        let new = KnownPosition {
+            offset,
+            segment,
+            pos,
+        };
+        if let Some(known) = self.known.iter_mut().find(|k| k.offset == offset) {
+            *known = new;
+        } else if self.known.len() < POSITIONS_MAX {
+            self.known.push(new);
+        } else if let Some(oldest) = self.known.get_mut(self.oldest) {
+            *oldest = new;
+            self.oldest = (self.oldest + 1) % POSITIONS_MAX;
         }
     }
 
     /// The log now ends at `end`.
     pub(crate) fn truncate(&mut self, end: i64) {
-        self.positions.retain(|offset, _| *offset <= end);
-        self.order.retain(|offset| *offset <= end);
+        self.known.retain(|k| k.offset <= end);
+        self.oldest = 0;
     }
 }
 

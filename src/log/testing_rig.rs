@@ -151,7 +151,8 @@ impl Rig {
                         .open(scan.range.file.path(), OpenMode::Read)
                         .unwrap();
                     let n = file.read_at(&mut bytes, scan.range.pos).unwrap();
-                    plan = self.log.resume_read(scan, &bytes[..n]);
+                    bytes.truncate(n);
+                    plan = self.log.resume_read(scan, &bytes.freeze());
                 }
             }
         }

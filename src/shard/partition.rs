@@ -338,7 +338,7 @@ impl Partition {
     }
 
     /// Goes on with a read whose scan has come back.
-    pub(crate) fn resume_read(&mut self, op: &ReadOp, scan: Scan, bytes: &[u8]) -> ReadStep {
+    pub(crate) fn resume_read(&mut self, op: &ReadOp, scan: Scan, bytes: &Bytes) -> ReadStep {
         match self.log_mut() {
             Some(log) => {
                 let plan = log.resume_read(scan, bytes);
