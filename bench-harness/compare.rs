@@ -1,100 +1,152 @@
-//! Two sets of reports of the same scenario side by side: medians and ratios.
+//! Two results side by side: the ratio of medians, and whether it is more than noise.
 
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
 
-use crate::report::Report;
+use anyhow::{Result, bail, ensure};
 
-/// The middle of the values; of two, the mean.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let n = values.len();
-    let (low, high) = (n.saturating_sub(1) / 2, n / 2);
-    match (values.get(low), values.get(high)) {
-        (Some(a), Some(b)) => f64::midpoint(*a, *b),
-        _ => f64::NAN,
-    }
-}
+use crate::suite::kept::{Kept, select};
+use crate::suite::measure::{Measure, Outcome};
+use crate::suite::rows::markdown;
+use crate::suite::stats::{Summary, Verdict, short};
 
-/// Name, how to read it, and whether more is better.
-type Metric = (&'static str, fn(&Report) -> f64, bool);
-
-const METRICS: &[Metric] = &[
-    ("requests/s", |r| r.requests_per_second, true),
-    ("MB/s", |r| r.megabytes_per_second, true),
-    ("p50 us", |r| r.latency_us.p50, false),
-    ("p99 us", |r| r.latency_us.p99, false),
-    ("p99.9 us", |r| r.latency_us.p999, false),
-    (
-        "broker CPU s/GB",
-        |r| cost(r, |b| b.cpu_seconds_per_gb),
-        false,
-    ),
-    (
-        "broker CPU us/request",
-        |r| cost(r, |b| b.cpu_us_per_request),
-        false,
-    ),
-    (
-        "resident MiB",
-        |r| cost(r, |b| b.resident_bytes as f64 / f64::from(1 << 20)),
-        false,
-    ),
+const MEASURES: &[Measure] = &[
+    Measure::Requests,
+    Measure::Megabytes,
+    Measure::P50,
+    Measure::P99,
+    Measure::P999,
+    Measure::CpuPerGb,
+    Measure::CpuPerRequest,
+    Measure::Memory,
+    Measure::IdleCpu,
+    Measure::Start,
 ];
 
-fn cost(report: &Report, field: fn(&crate::report::BrokerCost) -> f64) -> f64 {
-    report.broker.as_ref().map_or(f64::NAN, field)
-}
+/// Rounds by "scenario on file system, system".
+type Groups = BTreeMap<String, Vec<Outcome>>;
 
-/// A Markdown table of the medians of `ours` and `theirs`; a ratio above 1 is better for `ours`.
-pub fn table(names: (&str, &str), ours: &[Report], theirs: &[Report]) -> String {
-    let scenario = ours.first().map_or("", |r| r.scenario.as_str());
-    let mut text = format!(
-        "|{scenario}|{}|{}|times better|\n|---|---:|---:|---:|\n",
-        names.0, names.1
-    );
-    for (name, read, more_is_better) in METRICS {
-        let a = median(ours.iter().map(read).collect());
-        let b = median(theirs.iter().map(read).collect());
-        if a.is_nan() || b.is_nan() {
-            continue;
+/// Reads what a word of the command line names: result folders, reports, or a pattern of either.
+///
+/// # Errors
+/// Nothing fits, or what fits is no result.
+pub fn read(word: &str) -> Result<Groups> {
+    let mut groups = Groups::new();
+    for path in select(word)? {
+        if path.is_dir() {
+            let kept = Kept::read(&path)?;
+            for (system, all) in &kept.systems {
+                let key = format!("{} on {}, {system}", kept.facts.scenario, kept.facts.fs);
+                groups.entry(key).or_default().extend(all.iter().cloned());
+            }
+        } else {
+            let outcome = Outcome::read(&path)?;
+            groups.entry(String::new()).or_default().push(outcome);
         }
-        let ratio = if *more_is_better { a / b } else { b / a };
-        let _ = writeln!(text, "|{name}|{}|{}|{ratio:.2}|", number(a), number(b));
     }
-    text
+    ensure!(!groups.is_empty(), "{word} holds no report");
+    Ok(groups)
 }
 
-fn number(value: f64) -> String {
-    if value >= 100.0 {
-        format!("{value:.0}")
-    } else {
-        format!("{value:.3}")
+/// Markdown tables of `a` against `b`: one for every scenario, file system and system that both
+/// have. Sets of single reports, and folders of different scenarios that hold one group each, are
+/// compared as they are.
+///
+/// # Errors
+/// The two have nothing in common.
+pub fn compare(names: (&str, &str), a: &Groups, b: &Groups) -> Result<String> {
+    let mut text = String::new();
+    for (key, ours) in a {
+        if let Some(theirs) = b.get(key) {
+            text += &table(key, names, ours, theirs);
+            text += "\n";
+        }
     }
+    if !text.is_empty() {
+        return Ok(text);
+    }
+    // Different systems of one folder given as reports, or folders of different scenarios.
+    match (a.iter().next(), b.iter().next()) {
+        (Some((x, ours)), Some((y, theirs))) if a.len() == 1 && b.len() == 1 => {
+            Ok(table(&format!("{x} / {y}"), names, ours, theirs))
+        }
+        _ => bail!("the two have no scenario, file system and system in common"),
+    }
+}
+
+/// One table. A ratio is `a` to `b`; the verdict is on `a`.
+fn table(title: &str, names: (&str, &str), a: &[Outcome], b: &[Outcome]) -> String {
+    let mut rows = Vec::new();
+    for measure in MEASURES {
+        let of =
+            |all: &[Outcome]| Summary::of(all.iter().map(|o| measure.of(o)).filter(|v| *v != 0.0));
+        let (Some(x), Some(y)) = (of(a), of(b)) else {
+            continue;
+        };
+        let spread =
+            |s: &Summary| format!("{} ({} .. {})", short(s.median), short(s.min), short(s.max));
+        rows.push(vec![
+            measure.name().to_owned(),
+            spread(&x),
+            spread(&y),
+            format!("{:.2}x", x.median / y.median),
+            Verdict::of(&x, &y, measure.more_is_better())
+                .text()
+                .to_owned(),
+        ]);
+    }
+    let heads = [title, names.0, names.1, "ratio", "first against second"];
+    markdown(&heads, &rows)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::Report;
 
-    #[test]
-    fn the_median_ignores_one_outlier() {
-        assert!((median(vec![1.0, 900.0, 2.0]) - 2.0).abs() < 1e-9);
-        assert!((median(vec![1.0, 3.0]) - 2.0).abs() < 1e-9);
-        assert!(median(vec![]).is_nan());
+    fn rounds(rates: &[f64]) -> Vec<Outcome> {
+        let of = |rate: &f64| {
+            let mut report = Report {
+                requests_per_second: *rate,
+                ..Report::default()
+            };
+            report.latency_us.p50 = 1e6 / rate;
+            Outcome::Run(Box::new(report))
+        };
+        rates.iter().map(of).collect()
+    }
+
+    fn groups(key: &str, rates: &[f64]) -> Groups {
+        Groups::from([(key.to_owned(), rounds(rates))])
     }
 
     #[test]
-    fn a_ratio_above_one_is_better_for_ours() {
-        let report = |rate: f64, p50: f64| {
-            let mut r = Report {
-                requests_per_second: rate,
-                ..Report::default()
-            };
-            r.latency_us.p50 = p50;
-            r
-        };
-        let text = table(("a", "b"), &[report(200.0, 10.0)], &[report(100.0, 40.0)]);
-        assert!(text.contains("|requests/s|200|100|2.00|"), "{text}");
-        assert!(text.contains("|p50 us|10.000|40.000|4.00|"), "{text}");
+    fn a_difference_larger_than_the_spread_has_a_verdict() {
+        let key = "64k on tmpfs, flumen";
+        let (a, b) = (
+            groups(key, &[200.0, 210.0, 220.0]),
+            groups(key, &[100.0, 105.0, 110.0]),
+        );
+        let text = compare(("new", "old"), &a, &b).unwrap();
+        let rate = "|requests/s|210 (200 .. 220)|105 (100 .. 110)|2.00x|better|";
+        assert!(text.contains(rate), "{text}");
+        let p50 = "|p50 us|4762 (4545 .. 5000)|9524 (9091 .. 10.0k)|0.50x|better|";
+        assert!(text.contains(p50), "{text}");
+    }
+
+    #[test]
+    fn overlapping_ranges_are_noise_and_strangers_are_an_error() {
+        let key = "64k on tmpfs, flumen";
+        let (a, b) = (groups(key, &[100.0, 120.0]), groups(key, &[110.0, 105.0]));
+        let text = compare(("new", "old"), &a, &b).unwrap();
+        assert!(text.contains("within noise"), "{text}");
+        let mut two = groups("16k on ext4, flumen", &[1.0]);
+        two.extend(groups("16k on ext4, kafka", &[1.0]));
+        assert!(compare(("new", "old"), &a, &two).is_err());
+    }
+
+    #[test]
+    fn single_reports_are_compared_as_they_are() {
+        let text = compare(("a", "b"), &groups("", &[10.0]), &groups("", &[5.0])).unwrap();
+        assert!(text.contains("|2.00x|one round: unknown noise|"), "{text}");
     }
 }

@@ -27,11 +27,13 @@ pub mod limit_store;
 #[cfg(test)]
 mod limit_test;
 pub mod observe;
+pub mod plot;
 pub mod produce;
 pub mod read;
 pub mod report;
 pub mod run;
 pub mod setup;
+pub mod suite;
 pub mod tail;
 pub mod tally;
 #[cfg(test)]

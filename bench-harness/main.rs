@@ -4,8 +4,8 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use flumen_bench_harness::{compare, suite};
 use flumen_bench_harness::workload::Workload;
+use flumen_bench_harness::{compare, suite};
 
 #[derive(Debug, Parser)]
 #[command(about = "Drives any Kafka broker over raw sockets and compares two of them")]

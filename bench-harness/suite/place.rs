@@ -1,0 +1,252 @@
+//! The file systems that are measured: made before, gone afterwards, whatever happens between.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use super::process::run;
+
+/// Room of the file systems in memory. Retention runs once a second, so a second's writes must fit.
+const MEMORY_BYTES_MAX: u64 = 10 << 30;
+/// Room of XFS in a file on the disk (the file is sparse).
+const DISK_BYTES: u64 = 24 << 30;
+
+/// Which file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fs {
+    /// A bounded tmpfs: pages are fresh, nothing is ever written back
+    Tmpfs,
+    /// The disk's own directory, which has to be on ext4
+    Ext4,
+    /// XFS in a loop file on tmpfs: large folios without a disk behind, for what the CPU bounds
+    Xfs,
+    /// XFS in a loop file on the disk, direct I/O below the loop device
+    XfsDisk,
+    /// The directory as it is, whatever it is on
+    Dir,
+}
+
+impl Fs {
+    /// Its name in folders and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tmpfs => "tmpfs",
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+            Self::XfsDisk => "xfs-disk",
+            Self::Dir => "dir",
+        }
+    }
+
+    /// What a reader must know about it.
+    pub fn about(self) -> &'static str {
+        match self {
+            Self::Tmpfs => "tmpfs, fresh pages",
+            Self::Ext4 => "ext4 on the machine's disk",
+            Self::Xfs => "XFS in a loop file on tmpfs (no disk behind it)",
+            Self::XfsDisk => "XFS in a loop file on the machine's disk (direct I/O below)",
+            Self::Dir => "the given directory as it is",
+        }
+    }
+}
+
+/// What has to be undone, last first.
+#[derive(Debug)]
+enum Undo {
+    Unmount(PathBuf),
+    Detach(String),
+    Remove(PathBuf),
+}
+
+/// A place for a broker's data; dropping it removes everything.
+#[derive(Debug)]
+pub struct Place {
+    /// Which.
+    pub fs: Fs,
+    /// Where.
+    pub path: PathBuf,
+    /// The line of `/proc/mounts` behind it.
+    pub mount: String,
+    undo: Vec<Undo>,
+}
+
+impl Place {
+    /// Makes it below `base`, a directory of the disk that is measured.
+    ///
+    /// # Errors
+    /// Not permitted, not the right kind of disk, or a tool is missing.
+    pub fn make(fs: Fs, base: &Path) -> Result<Self> {
+        let root = base.join(fs.name());
+        let mut place = Self {
+            fs,
+            path: root.clone(),
+            mount: String::new(),
+            undo: Vec::new(),
+        };
+        place.fill(&root).with_context(|| fs.about().to_owned())?;
+        place.mount = mount_of(&place.path);
+        Ok(place)
+    }
+
+    fn fill(&mut self, root: &Path) -> Result<()> {
+        match self.fs {
+            Fs::Tmpfs if !is_root() => {
+                let shm = PathBuf::from("/dev/shm");
+                ensure!(kind_of(&shm) == "tmpfs", "not root, and no /dev/shm");
+                self.path = shm.join(format!("flumen-bench-{}", std::process::id()));
+                self.folder(&self.path.clone())
+            }
+            Fs::Tmpfs => self.tmpfs(root),
+            Fs::Ext4 => {
+                self.folder(root)?;
+                let kind = kind_of(root);
+                ensure!(
+                    kind == "ext4",
+                    "{} is on {kind}: give --dir",
+                    root.display()
+                );
+                Ok(())
+            }
+            Fs::Dir => self.folder(root),
+            Fs::Xfs | Fs::XfsDisk => self.xfs(root),
+        }
+    }
+
+    fn folder(&mut self, path: &Path) -> Result<()> {
+        fs::create_dir_all(path).with_context(|| path.display().to_string())?;
+        self.undo.push(Undo::Remove(path.to_owned()));
+        Ok(())
+    }
+
+    fn tmpfs(&mut self, path: &Path) -> Result<()> {
+        self.folder(path)?;
+        let size = format!("size={}", memory_bytes());
+        run("mount", &["-t", "tmpfs", "-o", &size, "tmpfs", &text(path)])?;
+        self.undo.push(Undo::Unmount(path.to_owned()));
+        Ok(())
+    }
+
+    fn xfs(&mut self, root: &Path) -> Result<()> {
+        ensure!(is_root(), "mounting needs root");
+        if run("mkfs.xfs", &["-V"]).is_err() {
+            bail!("mkfs.xfs is missing: scripts/fetch-deps.sh installs xfsprogs as root");
+        }
+        let on_disk = self.fs == Fs::XfsDisk;
+        let (below, size) = if on_disk {
+            (root.join("below"), DISK_BYTES)
+        } else {
+            (root.join("below"), memory_bytes().saturating_sub(64 << 20))
+        };
+        self.folder(root)?;
+        if on_disk {
+            self.folder(&below)?;
+        } else {
+            self.tmpfs(&below)?;
+        }
+        let image = below.join("xfs.img");
+        fs::File::create(&image)?.set_len(size)?;
+        run("mkfs.xfs", &["-q", "-f", &text(&image)])?;
+        let direct = if on_disk {
+            "--direct-io=on"
+        } else {
+            "--direct-io=off"
+        };
+        let device = run("losetup", &["-f", "--show", direct, &text(&image)])?;
+        let device = device.trim().to_owned();
+        self.undo.push(Undo::Detach(device.clone()));
+        let path = root.join("mount");
+        self.folder(&path)?;
+        run("mount", &["-t", "xfs", &device, &text(&path)])?;
+        self.undo.push(Undo::Unmount(path.clone()));
+        self.path = path;
+        Ok(())
+    }
+
+    /// The directory of the broker's data, empty.
+    ///
+    /// # Errors
+    /// It cannot be removed or made.
+    pub fn fresh(&self) -> Result<PathBuf> {
+        let data = self.data();
+        match fs::remove_dir_all(&data) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
+            _ => {}
+        }
+        fs::create_dir_all(&data)?;
+        Ok(data)
+    }
+
+    /// The directory of the broker's data.
+    pub fn data(&self) -> PathBuf {
+        self.path.join("data")
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        while let Some(step) = self.undo.pop() {
+            match step {
+                Undo::Unmount(path) => unmount(&path),
+                Undo::Detach(device) => {
+                    let _ = run("losetup", &["-d", &device]);
+                }
+                Undo::Remove(path) => {
+                    let _ = fs::remove_dir_all(&path);
+                }
+            }
+        }
+    }
+}
+
+/// A broker that was just killed lets go of its files a moment later.
+fn unmount(path: &Path) {
+    for _ in 0..50 {
+        if run("umount", &[&text(path)]).is_ok() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let _ = run("umount", &["-l", &text(path)]);
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn memory_bytes() -> u64 {
+    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = info.lines().find(|l| l.starts_with("MemAvailable:"));
+    let kib = line.and_then(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok());
+    MEMORY_BYTES_MAX.min(kib.unwrap_or(4 << 20) * 1024 / 2)
+}
+
+/// Whether the process may mount.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// The name of the file system that `path` is on.
+pub fn kind_of(path: &Path) -> String {
+    let mount = mount_of(path);
+    mount.split(' ').nth(2).unwrap_or("unknown").to_owned()
+}
+
+/// The line of `/proc/mounts` of the mount that `path` is on: the longest mount point above it.
+pub fn mount_of(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let mut best: (usize, &str) = (0, "");
+    for line in mounts.lines() {
+        let point = line.split(' ').nth(1).unwrap_or_default();
+        // A later mount on the same point hides the earlier one.
+        if path.starts_with(point) && point.len() >= best.0 {
+            best = (point.len(), line);
+        }
+    }
+    best.1.to_owned()
+}
