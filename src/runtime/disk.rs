@@ -2,17 +2,19 @@
 
 use crate::config::WriteStrategy;
 use crate::core::ShardCore;
+use crate::logfile::{OpenLog, open};
 use crate::reactor::{Owner, Reactor};
-use crate::ring::{LogHandle, Op, OpenLog};
+use crate::ring::{Op, OpenFirst};
 use crate::send::{is_cold, is_transient};
 use crate::sys::{self, FileSystem};
 use bytes::{Bytes, BytesMut};
 use flumen_base::LogFile;
 use flumen_shard::io::{DiskOp, Input, IoFailure, IoOutput, Token};
+use std::ffi::CString;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// How one write goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,16 +27,6 @@ enum Way {
 
 /// Where `auto` writes while the kernel's write-back is behind (docs/adr/0006).
 const WHEN_BEHIND: Way = Way::Uncached;
-
-/// The open file, opened (with `create`: made) where it is not open yet.
-pub(crate) fn open(file: &Arc<LogFile>, create: bool) -> io::Result<OpenLog> {
-    if file.handle().get().is_none() {
-        let opened = sys::open_log(file.path(), create)?;
-        // Another shard may have been quicker; then ours is closed again.
-        let _ = file.handle().set(Box::new(LogHandle::new(opened)?));
-    }
-    OpenLog::new(file).ok_or_else(|| io::Error::other("the handle of a log file is not a file"))
-}
 
 fn failure(op: &'static str, file: &LogFile, e: &io::Error) -> IoFailure {
     IoFailure {
@@ -53,9 +45,9 @@ impl<C: ShardCore> Reactor<C> {
                 pos,
                 bufs,
                 sync,
-            } => match open(&file, true) {
-                Ok(log) => self.start_write(token, log, pos, bufs, sync),
-                Err(e) => self.io_failed(token, "write", &file, &e),
+            } => match OpenLog::new(&file) {
+                Some(log) => self.start_write(token, log, pos, bufs, sync),
+                None => self.open_for_write(token, file, pos, bufs, sync),
             },
             DiskOp::Sync { file } => match open(&file, true) {
                 Ok(log) => self.ring.start(Owner::Disk(token), Op::Sync { log }),
@@ -72,7 +64,13 @@ impl<C: ShardCore> Reactor<C> {
         self.inputs.push_back(Input::IoDone(token, Ok(output)));
     }
 
-    fn io_failed(&mut self, token: Token, op: &'static str, file: &LogFile, e: &io::Error) {
+    pub(crate) fn io_failed(
+        &mut self,
+        token: Token,
+        op: &'static str,
+        file: &LogFile,
+        e: &io::Error,
+    ) {
         let failure = failure(op, file, e);
         tracing::error!(op, path = %failure.path, error = %e, "disk operation failed");
         self.inputs.push_back(Input::IoDone(token, Err(failure)));
@@ -93,32 +91,143 @@ impl<C: ShardCore> Reactor<C> {
                 (_, false) => Way::Inline,
             },
         };
-        let refuses_uncached = |h: &LogHandle| h.refuses_uncached.load(Ordering::Relaxed);
         match way {
-            Way::Uncached if log.handle().is_some_and(refuses_uncached) => Way::Ring,
+            Way::Uncached if !log.handle.takes_uncached() => Way::Ring,
             way => way,
+        }
+    }
+
+    /// Makes and opens the file beside the shard, then writes: making a file can take as long as
+    /// the file system's journal.
+    fn open_for_write(
+        &mut self,
+        token: Token,
+        file: Arc<LogFile>,
+        pos: u64,
+        bufs: Vec<Bytes>,
+        sync: bool,
+    ) {
+        let path = match CString::new(file.path().as_os_str().as_bytes()) {
+            Ok(path) => path,
+            Err(e) => return self.io_failed(token, "open", &file, &e.into()),
+        };
+        let first = Box::new(OpenFirst {
+            file,
+            path,
+            pos,
+            bufs,
+            sync,
+        });
+        self.ring.start(Owner::Disk(token), Op::OpenForWrite(first));
+    }
+
+    fn on_opened(&mut self, token: Token, first: OpenFirst, result: io::Result<u32>) {
+        let opened = result.and_then(|fd| OpenLog::put(&first.file, sys::own_file(fd)?));
+        match opened {
+            Ok(log) => self.start_write(token, log, first.pos, first.bufs, first.sync),
+            Err(e) if is_transient(&e) => {
+                let op = Op::OpenForWrite(Box::new(first));
+                self.ring.start(Owner::Disk(token), op);
+            }
+            Err(e) => self.io_failed(token, "open", &first.file, &e),
         }
     }
 
     fn start_write(&mut self, token: Token, log: OpenLog, pos: u64, bufs: Vec<Bytes>, sync: bool) {
         let total: usize = bufs.iter().map(Bytes::len).sum();
-        let way = self.way(&log);
-        if way == Way::Inline || total == 0 {
-            return match write_inline(&log, &bufs, pos, total) {
-                Err(e) => self.io_failed(token, "write", &log.file, &e),
-                Ok(()) if sync => self.ring.start(Owner::Disk(token), Op::Sync { log }),
-                Ok(()) => self.io_done(token, IoOutput::Done),
-            };
+        let (mut way, mut write) = (self.way(&log), (log, pos, bufs, sync));
+        if way == Way::Direct {
+            match self.start_direct(token, write) {
+                Ok(()) => return,
+                Err(refused) => (way, write) = (Way::Ring, refused),
+            }
         }
+        let (log, pos, bufs, sync) = write;
+        if sync {
+            self.reserve(&log, pos + total as u64);
+        }
+        if way != Way::Inline && total > 0 {
+            let op = Op::Write {
+                log,
+                pos,
+                bufs,
+                skip: 0,
+                sync,
+                uncached: way == Way::Uncached,
+            };
+            return self.ring.start(Owner::Disk(token), op);
+        }
+        match write_inline(&log, &bufs, pos, total) {
+            Err(e) => self.io_failed(token, "write", &log.file, &e),
+            Ok(()) if sync => self.start_sync(token, log),
+            Ok(()) => {
+                log.handle.set_synced(false);
+                self.write_done(token, bufs);
+            }
+        }
+    }
+
+    /// Goes on with a direct write through the page cache.
+    pub(crate) fn write_cached(
+        &mut self,
+        token: Token,
+        log: OpenLog,
+        (pos, bufs, skip): (u64, Vec<Bytes>, usize),
+        sync: bool,
+    ) {
         let op = Op::Write {
             log,
             pos,
             bufs,
-            skip: 0,
+            skip,
             sync,
-            uncached: way == Way::Uncached,
+            uncached: false,
         };
         self.ring.start(Owner::Disk(token), op);
+    }
+
+    /// Has blocks allocated ahead of a write whose completion waits for the disk, so that its
+    /// fdatasync finds fewer changes of the file to write down.
+    pub(crate) fn reserve(&mut self, log: &OpenLog, end: u64) {
+        if !log.file.is_segment() || log.fs == FileSystem::Tmpfs {
+            return;
+        }
+        if let Some((from, len)) = log.handle.reserve(end) {
+            let log = open_again(log);
+            self.ring
+                .start(Owner::Nobody, Op::Reserve { log, from, len });
+        }
+    }
+
+    fn start_sync(&mut self, token: Token, log: OpenLog) {
+        self.ring.start(Owner::Disk(token), Op::Sync { log });
+    }
+
+    fn write_done(&mut self, token: Token, bufs: Vec<Bytes>) {
+        self.io_done(token, IoOutput::Written(bufs));
+    }
+
+    /// All of a write is written; `sync_result` is that of the fdatasync linked to it.
+    pub(crate) fn write_ended(
+        &mut self,
+        token: Token,
+        log: OpenLog,
+        bufs: Vec<Bytes>,
+        sync: bool,
+        sync_result: Option<io::Result<u32>>,
+    ) {
+        match sync_result {
+            None | Some(Ok(_)) => {
+                log.handle.set_synced(sync);
+                self.write_done(token, bufs);
+            }
+            // The link was cut, or the sync interrupted, although the write is whole: sync by
+            // itself.
+            Some(Err(e)) if is_transient(&e) || e.raw_os_error() == Some(libc::ECANCELED) => {
+                self.start_sync(token, log);
+            }
+            Some(Err(e)) => self.io_failed(token, "fdatasync", &log.file, &e),
+        }
     }
 
     fn start_read(&mut self, token: Token, log: OpenLog, pos: u64, len: usize) {
@@ -187,6 +296,8 @@ impl<C: ShardCore> Reactor<C> {
                 let write = (log, pos, bufs, skip, sync, uncached);
                 self.on_write(token, write, result, sync_result);
             }
+            Op::WriteDirect(piece) => self.on_direct(token, *piece, result, sync_result),
+            Op::OpenForWrite(first) => self.on_opened(token, *first, result),
             _ => {}
         }
     }
@@ -214,9 +325,7 @@ impl<C: ShardCore> Reactor<C> {
             Err(e) if is_transient(&e) => {}
             Err(e) if uncached && e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
                 uncached = false;
-                if let Some(handle) = log.handle() {
-                    handle.refuses_uncached.store(true, Ordering::Relaxed);
-                }
+                log.handle.refuse_uncached();
             }
             Err(e) => return self.io_failed(token, "write", &log.file, &e),
         }
@@ -231,15 +340,15 @@ impl<C: ShardCore> Reactor<C> {
             };
             return self.ring.start(Owner::Disk(token), op);
         }
-        match sync_result {
-            None | Some(Ok(_)) => self.io_done(token, IoOutput::Done),
-            // The link was cut, or the sync interrupted, although the write is whole: sync by
-            // itself.
-            Some(Err(e)) if is_transient(&e) || e.raw_os_error() == Some(libc::ECANCELED) => {
-                self.ring.start(Owner::Disk(token), Op::Sync { log });
-            }
-            Some(Err(e)) => self.io_failed(token, "fdatasync", &log.file, &e),
-        }
+        self.write_ended(token, log, bufs, sync, sync_result);
+    }
+}
+
+fn open_again(log: &OpenLog) -> OpenLog {
+    OpenLog {
+        file: Arc::clone(&log.file),
+        handle: Arc::clone(&log.handle),
+        fs: log.fs,
     }
 }
 

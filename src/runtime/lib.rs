@@ -15,6 +15,7 @@
 //! disk.rs     log writes, syncs, reads                     jobs.rs    jobs on glommio's pool
 //! ring.rs     the ring and its operations (unsafe)         sys.rs     system calls (unsafe)
 //! http.rs     metrics and health                           probe.rs   what the kernel must have
+//! direct.rs   log writes with O_DIRECT                      logfile.rs  the open file of a log
 //! writeback.rs  whether the kernel's write-back is behind
 //! ```
 //! What must not be here: anything that knows Kafka's protocol beyond the 4-byte size of a frame.
@@ -22,11 +23,13 @@
 mod clock;
 mod config;
 mod core;
+mod direct;
 mod disk;
 mod framing;
 mod fsdisk;
 mod http;
 mod jobs;
+mod logfile;
 mod mesh;
 mod net;
 mod probe;

@@ -5,6 +5,7 @@
 use crate::clock::OsClock;
 use crate::config::RuntimeConfig;
 use crate::core::{In, Out, ShardCore};
+use crate::direct::DirectWrites;
 use crate::jobs::Jobs;
 use crate::mesh::{Item, Mesh};
 use crate::net::Conns;
@@ -34,6 +35,8 @@ pub(crate) enum Owner {
     Accept(usize),
     /// The shard's eventfd.
     Wake,
+    /// What nobody waits for.
+    Nobody,
 }
 
 /// Rounds of stepping in one turn, while effects complete at once and give new inputs.
@@ -57,6 +60,7 @@ pub(crate) struct Reactor<C: ShardCore> {
     pub(crate) dirty_later: Vec<u32>,
     pub(crate) pipes: Pipes,
     pub(crate) copy_bufs: CopyBufs,
+    pub(crate) direct: DirectWrites,
     pub(crate) mesh: Mesh<C::Message>,
     /// Listeners of this shard, each with whether an accept is armed.
     pub(crate) listeners: Vec<(Rc<TcpListener>, bool)>,
@@ -108,6 +112,7 @@ impl<C: ShardCore> Reactor<C> {
             dirty_later: Vec::new(),
             pipes: Pipes::default(),
             copy_bufs: CopyBufs::default(),
+            direct: DirectWrites::default(),
             mesh: parts.mesh,
             listeners: parts
                 .listeners
@@ -335,6 +340,7 @@ impl<C: ShardCore> Reactor<C> {
                 }) => match owner {
                     Owner::Wake => self.arm_wake(),
                     Owner::Accept(listener) => self.on_accept_end(listener, result),
+                    Owner::Nobody => {}
                     Owner::Disk(token) => self.on_disk(token, op, result, sync),
                     Owner::Conn(index) => self.on_conn_op(index, op, result),
                 },
@@ -358,7 +364,7 @@ impl<C: ShardCore> Reactor<C> {
                 self.on_cold_read(index, buf, result);
             }
             Op::SpliceIn { pipe, .. } => self.on_splice_in(index, pipe, result),
-            Op::Accept { .. } | Op::Wake { .. } | Op::Write { .. } | Op::Sync { .. } => {}
+            _ => {} // not for connections
         }
         self.free_conn(index);
     }

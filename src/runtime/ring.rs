@@ -3,20 +3,22 @@
 //! to whoever asked for it: that is what makes this interface safe. One of the files of this crate
 //! that may hold unsafe code.
 
+use crate::direct::AlignedBuf;
+use crate::logfile::OpenLog;
 use crate::splice::Pipe;
-use crate::sys::{self, FileSystem};
+use crate::sys;
 use bytes::{Bytes, BytesMut};
 use flumen_base::LogFile;
+use flumen_base::aligned::{AlignedWrite, Piece};
 use io_uring::{IoUring, opcode, squeue, types};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
-use std::fs::File;
+use std::ffi::CString;
 use std::io;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// Entries of the submission queue: one turn's usual batch. A fuller turn submits several times.
@@ -32,59 +34,6 @@ const IGNORED: u64 = u64::MAX - 1;
 const RECVSEND_POLL_FIRST: u16 = 1;
 /// Marks the completion of the fdatasync that is linked to a write.
 const SYNC_HALF: u64 = 1 << 62;
-
-/// What the runtime puts into a log file's handle.
-pub(crate) struct LogHandle {
-    file: File,
-    fs: FileSystem,
-    /// The file system refused RWF_DONTCACHE.
-    pub(crate) refuses_uncached: AtomicBool,
-}
-
-impl LogHandle {
-    /// Takes an open file and asks which file system it is on.
-    pub(crate) fn new(file: File) -> io::Result<Self> {
-        let fs = sys::file_system(file.as_fd())?;
-        Ok(Self {
-            file,
-            fs,
-            refuses_uncached: AtomicBool::new(false),
-        })
-    }
-}
-
-/// The open file of a log segment.
-pub(crate) struct OpenLog {
-    pub(crate) file: Arc<LogFile>,
-    fd: RawFd,
-    /// Where it is.
-    pub(crate) fs: FileSystem,
-}
-
-impl OpenLog {
-    /// The file, if its handle has been put in.
-    pub(crate) fn new(file: &Arc<LogFile>) -> Option<Self> {
-        let handle = file.handle().get()?.downcast_ref::<LogHandle>()?;
-        Some(Self {
-            file: Arc::clone(file),
-            fd: handle.file.as_raw_fd(),
-            fs: handle.fs,
-        })
-    }
-
-    /// What else is known of the file.
-    pub(crate) fn handle(&self) -> Option<&LogHandle> {
-        self.file.handle().get()?.downcast_ref()
-    }
-}
-
-impl AsFd for OpenLog {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the handle of a log file is set once and lives as long as the log file, which
-        // `self` holds.
-        unsafe { BorrowedFd::borrow_raw(self.fd) }
-    }
-}
 
 /// An operation with all that it needs.
 // Lives in a reused slot; a box per send would cost more than the copy.
@@ -132,6 +81,12 @@ pub(crate) enum Op {
         /// RWF_DONTCACHE.
         uncached: bool,
     },
+    /// Write whole blocks with O_DIRECT.
+    WriteDirect(Box<DirectPiece>),
+    /// Make and open the file of a log, for the write that waits for it.
+    OpenForWrite(Box<OpenFirst>),
+    /// Allocate blocks, the file's length as it is: nobody waits for it, and it may fail.
+    Reserve { log: OpenLog, from: u64, len: u64 },
     /// fdatasync.
     Sync { log: OpenLog },
     /// Splice `len` bytes at `pos` into the pipe, waiting for the disk where needed.
@@ -141,6 +96,29 @@ pub(crate) enum Op {
         pipe: Pipe,
         len: usize,
     },
+}
+
+/// A piece of a direct write.
+pub(crate) struct DirectPiece {
+    pub(crate) log: OpenLog,
+    pub(crate) write: AlignedWrite<Bytes>,
+    pub(crate) piece: Piece,
+    pub(crate) buf: AlignedBuf,
+    /// The whole write is to be on disk before it is done.
+    pub(crate) sync: bool,
+    /// This piece goes there by a linked fdatasync.
+    pub(crate) link: bool,
+    /// This piece goes there by RWF_DSYNC.
+    pub(crate) flag: bool,
+}
+
+/// A write that waits for its file.
+pub(crate) struct OpenFirst {
+    pub(crate) file: Arc<LogFile>,
+    pub(crate) path: CString,
+    pub(crate) pos: u64,
+    pub(crate) bufs: Vec<Bytes>,
+    pub(crate) sync: bool,
 }
 
 /// What a completion gives back.
@@ -457,7 +435,7 @@ fn build(
             let spare = buf.spare_capacity_mut();
             *len = (*len).min(spare.len());
             let at = spare.as_mut_ptr().cast();
-            opcode::Read::new(types::Fd(log.fd), at, *len as u32)
+            opcode::Read::new(types::Fd(log.as_raw_fd()), at, *len as u32)
                 .offset(*pos)
                 .build()
         }
@@ -472,25 +450,37 @@ fn build(
             sys::gather(bufs, *skip, iov);
             let flags = if *uncached { libc::RWF_DONTCACHE } else { 0 };
             let write =
-                opcode::Writev::new(types::Fd(log.fd), iov.as_ptr(), iov.len() as u32)
+                opcode::Writev::new(types::Fd(log.as_raw_fd()), iov.as_ptr(), iov.len() as u32)
                     .offset(*pos + *skip as u64)
                     .rw_flags(flags)
                     .build()
                     .user_data(data);
             if *sync {
-                let sync = datasync(log.fd).user_data(data | SYNC_HALF);
+                let sync = datasync(log.as_raw_fd()).user_data(data | SYNC_HALF);
                 return SmallVec::from([write.flags(squeue::Flags::IO_LINK), sync]);
             }
             write
         }
-        Op::Sync { log } => datasync(log.fd),
+        Op::WriteDirect(piece) => return build_direct(piece, data),
+        Op::OpenForWrite(open) => {
+            let flags = libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC;
+            opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), open.path.as_ptr())
+                .flags(flags)
+                .mode(0o666)
+                .build()
+        }
+        Op::Reserve { log, from, len } => opcode::Fallocate::new(types::Fd(log.as_raw_fd()), *len)
+            .offset(*from)
+            .mode(libc::FALLOC_FL_KEEP_SIZE)
+            .build(),
+        Op::Sync { log } => datasync(log.as_raw_fd()),
         Op::SpliceIn {
             log,
             pos,
             pipe,
             len,
         } => opcode::Splice::new(
-            types::Fd(log.fd),
+            types::Fd(log.as_raw_fd()),
             i64::try_from(*pos).unwrap_or(i64::MAX),
             types::Fd(pipe.write_end().as_raw_fd()),
             -1,
@@ -500,6 +490,22 @@ fn build(
         .build(),
     };
     SmallVec::from_iter([entry.user_data(data)])
+}
+
+fn build_direct(op: &DirectPiece, data: u64) -> SmallVec<[squeue::Entry; 2]> {
+    let bytes = op.buf.bytes(op.piece.len);
+    // Without a descriptor for direct writes the kernel says EBADF.
+    let fd = op.log.handle.direct(&op.log.file).unwrap_or(-1);
+    let write = opcode::Write::new(types::Fd(fd), bytes.as_ptr(), bytes.len() as u32)
+        .offset(op.piece.at)
+        .rw_flags(if op.flag { libc::RWF_DSYNC } else { 0 })
+        .build()
+        .user_data(data);
+    if op.link {
+        let sync = datasync(op.log.as_raw_fd()).user_data(data | SYNC_HALF);
+        return SmallVec::from([write.flags(squeue::Flags::IO_LINK), sync]);
+    }
+    SmallVec::from_iter([write])
 }
 
 fn datasync(fd: RawFd) -> squeue::Entry {

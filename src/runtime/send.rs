@@ -14,8 +14,9 @@
 //! connection.
 
 use crate::core::ShardCore;
+use crate::logfile::OpenLog;
 use crate::reactor::{Owner, Reactor};
-use crate::ring::{Op, OpenLog};
+use crate::ring::Op;
 use crate::splice::Pipe;
 use crate::sys;
 use bytes::{Buf, Bytes, BytesMut};
@@ -342,7 +343,7 @@ impl<C: ShardCore> Reactor<C> {
             if !by_copy || *budget == 0 {
                 break;
             }
-            let log = crate::disk::open(&slice.file, false)?;
+            let log = crate::logfile::open(&slice.file, false)?;
             if slice.len as usize > *budget {
                 let rest = split_slice(slice, *budget);
                 conn.out.pieces.insert(at + 1, Piece::File(rest));
@@ -488,7 +489,7 @@ impl<C: ShardCore> Reactor<C> {
         }
         let len = (slice.len as usize).min(pipe.capacity).min(*budget);
         *budget -= len;
-        let log = crate::disk::open(&slice.file, false)?;
+        let log = crate::logfile::open(&slice.file, false)?;
         let file = log.as_fd();
         if sys::is_resident(file, log.fs, slice.pos, len as u64, PROBE_STEP) {
             match sys::splice_in(file, slice.pos, pipe.write_end(), len) {

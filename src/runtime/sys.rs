@@ -413,6 +413,22 @@ pub(crate) fn open_log(path: &std::path::Path, create: bool) -> io::Result<File>
         .open(path)
 }
 
+/// The file of a descriptor that the ring has just opened for us.
+pub(crate) fn own_file(fd: u32) -> io::Result<File> {
+    let fd = libc::c_int::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is new and nobody else owns it.
+    Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+/// Opens a log segment's file for direct writes.
+pub(crate) fn open_direct(path: &std::path::Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    std::fs::OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(path)
+}
+
 /// A second descriptor of the same thing.
 pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     fd.as_fd().try_clone_to_owned()

@@ -330,7 +330,7 @@ impl Broker {
                 let not_before = self.mono + rng.below(self.disk_delay_max + 1);
                 let done = self
                     .ring
-                    .start(n, token, op, (&self.disk, not_before), trace)?;
+                    .start(n, token, op, (&self.disk, not_before, rng), trace)?;
                 self.complete(done);
             }
             Effect::Job(token, job) => {

@@ -5,12 +5,28 @@ use crate::planted;
 use crate::trace::{digest, note};
 use crate::{Check, trace::Trace};
 use bytes::Bytes;
+use flumen_base::aligned::{AlignedWrite, LastBlock, Piece};
 use flumen_base::{Disk, DiskFile, FileId, LogFile, OpenMode, Prng};
 use flumen_log::testing::MemDisk;
 use flumen_shard::io::{DiskOp, FileSlice, IoFailure, IoOutput, Token};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::Path;
+
+/// How log writes are carried out in a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Writes {
+    /// Through the page cache.
+    #[default]
+    Cached,
+    /// In aligned blocks, with O_DIRECT.
+    Direct,
+    /// Now so, now so.
+    Switching,
+}
+
+/// Unit in which a direct write may be short or torn.
+const SECTOR: u64 = 512;
 
 /// An operation in progress.
 struct Op {
@@ -20,6 +36,8 @@ struct Op {
     /// All buffers of a write, and how much of it is done.
     bytes: Bytes,
     done: usize,
+    /// The same, if it is a direct write.
+    direct: Option<AlignedWrite<Bytes>>,
     /// Nothing happens before this moment.
     not_before: u64,
     /// The completion was given already (a planted bug).
@@ -38,6 +56,8 @@ pub(crate) struct IoDone {
 pub(crate) struct Ring {
     queues: BTreeMap<FileId, VecDeque<Op>>,
     handles: BTreeMap<FileId, Box<dyn DiskFile>>,
+    last_blocks: BTreeMap<FileId, LastBlock>,
+    pub(crate) writes: Writes,
     /// Writes fail one time in so many; 0 is never.
     pub(crate) fail_one_in: u64,
     /// A write of the metadata log failed: the process may end.
@@ -73,7 +93,7 @@ impl Ring {
         shard: usize,
         token: Token,
         op: DiskOp,
-        (disk, not_before): (&MemDisk, u64),
+        (disk, not_before, rng): (&MemDisk, u64, &mut Prng),
         trace: &mut Trace,
     ) -> Check<Option<IoDone>> {
         let file = file_of(&op);
@@ -88,6 +108,7 @@ impl Ring {
             return Err(format!("two writes of {file:?} in flight"));
         }
         let mut bytes = Bytes::new();
+        let mut direct = None;
         match &op {
             DiskOp::Write {
                 pos, bufs, sync, ..
@@ -95,9 +116,18 @@ impl Ring {
                 bytes = bufs.concat().into();
                 let (n, sum) = (bytes.len(), digest(&bytes));
                 let path = file.path().display();
+                let is_direct = match self.writes {
+                    Writes::Cached => false,
+                    Writes::Direct => true,
+                    Writes::Switching => rng.one_in(2),
+                };
+                if is_direct && file.is_segment() {
+                    direct = Some(AlignedWrite::new(*pos, vec![bytes.clone()]));
+                }
+                let how = if direct.is_some() { " direct" } else { "" };
                 note!(
                     trace,
-                    "  write {path} pos={pos} len={n} sync={sync} {sum:x}"
+                    "  write{how} {path} pos={pos} len={n} sync={sync} {sum:x}"
                 );
             }
             DiskOp::Sync { .. } => note!(trace, "  sync {}", file.path().display()),
@@ -121,6 +151,7 @@ impl Ring {
             op,
             bytes,
             done: 0,
+            direct,
             not_before,
             acked: early,
         });
@@ -193,7 +224,16 @@ impl Ring {
                     };
                     return Some(Err(failure("write", &kind.into())));
                 }
-                if op.done < op.bytes.len() {
+                if let Some(write) = op.direct.as_mut().filter(|w| !w.is_done()) {
+                    let last = self.last_blocks.entry(file.id()).or_default();
+                    if let Err(e) = direct_piece(handle, write, last, *pos, rng) {
+                        return Some(Err(failure("write", &e)));
+                    }
+                    op.done = if write.is_done() { op.bytes.len() } else { 0 };
+                    if !write.is_done() || *sync {
+                        return None;
+                    }
+                } else if op.done < op.bytes.len() {
                     let left = op.bytes.len() - op.done;
                     let n = if rng.one_in(4) {
                         1 + rng.below(left as u64) as usize
@@ -250,12 +290,79 @@ impl Ring {
             if op.acked || left == 0 || rng.one_in(2) {
                 continue;
             }
+            if let Some(write) = &op.direct {
+                let last = self.last_blocks.entry(file.id()).or_default();
+                if let Ok(handle) = open(&mut self.handles, disk, file, true) {
+                    tear(handle, write, last, *pos, rng);
+                }
+                continue;
+            }
             let n = rng.below(left as u64 + 1) as usize;
             if let Ok(handle) = open(&mut self.handles, disk, file, true) {
                 let _ = handle.write_at(&op.bytes[op.done..op.done + n], pos + op.done as u64);
             }
         }
-        *self = Self::default();
+        *self = Self {
+            writes: self.writes,
+            ..Self::default()
+        };
+    }
+}
+
+/// Fills the next piece, as the runtime does: what the last block holds is read back where it is
+/// not known.
+fn fill(
+    handle: &dyn DiskFile,
+    write: &AlignedWrite<Bytes>,
+    last: &mut LastBlock,
+    pos: u64,
+) -> io::Result<(Piece, Vec<u8>)> {
+    let piece = write.piece();
+    // Only the first piece can begin in a block that an earlier write has begun.
+    if piece.at < pos
+        && let Some((at, len)) = last.missing(pos)
+    {
+        let mut block = vec![0; len];
+        handle.read_exact_at(&mut block, at)?;
+        last.set(pos, &block);
+    }
+    let mut out = vec![0; piece.len];
+    write.fill(&piece, last, &mut out);
+    Ok((piece, out))
+}
+
+fn direct_piece(
+    handle: &dyn DiskFile,
+    write: &mut AlignedWrite<Bytes>,
+    last: &mut LastBlock,
+    pos: u64,
+    rng: &mut Prng,
+) -> io::Result<()> {
+    let (piece, out) = fill(handle, write, last, pos)?;
+    let n = match rng.one_in(4) {
+        true => (rng.below(piece.len as u64 / SECTOR + 1) * SECTOR) as usize,
+        false => piece.len,
+    };
+    handle.write_all_at(&out[..n], piece.at)?;
+    write.advance(&piece, &out, n, last);
+    Ok(())
+}
+
+/// Of the piece in flight some sectors have come to the file.
+fn tear(
+    handle: &dyn DiskFile,
+    write: &AlignedWrite<Bytes>,
+    last: &mut LastBlock,
+    pos: u64,
+    rng: &mut Prng,
+) {
+    let Ok((piece, out)) = fill(handle, write, last, pos) else {
+        return;
+    };
+    for (n, sector) in out.chunks(SECTOR as usize).enumerate() {
+        if rng.one_in(2) {
+            let _ = handle.write_all_at(sector, piece.at + n as u64 * SECTOR);
+        }
     }
 }
 

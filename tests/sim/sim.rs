@@ -7,6 +7,7 @@ use crate::client::committer::Committer;
 use crate::client::consumer::Consumer;
 use crate::client::producer::{IN_FLIGHT_MAX, Producer, Style};
 use crate::client::{Client, Spec};
+use crate::io::Writes;
 use crate::link::Cx;
 use crate::model::Model;
 use crate::trace::{Trace, note};
@@ -53,7 +54,7 @@ impl Sim {
     pub(crate) fn new(seed: u64, trace: Trace) -> Check<Self> {
         let mut rng = Prng::new(seed);
         let shards = 1 + rng.below(4) as usize;
-        let broker = boot::prepare(shards, &mut rng)?;
+        let mut broker = boot::prepare(shards, &mut rng)?;
         let spec = |rng: &mut Prng, name, durable, comes_and_goes| Spec {
             name,
             partitions: 1 + rng.below(4) as i32,
@@ -73,6 +74,11 @@ impl Sim {
             power: rng.one_in(2),
             slow_one_in: 2 + rng.below(6),
             jump_one_in: 30 + rng.below(200),
+        };
+        broker.ring.writes = match rng.below(4) {
+            0 | 1 => Writes::Cached,
+            2 => Writes::Direct,
+            _ => Writes::Switching,
         };
         let fails = failing_disk > 0;
         let pause = 2 + rng.below(20);
@@ -122,7 +128,8 @@ impl Sim {
     /// Runs `steps` steps with faults, then lets everything come to rest and checks that it does.
     pub(crate) fn run(&mut self, steps: u64) -> Check {
         let shards = self.broker.shards;
-        note!(self.trace, "shards={shards} faults={:?}", self.faults);
+        let (faults, writes) = (&self.faults, self.broker.ring.writes);
+        note!(self.trace, "shards={shards} {writes:?} faults={faults:?}");
         self.start()?;
         while self.steps < steps {
             self.step()?;

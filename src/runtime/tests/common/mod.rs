@@ -52,7 +52,7 @@ impl Stage {
         Arc::clone(
             files
                 .entry(name.to_owned())
-                .or_insert_with(|| LogFile::new(id, path)),
+                .or_insert_with(|| LogFile::segment(id, path)),
         )
     }
 }
