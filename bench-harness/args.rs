@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::engine::KAFKA_SEND_BUFFER;
+
 /// What all workloads share.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
@@ -43,6 +45,9 @@ pub struct Common {
     /// Seconds of the same load before
     #[arg(long, default_value_t = 1.0)]
     pub warmup: f64,
+    /// Bytes of a producer's socket send buffer, Kafka's own default; 0 leaves it to the system
+    #[arg(long, default_value_t = KAFKA_SEND_BUFFER)]
+    pub send_buffer: usize,
     /// Process id of the broker, for its CPU time, memory, switches and disk bytes
     #[arg(long)]
     pub broker_pid: Option<u32>,

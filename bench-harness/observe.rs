@@ -19,9 +19,23 @@ const TICK_SECONDS: f64 = 0.01;
 /// `PF_KTHREAD` of the flags in `/proc/PID/stat`.
 const KERNEL_THREAD: u64 = 0x0020_0000;
 
-/// What one thread has counted so far.
+/// Kernel threads that work for files and sockets; the others are listed and not summed up.
+const WORKING_KINDS: &[&str] = &[
+    "kworker",
+    "jbd2",
+    "xfs",
+    "ext4",
+    "loop",
+    "kswapd",
+    "ksoftirqd",
+    "flush",
+    "kthrotld",
+];
+
+/// What one thread has counted so far, or in a span.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Thread {
+    cpu_ns: u64,
     voluntary: u64,
     involuntary: u64,
 }
@@ -46,9 +60,9 @@ pub struct Watch {
     cpu: Option<usize>,
     first: Sample,
     last: Sample,
-    /// Switches of the spans between samples so far, and threads that ended in them.
-    voluntary: u64,
-    involuntary: u64,
+    /// Of the spans between samples so far.
+    spent: Thread,
+    /// Threads that ended in them.
     ended: u64,
 }
 
@@ -91,6 +105,7 @@ fn threads(pid: u32) -> BTreeMap<u32, Thread> {
             continue; // it ended
         };
         let thread = Thread {
+            cpu_ns: on_cpu_ns(&format!("/proc/{pid}/task/{task}/schedstat")).unwrap_or(0),
             voluntary: value(&text, "voluntary_ctxt_switches").unwrap_or(0),
             involuntary: value(&text, "nonvoluntary_ctxt_switches").unwrap_or(0),
         };
@@ -115,8 +130,7 @@ fn kernel_threads() -> BTreeMap<u32, (String, f64)> {
             continue;
         }
         // In nanoseconds where the kernel keeps it, which ticks of 10 ms are too coarse for.
-        let exact = fs::read_to_string(format!("/proc/{pid}/schedstat")).ok();
-        let exact = exact.and_then(|t| t.split_whitespace().next()?.parse::<u64>().ok());
+        let exact = on_cpu_ns(&format!("/proc/{pid}/schedstat"));
         let seconds = exact.map_or_else(|| cpu_of(&fields), |ns| ns as f64 / 1e9);
         all.insert(pid, (kind(&name), seconds));
     }
@@ -135,14 +149,15 @@ fn cpu_times(cpu: usize) -> Option<(f64, f64)> {
     Some((seconds(sum(&[0, 1, 2, 5, 6])), seconds(sum(&[7]))))
 }
 
+/// CPU time of a thread in nanoseconds, which the other files have in ticks of 10 ms.
+fn on_cpu_ns(path: &str) -> Option<u64> {
+    let text = fs::read_to_string(path).ok()?;
+    text.split_whitespace().next()?.parse().ok()
+}
+
 /// CPU time of the calling thread so far, seconds.
 pub fn own_cpu_seconds() -> f64 {
-    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    let ns = text
-        .split_whitespace()
-        .next()
-        .and_then(|t| t.parse::<u64>().ok());
-    ns.unwrap_or(0) as f64 / 1e9
+    on_cpu_ns("/proc/thread-self/schedstat").unwrap_or(0) as f64 / 1e9
 }
 
 impl Sample {
@@ -163,20 +178,21 @@ impl Sample {
     }
 }
 
-/// Switches between two looks, and how many threads ended. A thread that is new has all its
-/// switches in the span.
-fn switches(before: &BTreeMap<u32, Thread>, after: &BTreeMap<u32, Thread>) -> (u64, u64, u64) {
-    let (mut voluntary, mut involuntary) = (0, 0);
+/// What all threads spent between two looks, and how many ended. A thread that is new has spent
+/// all that it counted in the span.
+fn spent(before: &BTreeMap<u32, Thread>, after: &BTreeMap<u32, Thread>) -> (Thread, u64) {
+    let mut sum = Thread::default();
     for (id, now) in after {
         let old = before.get(id).copied().unwrap_or_default();
         // A smaller count is another thread that got the same id.
-        let reused = now.voluntary < old.voluntary || now.involuntary < old.involuntary;
+        let reused = now.voluntary < old.voluntary || now.cpu_ns < old.cpu_ns;
         let old = if reused { Thread::default() } else { old };
-        voluntary += now.voluntary - old.voluntary;
-        involuntary += now.involuntary - old.involuntary;
+        sum.cpu_ns += now.cpu_ns - old.cpu_ns;
+        sum.voluntary += now.voluntary - old.voluntary;
+        sum.involuntary += now.involuntary.saturating_sub(old.involuntary);
     }
     let ended = before.keys().filter(|id| !after.contains_key(id)).count();
-    (voluntary, involuntary, u64::try_from(ended).unwrap_or(0))
+    (sum, u64::try_from(ended).unwrap_or(0))
 }
 
 /// Seconds of each kind of kernel thread between two looks, greatest first.
@@ -211,8 +227,7 @@ impl Watch {
             cpu,
             first,
             last,
-            voluntary: 0,
-            involuntary: 0,
+            spent: Thread::default(),
             ended: 0,
         })
     }
@@ -223,9 +238,10 @@ impl Watch {
     /// The process is gone.
     pub fn again(&mut self) -> Result<()> {
         let now = Sample::take(self.pid, self.cpu).context("the broker ended")?;
-        let (voluntary, involuntary, ended) = switches(&self.last.threads, &now.threads);
-        self.voluntary += voluntary;
-        self.involuntary += involuntary;
+        let (spent, ended) = spent(&self.last.threads, &now.threads);
+        self.spent.cpu_ns += spent.cpu_ns;
+        self.spent.voluntary += spent.voluntary;
+        self.spent.involuntary += spent.involuntary;
         self.ended += ended;
         self.last = now;
         Ok(())
@@ -238,9 +254,17 @@ impl Watch {
     pub fn finish(mut self, requests: u64, bytes: u64) -> Result<BrokerCost> {
         self.again()?;
         let (first, last) = (&self.first, &self.last);
-        let cpu_seconds = (last.cpu_seconds - first.cpu_seconds).max(0.0);
+        // The process's sum is in ticks but has what ended threads used; the threads' is exact.
+        let in_ticks = (last.cpu_seconds - first.cpu_seconds).max(0.0);
+        let exact = self.spent.cpu_ns as f64 / 1e9;
+        let complete = self.ended == 0 && exact > 0.0;
+        let cpu_seconds = if complete { exact } else { exact.max(in_ticks) };
         let kernel_threads = kernel_by_kind(&first.kernel, &last.kernel);
-        let kernel_thread_seconds = kernel_threads.iter().map(|(_, s)| s).sum();
+        let working = |kind: &str| WORKING_KINDS.iter().any(|k| kind.starts_with(k));
+        let kernel_thread_seconds = kernel_threads
+            .iter()
+            .filter_map(|(kind, s)| working(kind).then_some(s))
+            .sum();
         let all = cpu_seconds + kernel_thread_seconds;
         let gigabytes = bytes.max(1) as f64 / 1e9;
         let millions = requests.max(1) as f64 / 1e6;
@@ -259,8 +283,8 @@ impl Watch {
             cpu_us_per_request_with_kernel: all / millions,
             resident_bytes: kib("VmRSS"),
             resident_bytes_max: kib("VmHWM"),
-            switches_voluntary: self.voluntary,
-            switches_involuntary: self.involuntary,
+            switches_voluntary: self.spent.voluntary,
+            switches_involuntary: self.spent.involuntary,
             threads_ended: self.ended,
             disk_write_bytes: last.write_bytes.saturating_sub(first.write_bytes),
             disk_read_bytes: last.read_bytes.saturating_sub(first.read_bytes),
@@ -274,6 +298,7 @@ mod tests {
 
     fn thread(voluntary: u64, involuntary: u64) -> Thread {
         Thread {
+            cpu_ns: voluntary * 1000,
             voluntary,
             involuntary,
         }
@@ -284,7 +309,9 @@ mod tests {
         let before = BTreeMap::from([(1, thread(10, 1)), (2, thread(50, 5)), (3, thread(9, 9))]);
         let after = BTreeMap::from([(1, thread(17, 2)), (3, thread(2, 1)), (4, thread(3, 0))]);
         // 1 went on, 2 ended, 3 is another thread by now, 4 is new.
-        assert_eq!(switches(&before, &after), (7 + 2 + 3, 1 + 1, 1));
+        let (sum, ended) = spent(&before, &after);
+        assert_eq!(sum, thread(7 + 2 + 3, 1 + 1));
+        assert_eq!(ended, 1);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 
 use crate::args::{Codec, Common, ProduceArgs};
 use crate::batch::{Batch, Sealer, sequence_after, set_producer};
-use crate::engine::{Connection, KAFKA_SEND_BUFFER, Times};
+use crate::engine::{Connection, Times};
 use crate::frames::{self, Place};
 use crate::report::Report;
 use crate::run::{Shared, Work};
@@ -169,7 +169,7 @@ pub fn connections(
         };
         let pace = common.pace(n, common.connections);
         let work = Work::Produce(producer);
-        let buffer = Some(KAFKA_SEND_BUFFER);
+        let buffer = Some(common.send_buffer).filter(|b| *b > 0);
         all.push(Connection::open(
             address, frame, work, pace, answers, buffer,
         )?);

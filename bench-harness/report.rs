@@ -25,16 +25,18 @@ pub struct Latency {
 #[serde(default)]
 pub struct BrokerCost {
     /// User and system time of all threads, seconds. The io_uring workers (`iou-wrk`) are threads
-    /// of the process and count here; write-back by the kernel's own threads does not.
+    /// of the process and count here; write-back by the kernel's own threads does not. In ticks of
+    /// 10 ms when a thread ended, else exact.
     pub cpu_seconds: f64,
     /// The same per 1e9 bytes moved.
     pub cpu_seconds_per_gb: f64,
     /// The same per request, microseconds; which is also seconds per million requests.
     pub cpu_us_per_request: f64,
-    /// CPU time of the kernel's threads (kworker, jbd2, xfs*, and so on; they have no memory of
-    /// their own) in the whole machine, seconds: write-back, journal, discards.
+    /// CPU time of those of the kernel's threads that work for files and sockets (kworker, jbd2,
+    /// xfs*, kswapd, ksoftirqd, ...) in the whole machine, seconds: write-back, journal, discards.
     pub kernel_thread_seconds: f64,
-    /// The part of `kernel_thread_seconds` of each kind of thread, greatest first.
+    /// Each kind of kernel thread with its CPU seconds, greatest first; also those that are not
+    /// in the sum.
     pub kernel_threads: Vec<(String, f64)>,
     /// Busy time of the broker's CPU, seconds: everything that ran there, interrupts included.
     /// Present when its number was given.

@@ -62,14 +62,19 @@ impl Role for Work {
 }
 
 /// Whether the client was the bound, in a sentence. `broker` is the part of one CPU that the broker
-/// used, of its whole CPU where that is known.
-fn saturation(open: bool, client: &Client, broker: Option<f64>) -> Option<String> {
+/// used, of its whole CPU where that is known; `had_cpu` that which the client had of its own.
+fn saturation(open: bool, client: &Client, had_cpu: f64, broker: Option<f64>) -> Option<String> {
     let percent = |part: f64| part * 100.0;
     if open {
+        // It spins, so that a thread with its CPU to itself is on it all the time.
+        let why = if had_cpu < 0.95 {
+            format!("it had its CPU only {:.0} % of the time", percent(had_cpu))
+        } else {
+            "it was busy itself".to_owned()
+        };
         return (client.late_fraction > 0.01).then(|| {
             format!(
-                "the client sent {:.1} % of the requests more than 1 ms after they were due, \
-                 because it was busy itself",
+                "the client sent {:.1} % of the requests more than 1 ms after they were due: {why}",
                 percent(client.late_fraction)
             )
         });
@@ -208,7 +213,7 @@ impl Common {
             let used = b.cpu_busy_seconds.unwrap_or(0.0).max(b.cpu_seconds);
             used / self.seconds
         });
-        client.saturated = saturation(open, &client, broker);
+        client.saturated = saturation(open, &client, effort.cpu_seconds / self.seconds, broker);
         client
     }
 }
@@ -234,17 +239,23 @@ mod tests {
 
     #[test]
     fn a_busy_client_beside_an_idle_broker_is_named() {
-        let text = saturation(false, &client(0.99, 0.0), Some(0.5)).unwrap();
+        let text = saturation(false, &client(0.99, 0.0), 1.0, Some(0.5)).unwrap();
         assert!(text.contains("99 %") && text.contains("50 %"), "{text}");
-        assert!(saturation(false, &client(0.99, 0.0), Some(0.95)).is_none());
-        assert!(saturation(false, &client(0.94, 0.0), Some(0.5)).is_none());
-        assert!(saturation(false, &client(0.97, 0.0), None).is_some());
+        assert!(saturation(false, &client(0.99, 0.0), 1.0, Some(0.95)).is_none());
+        assert!(saturation(false, &client(0.94, 0.0), 1.0, Some(0.5)).is_none());
+        assert!(saturation(false, &client(0.97, 0.0), 1.0, None).is_some());
     }
 
     #[test]
     fn an_open_loop_is_judged_by_what_it_sent_late() {
-        assert!(saturation(true, &client(1.0, 0.005), Some(0.1)).is_none());
-        assert!(saturation(true, &client(1.0, 0.02), Some(0.1)).is_some());
+        assert!(saturation(true, &client(1.0, 0.005), 1.0, Some(0.1)).is_none());
+        let text = saturation(true, &client(1.0, 0.02), 1.0, Some(0.1)).unwrap();
+        assert!(
+            text.contains("2.0 %") && text.contains("busy itself"),
+            "{text}"
+        );
+        let text = saturation(true, &client(1.0, 0.02), 0.4, Some(0.1)).unwrap();
+        assert!(text.contains("only 40 %"), "{text}");
     }
 
     #[test]
