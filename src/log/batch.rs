@@ -404,6 +404,7 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
+#[inline]
 fn read_record<'a>(cursor: &mut Cursor<'a>) -> Result<Record<'a>, BatchError> {
     let size = cursor.varint()?;
     let size = usize::try_from(size).map_err(|_| BatchError::Record("negative size"))?;
@@ -441,6 +442,7 @@ fn read_record<'a>(cursor: &mut Cursor<'a>) -> Result<Record<'a>, BatchError> {
 struct Cursor<'a>(&'a [u8]);
 
 impl<'a> Cursor<'a> {
+    #[inline]
     fn take(&mut self, n: usize) -> Result<&'a [u8], BatchError> {
         if n > self.0.len() {
             return Err(BatchError::Record("ends early"));
@@ -451,7 +453,15 @@ impl<'a> Cursor<'a> {
     }
 
     /// Zigzag varint of at most 10 bytes.
+    #[inline]
     fn varlong(&mut self) -> Result<i64, BatchError> {
+        match self.short_varint() {
+            Some(value) => Ok(i64::from(value)),
+            None => self.varlong_slow(),
+        }
+    }
+
+    fn varlong_slow(&mut self) -> Result<i64, BatchError> {
         let mut value = 0u64;
         for (i, &byte) in self.0.iter().enumerate().take(10) {
             value |= u64::from(byte & 0x7f) << (7 * i);
@@ -463,8 +473,33 @@ impl<'a> Cursor<'a> {
         Err(BatchError::Record("varint without end"))
     }
 
+    /// A varint of one or two bytes, as nearly all are; `None`, and nothing taken, otherwise.
+    #[inline]
+    fn short_varint(&mut self) -> Option<i32> {
+        let value = match *self.0 {
+            [first, ref rest @ ..] if first < 0x80 => {
+                self.0 = rest;
+                u32::from(first)
+            }
+            [first, second, ref rest @ ..] if second < 0x80 => {
+                self.0 = rest;
+                u32::from(first & 0x7f) | u32::from(second) << 7
+            }
+            _ => return None,
+        };
+        Some((value >> 1) as i32 ^ -((value & 1) as i32))
+    }
+
     /// Zigzag varint of at most 5 bytes.
+    #[inline]
     fn varint(&mut self) -> Result<i32, BatchError> {
+        match self.short_varint() {
+            Some(value) => Ok(value),
+            None => self.varint_slow(),
+        }
+    }
+
+    fn varint_slow(&mut self) -> Result<i32, BatchError> {
         let mut value = 0u32;
         for (i, &byte) in self.0.iter().enumerate().take(5) {
             value |= u32::from(byte & 0x7f).wrapping_shl(7 * i as u32);
@@ -476,6 +511,7 @@ impl<'a> Cursor<'a> {
         Err(BatchError::Record("varint without end"))
     }
 
+    #[inline]
     fn nullable_bytes(&mut self) -> Result<Option<&'a [u8]>, BatchError> {
         match self.varint()? {
             len if len < 0 => Ok(None),

@@ -279,11 +279,18 @@ fn check_records(
     };
     let mut errors = Vec::new();
     let mut bad_timestamp = false;
+    let stamp =
+        (header.timestamp_type() == TimestampType::LogAppendTime).then(|| header.max_timestamp());
+    let base = header.base_timestamp();
+    let in_range = TimestampRange::of(header, config, now_ms);
     for (index, record) in Records::new(section, header.count()).enumerate() {
         let record = record?;
-        let timestamp = header.timestamp_of(&record);
+        let timestamp = stamp.unwrap_or_else(|| base.wrapping_add(record.timestamp_delta));
         checked.max_timestamp = checked.max_timestamp.max(timestamp);
         checked.offsets_dense &= record.offset_delta as usize == index;
+        if in_range.covers(timestamp) && (record.key.is_some() || !config.cleanup_policy.compact) {
+            continue; // the rule; what follows finds out why not
+        }
         if let Some((is_time, message)) = refuse(header, &record, timestamp, config, now_ms) {
             bad_timestamp |= is_time;
             errors.push(RecordError {
@@ -310,6 +317,37 @@ fn check_records(
         record_errors: errors,
         ..ValidateError::new(code, message)
     })
+}
+
+/// Timestamps that are surely fine: a quick first look, [`refuse`] has the last word.
+struct TimestampRange {
+    first: i64,
+    last: i64,
+}
+
+impl TimestampRange {
+    fn of(header: &BatchHeader<'_>, config: &LogConfig, now_ms: i64) -> Self {
+        let (before, after) = (
+            config.message_timestamp_before_max_ms,
+            config.message_timestamp_after_max_ms,
+        );
+        let stamped = header.timestamp_type() == TimestampType::LogAppendTime;
+        match config.message_timestamp_type {
+            TimestampType::LogAppendTime if !stamped => Self {
+                first: i64::MIN,
+                last: i64::MAX,
+            },
+            TimestampType::CreateTime if before >= 0 && after >= 0 => Self {
+                first: now_ms.saturating_sub(before),
+                last: now_ms.saturating_add(after),
+            },
+            _ => Self { first: 1, last: 0 }, // none is surely fine
+        }
+    }
+
+    fn covers(&self, timestamp: i64) -> bool {
+        (self.first..=self.last).contains(&timestamp)
+    }
 }
 
 /// Why this record can't be taken (true: because of its time).

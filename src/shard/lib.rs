@@ -58,7 +58,7 @@ use crate::controller::Controller;
 use crate::groups::Groups;
 use crate::io::{ConnId, Effects, Input, IoFailure, IoOutput, Token};
 use crate::metrics::Metrics;
-use crate::ops::{AppendResult, Gather, Outbox};
+use crate::ops::{Gather, Outbox};
 use crate::partitions::{Partitions, Pending};
 use crate::request::{Reply, ResponseMemory};
 use crate::session::Sessions;
@@ -94,8 +94,8 @@ pub struct Shard {
     /// Requests that another shard handles.
     forwards: IdMap<u64, Reply>,
     gathers: Slab<Gather>,
-    /// Lists of results of produce requests that were answered, empty.
-    spare_results: Vec<Vec<AppendResult>>,
+    /// Lists of slots of produce requests that were answered, empty.
+    spare_slots: Vec<Vec<api::produce::Slot>>,
     responses: ResponseMemory,
     fetches: IdMap<u64, api::fetch::Fetch>,
     sessions: Sessions,
@@ -155,7 +155,7 @@ impl Shard {
             held_back: Vec::new(),
             forwards: IdMap::default(),
             gathers: Slab::default(),
-            spare_results: Vec::new(),
+            spare_slots: Vec::new(),
             responses: ResponseMemory::default(),
             fetches: IdMap::default(),
             sessions: Sessions::new(id, shards, slots),

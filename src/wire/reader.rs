@@ -156,6 +156,17 @@ impl<'a> Reader<'a> {
             self.rest = rest;
             return byte.into();
         }
+        if let [first, second, third, ..] = *self.rest {
+            let low = u32::from(first & 0x7f) | u32::from(second & 0x7f) << 7;
+            if second < 0x80 {
+                self.rest = &self.rest[2..];
+                return low;
+            }
+            if third < 0x80 {
+                self.rest = &self.rest[3..];
+                return low | u32::from(third) << 14;
+            }
+        }
         self.uvarint_long()
     }
 
@@ -332,7 +343,16 @@ impl<'a> Reader<'a> {
     }
 
     /// Skips a tag section of which no tag is known.
+    #[inline]
     pub fn skip_tags(&mut self) {
+        if let Some((0, rest)) = self.rest.split_first() {
+            self.rest = rest; // none: the usual
+            return;
+        }
+        self.skip_some_tags();
+    }
+
+    fn skip_some_tags(&mut self) {
         let mut tags = self.tags();
         while self.next_tag(&mut tags).is_some() {}
     }

@@ -131,7 +131,7 @@ impl Writer {
     }
 
     /// Length of a string: int16, or compact where `flexible`; -1 for null.
-    fn string_len(&mut self, len: Option<usize>, flexible: bool) {
+    pub(crate) fn string_len(&mut self, len: Option<usize>, flexible: bool) {
         if flexible {
             return self.compact_len(len);
         }

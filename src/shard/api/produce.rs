@@ -17,34 +17,48 @@ use crate::ops::{AppendOp, AppendResult, Gather, GatherBody, Op, OpResult, Parti
 use crate::request::{Reply, Request};
 use crate::{Shard, Turn};
 use bytes::Bytes;
-use flumen_base::{ErrorCode, TopicPartition};
+use flumen_base::{ErrorCode, TopicPartition, Uuid};
+use flumen_quorum::Topic;
 use flumen_wire::hot::TopicRef;
-use flumen_wire::hot::produce::{Checked, ProducePartition, ProduceRequest};
-use flumen_wire::hot::produce_response::{PartitionAnswer, write_produce_response};
+use flumen_wire::hot::produce::{ProducePartition, ProduceRequest};
+use flumen_wire::hot::produce_response::{PartitionAnswer, ProduceAnswers};
+use std::ops::Range;
 
 /// The client id that Kafka's own tools use to write to internal topics.
 const ADMIN_CLIENT: &str = "__admin_client";
-/// Lists of results kept for reuse: about as many requests as a busy shard has in work.
-const SPARE_RESULTS_MAX: usize = 1024;
+/// Lists of slots kept for reuse: about as many requests as a busy shard has in work.
+const SPARE_SLOTS_MAX: usize = 1024;
 /// A longer one is not kept.
-const SPARE_RESULTS_LEN_MAX: usize = 64;
+const SLOTS_LEN_MAX: usize = 64;
 
 pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     let version = request.version();
+    let admin = *request.client_id == *ADMIN_CLIENT.as_bytes();
+    let mut slots = shard.spare_slots.pop().unwrap_or_default();
     let mut transactional = false;
+    let mut topic = None;
+    // The one walk through the request: whatever is needed of it later is noted.
     let parsed = ProduceRequest::parse_with(&request.body, 0, version, |part| {
         transactional |= is_transactional(part, &request.body);
+        let (ordinal, found) = match topic {
+            Some((ordinal, found)) if ordinal == part.topic_ordinal => (ordinal, found),
+            _ => (part.topic_ordinal, shard.produce_topic(&part.topic, admin)),
+        };
+        let first = topic
+            .replace((ordinal, found))
+            .is_none_or(|(n, _)| n != ordinal);
+        slots.push(Slot::new(part, found, first));
     });
-    let parsed = match parsed {
-        Ok(parsed) => parsed,
+    let (acks, topics, named) = match parsed {
+        Ok(p) => (p.acks, p.answered_topics, p.transactional_id.is_some()),
         Err(error) => {
             shard.malformed(turn, request.reply, error);
             return;
         }
     };
-    let refuse_all = if !(-1..=1).contains(&parsed.acks) {
+    let refuse_all = if !(-1..=1).contains(&acks) {
         Some(ErrorCode::InvalidRequiredAcks)
-    } else if parsed.transactional_id.is_some() {
+    } else if named {
         Some(ErrorCode::InvalidTxnState)
     } else if transactional {
         // Nobody may write as a transactional producer without a name.
@@ -52,37 +66,30 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     } else {
         None
     };
-    let admin = request.client_id() == ADMIN_CLIENT;
     let gather = shard.gathers.reserve();
     let mut outstanding = 0;
-    let mut results = shard.spare_results.pop().unwrap_or_default();
-    for (n, part) in parsed.partitions().enumerate() {
-        let found = match refuse_all {
-            Some(error) => Err(error),
-            None => shard.produce_target(&part, admin),
+    for (n, slot) in slots.iter_mut().enumerate() {
+        if let Some(error) = refuse_all {
+            slot.result.error = error;
+        }
+        if !slot.result.error.is_none() {
+            continue;
+        }
+        let op = AppendOp {
+            records: request.body.slice(slot.records.clone()),
+            frame_len: request.body.len(),
+            version,
         };
-        let result = match (found, part.records) {
-            (Ok(tp), Some(range)) => {
-                let op = AppendOp {
-                    records: request.body.slice(range),
-                    frame_len: request.body.len(),
-                    version,
-                };
-                let op = Op::Partition(tp, PartitionOp::Append(op));
-                shard.send_op(turn, shard.owner(tp), gather, n as u32, op);
-                outstanding += 1;
-                ErrorCode::UnknownServerError // until its own comes
-            }
-            (Ok(_), None) => ErrorCode::InvalidRecord,
-            (Err(error), _) => error,
-        };
-        results.push(AppendResult::refused(result));
+        slot.result.error = ErrorCode::UnknownServerError; // until its own result comes
+        let op = Op::Partition(slot.tp, PartitionOp::Append(op));
+        shard.send_op(turn, shard.owner(slot.tp), gather, n as u32, op);
+        outstanding += 1;
     }
     let body = ProduceGather {
-        acks: parsed.acks,
-        checked: parsed.checked(),
-        results,
-        body: request.body,
+        acks,
+        topics,
+        slots,
+        frame: request.body,
     };
     if outstanding == 0 {
         shard.gathers.remove(gather);
@@ -107,63 +114,101 @@ fn is_transactional(part: &ProducePartition<'_>, frame: &Bytes) -> bool {
 }
 
 impl Shard {
-    fn produce_target(
-        &self,
-        part: &ProducePartition<'_>,
-        admin: bool,
-    ) -> Result<TopicPartition, ErrorCode> {
-        let (topic, unknown) = match part.topic {
+    /// The topic, if a client may produce to it.
+    fn produce_topic(&self, topic: &TopicRef<'_>, admin: bool) -> Result<&Topic, ErrorCode> {
+        let (topic, unknown) = match topic {
             TopicRef::Name(name) => (self.image.topic(name), ErrorCode::UnknownTopicOrPartition),
-            TopicRef::Id(id) => (self.image.topic_by_id(&id), ErrorCode::UnknownTopicId),
+            TopicRef::Id(id) => (self.image.topic_by_id(id), ErrorCode::UnknownTopicId),
         };
         let topic = topic.ok_or(unknown)?;
         if topic.is_internal() && !admin {
             return Err(ErrorCode::InvalidTopicException);
         }
-        let partition = topic.partition(part.index);
-        partition.ok_or(ErrorCode::UnknownTopicOrPartition)?;
-        Ok(crate::image::id_of(topic, part.index))
+        Ok(topic)
     }
 }
 
-/// Waits for the appends of one request: one result for each of its partitions, in its order. The
-/// frame is kept: the answer names topics as the request does.
+/// One partition of a request, and its result.
+pub(crate) struct Slot {
+    /// Where the topic's name or id is in the frame.
+    topic_at: Range<usize>,
+    /// How many partitions the topic has in the request, at the first of them; else 0.
+    topic_partitions: usize,
+    index: i32,
+    /// Of no meaning with an error.
+    tp: TopicPartition,
+    records: Range<usize>,
+    result: AppendResult,
+}
+
+impl Slot {
+    fn new(part: &ProducePartition<'_>, topic: Result<&Topic, ErrorCode>, first: bool) -> Self {
+        let (topic_id, error) = match topic {
+            Err(error) => (Uuid::ZERO, error),
+            Ok(topic) if topic.partition(part.index).is_none() => {
+                (topic.id, ErrorCode::UnknownTopicOrPartition)
+            }
+            Ok(topic) if part.records.is_none() => (topic.id, ErrorCode::InvalidRecord),
+            Ok(topic) => (topic.id, ErrorCode::None),
+        };
+        Self {
+            topic_at: part.topic_at.clone(),
+            topic_partitions: if first { part.topic_partitions } else { 0 },
+            index: part.index,
+            tp: TopicPartition {
+                topic_id,
+                partition: part.index,
+            },
+            records: part.records.clone().unwrap_or_default(),
+            result: AppendResult::refused(error),
+        }
+    }
+}
+
+/// Waits for the appends of one request. The frame is kept: the answer names topics as the request
+/// does.
 pub(crate) struct ProduceGather {
-    body: Bytes,
-    checked: Checked,
+    frame: Bytes,
+    topics: usize,
     acks: i16,
-    results: Vec<AppendResult>,
+    /// The request's partitions, in its order.
+    slots: Vec<Slot>,
 }
 
 impl ProduceGather {
     /// The result of the partition with this index in the request.
     pub(crate) fn take(&mut self, index: u32, result: OpResult) {
-        let slot = self.results.get_mut(index as usize);
+        let slot = self.slots.get_mut(index as usize);
         if let (Some(slot), OpResult::Append(result)) = (slot, result) {
-            *slot = result;
+            slot.result = result;
         }
     }
 
     /// All are there: answer.
     pub(crate) fn finish(mut self, shard: &mut Shard, turn: &mut Turn<'_>, reply: Reply) {
         if self.acks == 0 {
-            if self.results.iter().any(|r| !r.error.is_none()) {
+            if self.slots.iter().any(|s| !s.result.error.is_none()) {
                 shard.close_reply(turn, reply, CloseReason::ProduceWithoutAcksFailed);
             } else {
                 shard.send(turn, reply, None);
             }
         } else {
             let response = reply.frame_small(&mut shard.responses, |w| {
-                let answers = self.results.iter().map(answer);
-                write_produce_response(w, &self.body, self.checked, reply.version, answers);
+                let mut body = ProduceAnswers::begin(w, reply.version, self.topics);
+                for slot in &self.slots {
+                    if slot.topic_partitions > 0 {
+                        let name = self.frame.get(slot.topic_at.clone());
+                        body.topic(name.unwrap_or_default(), slot.topic_partitions);
+                    }
+                    body.partition(slot.index, &answer(&slot.result));
+                }
+                body.finish();
             });
             shard.send_framed(turn, reply, response);
         }
-        self.results.clear();
-        if shard.spare_results.len() < SPARE_RESULTS_MAX
-            && self.results.capacity() <= SPARE_RESULTS_LEN_MAX
-        {
-            shard.spare_results.push(self.results);
+        self.slots.clear();
+        if shard.spare_slots.len() < SPARE_SLOTS_MAX && self.slots.capacity() <= SLOTS_LEN_MAX {
+            shard.spare_slots.push(self.slots);
         }
     }
 }

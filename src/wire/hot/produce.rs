@@ -21,18 +21,9 @@ pub struct ProduceRequest<'a> {
     pub topic_count: usize,
     /// Partitions in the request, repeated ones counted again.
     pub partition_count: usize,
-    checked: Checked,
-    walk: Partitions<'a>,
-}
-
-/// Where the topics of a request begin that was checked: kept beside its frame, to walk it again
-/// without checking it again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Checked {
-    at: usize,
-    topics: usize,
     /// Topics with at least one partition: only they are answered.
-    pub(crate) answered: usize,
+    pub answered_topics: usize,
+    walk: Partitions<'a>,
 }
 
 /// One partition's part of the request.
@@ -40,6 +31,8 @@ pub struct Checked {
 pub struct ProducePartition<'a> {
     /// Its topic.
     pub topic: TopicRef<'a>,
+    /// Where the topic's name (without its length) or id is in the frame.
+    pub topic_at: Range<usize>,
     /// Which of the request's topics that is, from 0: partitions with the same ordinal were sent
     /// together.
     pub topic_ordinal: usize,
@@ -85,19 +78,15 @@ impl<'a> ProduceRequest<'a> {
         let topic_size =
             TopicRef::size_min(by_id, flexible) + len_size_min(flexible) + usize::from(flexible);
         let topic_count = r.array_len(flexible, topic_size);
-        let mut checked = Checked {
-            at: r.position(),
-            topics: topic_count,
-            answered: 0,
-        };
         let walk = Partitions::new(r, version, topic_count);
         let mut check = walk.clone();
-        let (mut partition_count, mut ordinal) = (0, usize::MAX);
+        let (mut partition_count, mut answered_topics) = (0, 0);
+        let mut ordinal = usize::MAX;
         while let Some(partition) = check.next() {
             partition_count += 1;
             if partition.topic_ordinal != ordinal {
                 ordinal = partition.topic_ordinal;
-                checked.answered += 1;
+                answered_topics += 1;
             }
             visit(&partition);
         }
@@ -112,14 +101,9 @@ impl<'a> ProduceRequest<'a> {
             timeout_ms,
             topic_count,
             partition_count,
-            checked,
+            answered_topics,
             walk,
         })
-    }
-
-    /// What [`Partitions::again`] needs.
-    pub fn checked(&self) -> Checked {
-        self.checked
     }
 
     /// Every partition, in the request's order.
@@ -137,6 +121,7 @@ pub struct Partitions<'a> {
     topics_left: usize,
     partitions_left: usize,
     topic: TopicRef<'a>,
+    topic_at: Range<usize>,
     topics_seen: usize,
     topic_partitions: usize,
 }
@@ -150,16 +135,10 @@ impl<'a> Partitions<'a> {
             topics_left: topics,
             partitions_left: 0,
             topic: TopicRef::Name(""),
+            topic_at: 0..0,
             topics_seen: 0,
             topic_partitions: 0,
         }
-    }
-
-    /// Walks a frame again that [`ProduceRequest::parse`] has checked.
-    pub fn again(frame: &'a [u8], checked: Checked, version: i16) -> Self {
-        let mut r = Reader::new(frame);
-        r.take(checked.at);
-        Self::new(r, version, checked.topics)
     }
 }
 
@@ -176,6 +155,12 @@ impl<'a> Iterator for Partitions<'a> {
             self.topics_left -= 1;
             self.topics_seen += 1;
             self.topic = TopicRef::read(&mut self.r, self.by_id, flexible);
+            let topic_end = self.r.position();
+            let topic_len = match self.topic {
+                TopicRef::Name(name) => name.len(),
+                TopicRef::Id(id) => id.as_bytes().len(),
+            };
+            self.topic_at = topic_end.saturating_sub(topic_len)..topic_end;
             let partition_size = 4 + len_size_min(flexible) + usize::from(flexible);
             self.partitions_left = self.r.array_len(flexible, partition_size);
             self.topic_partitions = self.partitions_left;
@@ -202,6 +187,7 @@ impl<'a> Iterator for Partitions<'a> {
         }
         Some(ProducePartition {
             topic: self.topic,
+            topic_at: self.topic_at.clone(),
             topic_ordinal: self.topics_seen - 1,
             topic_partitions: self.topic_partitions,
             index,

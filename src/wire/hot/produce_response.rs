@@ -1,8 +1,7 @@
-//! The body of a Produce response (versions 3 to 13), written while its request is walked again:
-//! the answer names topics as the request does, so nothing of them is copied in between.
+//! The body of a Produce response (versions 3 to 13), written piece by piece. The answer names
+//! topics as the request does: their names go from frame to frame without being looked at.
 
-use super::TopicRef;
-use super::produce::{Checked, FLEXIBLE_FROM, Partitions, TOPIC_ID_FROM};
+use super::produce::{FLEXIBLE_FROM, TOPIC_ID_FROM};
 use crate::Writer;
 
 /// From here on LogStartOffset.
@@ -27,71 +26,86 @@ pub struct PartitionAnswer<'a> {
     pub error_message: Option<&'a str>,
 }
 
-/// Writes the body: one answer for each partition of the request that `frame` and `checked` are
-/// of, in its order. Errors stay in the writer.
-pub fn write_produce_response<'a>(
-    w: &mut Writer,
-    frame: &[u8],
-    checked: Checked,
-    version: i16,
-    answers: impl Iterator<Item = PartitionAnswer<'a>>,
-) {
-    let flexible = version >= FLEXIBLE_FROM;
-    w.long_len(Some(checked.answered), flexible);
-    let mut left_of_topic = 0;
-    for (part, answer) in Partitions::again(frame, checked, version).zip(answers) {
-        if left_of_topic == 0 {
-            left_of_topic = part.topic_partitions;
-            match part.topic {
-                TopicRef::Id(id) => w.uuid(id),
-                TopicRef::Name(name) => w.nullable_str(Some(name), flexible),
-            }
-            w.long_len(Some(left_of_topic), flexible);
-        }
-        write_partition(w, part.index, &answer, version, flexible);
-        left_of_topic -= 1;
-        if flexible && left_of_topic == 0 {
-            w.u8(0); // no tags of the topic
-        }
-    }
-    w.i32(0); // throttle time
-    if flexible {
-        w.u8(0);
-    }
-}
-
-fn write_partition(
-    w: &mut Writer,
-    index: i32,
-    answer: &PartitionAnswer<'_>,
+/// Writes the body: each topic, then its partitions. Errors stay in the writer.
+#[derive(Debug)]
+pub struct ProduceAnswers<'w> {
+    w: &'w mut Writer,
     version: i16,
     flexible: bool,
-) {
-    let mut fixed = [0; 30];
-    fixed[..4].copy_from_slice(&index.to_be_bytes());
-    fixed[4..6].copy_from_slice(&answer.error_code.to_be_bytes());
-    fixed[6..14].copy_from_slice(&answer.base_offset.to_be_bytes());
-    fixed[14..22].copy_from_slice(&answer.log_append_time_ms.to_be_bytes());
-    fixed[22..].copy_from_slice(&answer.log_start_offset.to_be_bytes());
-    if version >= LOG_START_FROM {
-        w.raw(&fixed);
-    } else {
-        w.raw(&fixed[..22]);
-    }
-    if version >= RECORD_ERRORS_FROM {
-        w.long_len(Some(answer.record_errors.len()), flexible);
-        for (batch_index, message) in answer.record_errors {
-            w.i32(*batch_index);
-            w.nullable_str(Some(message), flexible);
-            if flexible {
-                w.u8(0);
-            }
-        }
-        w.nullable_str(answer.error_message, flexible);
-    }
-    if flexible {
-        w.u8(0);
-    }
+    left_of_topic: usize,
 }
 
-const _: () = assert!(TOPIC_ID_FROM > FLEXIBLE_FROM);
+impl<'w> ProduceAnswers<'w> {
+    /// Begins the body for so many topics.
+    pub fn begin(w: &'w mut Writer, version: i16, topics: usize) -> Self {
+        let flexible = version >= FLEXIBLE_FROM;
+        w.long_len(Some(topics), flexible);
+        Self {
+            w,
+            version,
+            flexible,
+            left_of_topic: 0,
+        }
+    }
+
+    /// A topic, by the bytes of its name, or of its id where the version names it so; so many
+    /// partitions follow, at least one.
+    pub fn topic(&mut self, name: &[u8], partitions: usize) {
+        if self.version < TOPIC_ID_FROM {
+            self.w.string_len(Some(name.len()), self.flexible);
+        }
+        self.w.raw(name);
+        self.w.long_len(Some(partitions), self.flexible);
+        self.left_of_topic = partitions;
+    }
+
+    /// The next partition of the topic.
+    pub fn partition(&mut self, index: i32, answer: &PartitionAnswer<'_>) {
+        let Self {
+            w,
+            version,
+            flexible,
+            ..
+        } = self;
+        let (version, flexible) = (*version, *flexible);
+        let mut fixed = [0; 30];
+        fixed[..4].copy_from_slice(&index.to_be_bytes());
+        fixed[4..6].copy_from_slice(&answer.error_code.to_be_bytes());
+        fixed[6..14].copy_from_slice(&answer.base_offset.to_be_bytes());
+        fixed[14..22].copy_from_slice(&answer.log_append_time_ms.to_be_bytes());
+        fixed[22..].copy_from_slice(&answer.log_start_offset.to_be_bytes());
+        if version >= LOG_START_FROM {
+            w.raw(&fixed);
+        } else {
+            w.raw(&fixed[..22]);
+        }
+        if version >= RECORD_ERRORS_FROM {
+            w.long_len(Some(answer.record_errors.len()), flexible);
+            for (batch_index, message) in answer.record_errors {
+                w.i32(*batch_index);
+                w.nullable_str(Some(message), flexible);
+                if flexible {
+                    w.u8(0);
+                }
+            }
+            w.nullable_str(answer.error_message, flexible);
+        }
+        self.left_of_topic = self.left_of_topic.saturating_sub(1);
+        if flexible {
+            // No tags of the partition, nor of the topic after its last.
+            let none: &[u8] = if self.left_of_topic == 0 {
+                &[0, 0]
+            } else {
+                &[0]
+            };
+            self.w.raw(none);
+        }
+    }
+
+    /// Ends the body.
+    pub fn finish(self) {
+        // Throttle time, and no tags.
+        let end: &[u8] = if self.flexible { &[0; 5] } else { &[0; 4] };
+        self.w.raw(end);
+    }
+}

@@ -355,7 +355,7 @@ fn a_length_is_patched_where_it_stands() {
 
 #[test]
 fn produce_responses_are_those_of_the_generated_encoder() {
-    use flumen_wire::hot::produce_response::{PartitionAnswer, write_produce_response};
+    use flumen_wire::hot::produce_response::{PartitionAnswer, ProduceAnswers};
     use flumen_wire::messages::produce_response as wire;
     let text = |rng: &mut Prng| (0..rng.below(200)).map(|n| (b'a' + n as u8 % 26) as char);
     for version in 3..=13 {
@@ -422,8 +422,16 @@ fn produce_responses_are_those_of_the_generated_encoder() {
                 topic.partition_responses.push(partition);
             }
             let mut w = Writer::new();
-            let checked = parsed.checked();
-            write_produce_response(&mut w, &frame, checked, version, answers.into_iter());
+            let mut body = ProduceAnswers::begin(&mut w, version, parsed.answered_topics);
+            ordinal = usize::MAX;
+            for (part, answer) in parsed.partitions().zip(&answers) {
+                if part.topic_ordinal != ordinal {
+                    ordinal = part.topic_ordinal;
+                    body.topic(&frame[part.topic_at], part.topic_partitions);
+                }
+                body.partition(part.index, answer);
+            }
+            body.finish();
             w.check().unwrap();
             let generated = encode(&response, version).unwrap();
             assert_eq!(w.as_slice(), &generated[..], "v{version} round {round}");
@@ -431,14 +439,6 @@ fn produce_responses_are_those_of_the_generated_encoder() {
     }
     let message = "m".repeat(40_000);
     let mut w = Writer::new();
-    let mut request = messages::ProduceRequest::default();
-    let topic = messages::produce_request::TopicProduceData {
-        partition_data: vec![Default::default()],
-        ..Default::default()
-    };
-    request.topic_data.push(topic);
-    let frame = encode(&request, 9).unwrap();
-    let checked = ProduceRequest::parse(&frame, 0, 9).unwrap().checked();
     let answer = PartitionAnswer {
         error_code: 0,
         base_offset: 0,
@@ -447,6 +447,9 @@ fn produce_responses_are_those_of_the_generated_encoder() {
         record_errors: &[],
         error_message: Some(&message),
     };
-    write_produce_response(&mut w, &frame, checked, 9, std::iter::once(answer));
+    let mut body = ProduceAnswers::begin(&mut w, 9, 1);
+    body.topic(b"t", 1);
+    body.partition(0, &answer);
+    body.finish();
     assert!(w.check().is_err(), "longer than a string may be");
 }
