@@ -176,6 +176,7 @@ pub fn lines(title: &str, x: &Axis, y: &Axis, all: &[Line]) -> Result<Option<Str
         let mut chart = ChartBuilder::on(&root)
             .caption(title, ("sans-serif", 17).into_font().color(&INK))
             .margin(12)
+            .margin_right(30)
             .x_label_area_size(42)
             .y_label_area_size(64)
             .build_cartesian_2d(x0..x1, y0..y1)

@@ -1,19 +1,27 @@
 #!/usr/bin/env bash
 # Fetches what the tests of the real binary need: Apache Kafka's jars, librdkafka for Python,
 # franz-go and kafkajs, and builds the small programs in tests/clients. Idempotent: a second run
-# does nothing. Everything goes to ${FLUMEN_DEPS:-$HOME/.cache/flumen-deps}.
+# does nothing. Everything goes to ${FLUMEN_DEPS:-$HOME/.cache/flumen-deps}. With --bench only what
+# scripts/bench.sh needs: Kafka, and as root on Debian mkfs.xfs.
 set -euo pipefail
 HERE=$(cd "$(dirname "$0")/.." && pwd)
 DEPS=${FLUMEN_DEPS:-$HOME/.cache/flumen-deps}
 CLIENTS=$HERE/tests/clients
 
+# The instruction-count benchmark runs under it.
+if ! command -v valgrind >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  echo "fetch-deps: valgrind" >&2
+  apt-get install -y -q valgrind >/dev/null ||
+    { apt-get update -q >/dev/null && apt-get install -y -q valgrind >/dev/null; } || true
+fi
+
 missing=
-for tool in java javac mvn python3 go node npm; do
+for tool in java javac mvn python3 go node npm valgrind; do
   command -v "$tool" >/dev/null || missing="$missing $tool"
 done
 if [ -n "$missing" ]; then
   echo "fetch-deps: missing:$missing" >&2
-  echo "  Debian: apt-get install openjdk-17-jdk-headless maven python3-venv golang nodejs npm" >&2
+  echo "  Debian: apt-get install openjdk-17-jdk-headless maven python3-venv golang nodejs npm valgrind" >&2
   exit 1
 fi
 mkdir -p "$DEPS"
@@ -44,6 +52,8 @@ if ! done_with driver "${JAVA[@]}"; then
   cp "$CLIENTS/java/log4j2.properties" "$DEPS/kafka/driver/"
   mark driver "${JAVA[@]}"
 fi
+
+[ -z "$BENCH" ] || exit 0
 
 if ! done_with python "$CLIENTS/python/requirements.txt"; then
   echo "fetch-deps: confluent-kafka for Python" >&2

@@ -23,7 +23,7 @@ pub struct SuiteArgs {
     #[arg(long)]
     pub seconds: Option<f64>,
     /// File systems; by default those that each scenario names
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, value_delimiter = ',')]
     pub fs: Vec<Fs>,
     /// Scenarios whose whole name matches this regular expression
     #[arg(long)]
@@ -95,7 +95,10 @@ pub struct SharedArgs {
     /// A setting of Kafka, KEY=VALUE, repeatable
     #[arg(long, value_parser = key_value)]
     pub kafka_config: Vec<(String, String)>,
-    /// Leave perf-results/README.md as it is
+    /// A README whose table is renewed as well (not by --quick)
+    #[arg(long)]
+    pub readme: Option<PathBuf>,
+    /// Leave the tables as they are
     #[arg(long)]
     pub no_publish: bool,
 }

@@ -145,7 +145,9 @@ impl Measure {
 
     fn read(self, outcome: &Outcome) -> Option<f64> {
         let report = outcome.report();
-        let cost = outcome.cost();
+        // What an idle broker used is divided by no work.
+        let idle = matches!(outcome, Outcome::Idle(_)) && self != Self::Memory;
+        let cost = outcome.cost().filter(|_| !idle);
         // Reports of before kernel threads were counted hold a zero there.
         let whole = |with: f64, own: f64| if with > 0.0 { with } else { own };
         let per_gb = |b: &BrokerCost| whole(b.cpu_seconds_per_gb_with_kernel, b.cpu_seconds_per_gb);

@@ -117,10 +117,12 @@ pub fn publish(out: &Path, readme: &Path, redraw: bool) -> Result<()> {
         }
     }
     readme::all(out, &kept)?;
-    let results = out
-        .file_name()
-        .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-    readme::insert(readme, &readme::compact(&kept, &results))
+    readme::insert(readme, &readme::compact(&kept, &folder_name(out)))
+}
+
+fn folder_name(path: &Path) -> String {
+    let name = path.file_name();
+    name.map_or_else(String::new, |n| n.to_string_lossy().into_owned())
 }
 
 /// A directory that is removed in the end.
@@ -142,8 +144,13 @@ fn measure(plan: Plan, shared: &SharedArgs, address: Option<&str>) -> Result<()>
     );
     let logs = base.0.join("logs");
     fs::create_dir_all(&logs).with_context(|| logs.display().to_string())?;
-    let programs = programs(shared, logs)?;
+    let mut programs = programs(shared, logs)?;
     check(&plan, &programs)?;
+    // A build during a run of hours must not change what later rounds measure.
+    programs.harness = copied(&programs.harness, &base.0.join("bench-harness"))?;
+    if plan.variants.iter().any(|v| v.system == System::Flumen) {
+        programs.flumen = copied(&programs.flumen, &base.0.join("flumen"))?;
+    }
     let facts = facts(&plan, shared, &programs);
     pin(shared.client_cpu);
     let mut engine = Engine::new(plan, programs, stop, facts, base.0.clone());
@@ -151,17 +158,15 @@ fn measure(plan: Plan, shared: &SharedArgs, address: Option<&str>) -> Result<()>
     say(&format!("about {} in all", minutes(engine.progress.left())));
     let ended = engine.run();
     let written = write(&mut engine, shared, ended.as_ref().err());
-    if !shared.no_publish
-        && shared
-            .out
-            .join("README.md")
-            .parent()
-            .is_some_and(Path::exists)
-    {
+    let written = written?;
+    if !shared.no_publish && !written.is_empty() {
         let kept = kept::newest(&shared.out)?;
         readme::all(&shared.out, &kept)?;
+        if let Some(top) = shared.readme.as_ref().filter(|_| !engine.plan.quick) {
+            readme::insert(top, &readme::compact(&kept, &folder_name(&shared.out)))?;
+        }
     }
-    for folder in written? {
+    for folder in written {
         say(&format!("wrote {}", folder.display()));
     }
     say(&format!("{} in all", engine.progress.elapsed()));
@@ -186,6 +191,11 @@ fn programs(shared: &SharedArgs, logs: PathBuf) -> Result<Programs> {
         client_cpu: shared.client_cpu,
         logs,
     })
+}
+
+fn copied(from: &Path, to: &Path) -> Result<PathBuf> {
+    fs::copy(from, to).with_context(|| from.display().to_string())?;
+    Ok(to.to_owned())
 }
 
 /// What would fail later fails at once.

@@ -125,11 +125,6 @@ pub fn overview(all: &[Kept]) -> Result<Option<String>> {
             .flat_map(|b| b.throughput)
             .flatten()
             .fold(1.0, f64::max);
-        let slowest = bars
-            .iter()
-            .flat_map(|b| b.p99)
-            .flatten()
-            .fold(1.0, f64::max);
         for (row, one) in (0i32..).zip(&bars) {
             let y = TOP + ROW * row;
             text(12, y + 16, 14, one.title.clone())?;
@@ -152,15 +147,15 @@ pub fn overview(all: &[Kept]) -> Result<Option<String>> {
                     ["kafka", "flumen"].get(at as usize).copied().unwrap_or(""),
                     0,
                 );
-                // Latencies span three decades: the length is that of the logarithm above 10 us.
-                let scale = f64::from(PANEL[1].1) / (slowest / 10.0).log10().max(0.1);
-                let width = (value / 10.0).max(1.0).log10() * scale;
+                // Latencies span three decades: each line has its own scale, the slower fills it.
+                let slowest = one.p99.iter().flatten().fold(0.0, |a: f64, b| a.max(*b));
+                let width = f64::from(PANEL[1].1) * value / slowest.max(1e-9);
                 bar(PANEL[1].0, y + 16 * at, width, 13, fill)?;
                 text(PANEL[1].0 + width as i32 + 6, y + 16 * at, 12, time(value))?;
             }
         }
-        let note = "Bars of latency are logarithmic. At a fixed rate \"work\" is requests per CPU \
-                    second. Medians over rounds; table below.";
+        let note = "Each latency line has a scale of its own. At a fixed rate, work is requests per \
+                    CPU second. Medians over rounds.";
         text(12, height - 22, 12, note.to_owned())?;
         root.present().map_err(failed)?;
     }

@@ -235,6 +235,7 @@ pub const SCENARIOS: &[Scenario] = &[
             "fan-out", "--batch-bytes", "16384", "--partitions", "1", "--rate", "1000",
             "--consumers", "1",
         ]),
+        main: Measure::PerCpu,
         floors: FAN_OUT,
         ..SOUND
     },
@@ -245,6 +246,7 @@ pub const SCENARIOS: &[Scenario] = &[
             "fan-out", "--batch-bytes", "16384", "--partitions", "1", "--rate", "500",
             "--consumers", "10",
         ]),
+        main: Measure::PerCpu,
         floors: FAN_OUT,
         ..SOUND
     },
@@ -255,6 +257,7 @@ pub const SCENARIOS: &[Scenario] = &[
             "fan-out", "--batch-bytes", "16384", "--partitions", "1", "--rate", "100",
             "--consumers", "100",
         ]),
+        main: Measure::PerCpu,
         floors: FAN_OUT,
         ..SOUND
     },
