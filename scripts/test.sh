@@ -35,6 +35,9 @@ fi
 step "unit, property and tidy tests"
 cargo test --workspace --locked --exclude flumen-it --exclude sim 2>&1 | tee -a "$LOG"
 
+step "instructions per request"
+scripts/icount.sh
+
 step "the binary"
 cargo build --profile sim --locked --bin flumen
 

@@ -47,6 +47,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("flumen-bench-harness", &[]),
+    (
+        "flumen-icount",
+        &["flumen-base", "flumen-log", "flumen-shard", "flumen-wire"],
+    ),
     ("flumen-it", &["flumen-client"]),
     (
         "sim",
