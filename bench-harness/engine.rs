@@ -1,4 +1,4 @@
-//! The event loop: connections with requests in flight, driven by one thread.
+//! Connections with requests in flight; `drive` turns them, in one thread.
 //!
 //! Nothing is allocated per request. All connections read into one buffer, so that it stays in the
 //! cache; only what is left of an answer is kept by its connection. Small requests that are due
@@ -9,15 +9,13 @@
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use mio::net::TcpStream;
-use mio::{Events, Interest, Poll, Token};
 use rustix::net::{RecvFlags, recv, sockopt};
 
 use crate::frames;
-use crate::observe::own_cpu_seconds;
 
 /// The buffer that all connections read into.
 const INPUT_BYTES: usize = 512 * 1024;
@@ -29,8 +27,6 @@ const GATHER_BYTES: usize = 64 * 1024;
 const READS_PER_TURN: usize = 16;
 /// A request that is sent later than this after it was due was late.
 const LATE_NS: u64 = 1_000_000;
-/// How long an open loop waits for its last answers.
-const DRAIN: Duration = Duration::from_secs(3);
 /// `send.buffer.bytes` of Kafka's producer.
 pub const KAFKA_SEND_BUFFER: usize = 128 * 1024;
 
@@ -87,35 +83,38 @@ pub struct Lateness {
     pub blocked: u64,
 }
 
-/// How the client itself fared in the measured time.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Effort {
-    /// Requests of open loops.
-    pub lateness: Lateness,
-    /// Seconds of waiting for events.
-    pub waited_seconds: f64,
-    /// CPU time of the client's thread.
-    pub cpu_seconds: f64,
-}
-
 /// What the connections of a run share.
-struct Context {
+#[derive(Debug)]
+pub(crate) struct Context {
     clock: Instant,
     from_ns: u64,
     input: Vec<u8>,
     output: Vec<u8>,
-    lateness: Lateness,
+    /// Of all open loops.
+    pub(crate) lateness: Lateness,
 }
 
 impl Context {
-    fn now(&self) -> u64 {
-        elapsed(self.clock)
+    /// Begins the run's clock; the measured time begins at `from_ns` of it.
+    pub(crate) fn new(from_ns: u64) -> Self {
+        Self {
+            clock: Instant::now(),
+            from_ns,
+            input: vec![0; INPUT_BYTES],
+            output: Vec::with_capacity(GATHER_BYTES),
+            lateness: Lateness::default(),
+        }
+    }
+
+    /// Nanoseconds since the run began.
+    pub(crate) fn now(&self) -> u64 {
+        u64::try_from(self.clock.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 }
 
 /// One connection with one frame that it sends again and again.
 pub struct Connection<R> {
-    stream: TcpStream,
+    pub(crate) stream: TcpStream,
     /// What it does.
     pub role: R,
     frame: Vec<u8>,
@@ -124,14 +123,14 @@ pub struct Connection<R> {
     /// Gathered frames that the socket did not take.
     unsent: Vec<u8>,
     /// The socket is full since its last write.
-    blocked: bool,
+    pub(crate) blocked: bool,
     /// When it last stopped being full.
     unblocked_ns: u64,
     pace: Pace,
     /// Requests made so far, for the open loop.
     made: u64,
     /// Sent or being sent, with the time each was due and sent.
-    in_flight: VecDeque<(u64, u64)>,
+    pub(crate) in_flight: VecDeque<(u64, u64)>,
     next_id: i32,
     oldest_id: i32,
     /// Requests without an answer (acks=0) complete when they are sent.
@@ -144,8 +143,8 @@ pub struct Connection<R> {
 }
 
 /// How an attempt to read or write ended.
-#[derive(PartialEq, Eq)]
-enum Turn {
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
     /// Nothing more to do until the socket says so.
     Done,
     /// Others first, then again.
@@ -192,12 +191,12 @@ impl<R: Role> Connection<R> {
         })
     }
 
-    fn open_loop(&self) -> bool {
+    pub(crate) fn open_loop(&self) -> bool {
         matches!(self.pace, Pace::Open { .. })
     }
 
     /// When the next request is due, if the pace allows one by `now_ns`.
-    fn next_due(&self, now_ns: u64) -> Option<u64> {
+    pub(crate) fn next_due(&self, now_ns: u64) -> Option<u64> {
         match self.pace {
             Pace::Closed(depth) => (self.in_flight.len() < depth).then_some(now_ns),
             Pace::Open { every_ns, first_ns } => {
@@ -245,7 +244,7 @@ impl<R: Role> Connection<R> {
     }
 
     /// Finishes what an earlier turn began; false when the socket is still full.
-    fn flush(&mut self, context: &Context) -> Result<bool> {
+    pub(crate) fn flush(&mut self, context: &Context) -> Result<bool> {
         if let Some(at) = self.sent {
             let rest = self.frame.get(at..).unwrap_or_default();
             let count = Self::write(&mut self.stream, rest)?;
@@ -263,7 +262,7 @@ impl<R: Role> Connection<R> {
     }
 
     /// Sends what is due until the socket is full.
-    fn send(&mut self, context: &mut Context) -> Result<Turn> {
+    pub(crate) fn send(&mut self, context: &mut Context) -> Result<Turn> {
         if !self.flush(context)? {
             return Ok(Turn::Done);
         }
@@ -324,7 +323,7 @@ impl<R: Role> Connection<R> {
     }
 
     /// Reads until the socket is empty and hands over complete answers.
-    fn receive(&mut self, context: &mut Context) -> Result<Turn> {
+    pub(crate) fn receive(&mut self, context: &mut Context) -> Result<Turn> {
         for _ in 0..READS_PER_TURN {
             let (wanted, got) = if self.skip > 0 {
                 let wanted = self.skip.min(context.input.len());
@@ -429,7 +428,7 @@ impl<R: Role> Connection<R> {
     }
 
     /// Counts what has no answer: in flight, or due and never sent.
-    fn abandon(&mut self, limit_ns: u64, now_ns: u64) {
+    pub(crate) fn abandon(&mut self, limit_ns: u64, now_ns: u64) {
         if !self.open_loop() {
             return;
         }
@@ -439,151 +438,6 @@ impl<R: Role> Connection<R> {
         while let Some(due_ns) = self.next_due(limit_ns) {
             self.made += 1;
             self.role.unanswered(due_ns, now_ns);
-        }
-    }
-}
-
-fn elapsed(clock: Instant) -> u64 {
-    u64::try_from(clock.elapsed().as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn nanos(span: Duration) -> u64 {
-    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Drives the connections for `warmup` and `measured`, then waits a little for the last answers of
-/// open loops. `at_mark` is called at each turn with the time in nanoseconds.
-///
-/// # Errors
-/// A connection ended, a role refused an answer, or `at_mark` failed.
-pub fn drive<R: Role>(
-    connections: &mut [Connection<R>],
-    warmup: Duration,
-    measured: Duration,
-    mut at_mark: impl FnMut(u64) -> Result<()>,
-) -> Result<Effort> {
-    let mut poll = Poll::new()?;
-    let mut events = Events::with_capacity(1024);
-    for (n, connection) in connections.iter_mut().enumerate() {
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        poll.registry()
-            .register(&mut connection.stream, Token(n), interest)?;
-    }
-    let paced: Vec<usize> = connections
-        .iter()
-        .enumerate()
-        .filter_map(|(n, c)| c.open_loop().then_some(n))
-        .collect();
-    // A timer of epoll has a millisecond's grain: the open loop spins on its own CPU instead.
-    let wait = Duration::from_millis(if paced.is_empty() { 50 } else { 0 });
-    let mut context = Context {
-        clock: Instant::now(),
-        from_ns: nanos(warmup),
-        input: vec![0; INPUT_BYTES],
-        output: Vec::with_capacity(GATHER_BYTES),
-        lateness: Lateness::default(),
-    };
-    let limit_ns = nanos(warmup + measured);
-    let mut meter = Meter::new(nanos(warmup));
-    let mut again: Vec<usize> = (0..connections.len()).collect();
-    let mut next = Vec::with_capacity(connections.len());
-    let mut draining = false;
-    loop {
-        let now_ns = context.now();
-        at_mark(now_ns)?;
-        meter.look(now_ns);
-        if now_ns >= limit_ns {
-            draining = true;
-            meter.finish();
-            let owing = |n: &usize| connections.get(*n).is_some_and(|c| !c.in_flight.is_empty());
-            if now_ns >= limit_ns + nanos(DRAIN) || !paced.iter().any(owing) {
-                break;
-            }
-        }
-        for n in &paced {
-            if let Some(connection) = connections.get_mut(*n)
-                && !connection.blocked
-                && !draining
-                && connection.next_due(now_ns).is_some()
-                && connection.send(&mut context)? == Turn::Again
-            {
-                again.push(*n);
-            }
-        }
-        let timeout = if again.is_empty() {
-            wait
-        } else {
-            Duration::ZERO
-        };
-        let before_ns = context.now();
-        poll.poll(&mut events, Some(timeout))?;
-        meter.waited(before_ns, context.now());
-        let ready = events.iter().map(|e| (e.token().0, e.is_readable()));
-        for (n, readable) in ready.chain(again.drain(..).map(|n| (n, true))) {
-            let Some(connection) = connections.get_mut(n) else {
-                continue;
-            };
-            let mut turn = Turn::Done;
-            if readable {
-                turn = connection.receive(&mut context)?;
-            }
-            let sending = if draining && connection.open_loop() {
-                connection.flush(&context)?;
-                Turn::Done
-            } else {
-                connection.send(&mut context)?
-            };
-            if turn == Turn::Again || sending == Turn::Again {
-                next.push(n);
-            }
-        }
-        std::mem::swap(&mut again, &mut next);
-    }
-    let now_ns = context.now();
-    for connection in connections.iter_mut() {
-        connection.abandon(limit_ns, now_ns);
-    }
-    meter.effort.lateness = context.lateness;
-    Ok(meter.effort)
-}
-
-/// Measures the client itself from the end of the warm-up to the end.
-struct Meter {
-    from_ns: u64,
-    cpu_at_start: Option<f64>,
-    finished: bool,
-    waited_ns: u64,
-    effort: Effort,
-}
-
-impl Meter {
-    fn new(from_ns: u64) -> Self {
-        Self {
-            from_ns,
-            cpu_at_start: None,
-            finished: false,
-            waited_ns: 0,
-            effort: Effort::default(),
-        }
-    }
-
-    fn look(&mut self, now_ns: u64) {
-        if now_ns >= self.from_ns && self.cpu_at_start.is_none() {
-            self.cpu_at_start = Some(own_cpu_seconds());
-            self.waited_ns = 0;
-        }
-    }
-
-    fn waited(&mut self, before_ns: u64, after_ns: u64) {
-        self.waited_ns += after_ns - before_ns.min(after_ns);
-    }
-
-    fn finish(&mut self) {
-        if !self.finished {
-            self.finished = true;
-            let begin = self.cpu_at_start.unwrap_or(0.0);
-            self.effort.cpu_seconds = own_cpu_seconds() - begin;
-            self.effort.waited_seconds = self.waited_ns as f64 / 1e9;
         }
     }
 }

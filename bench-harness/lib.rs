@@ -18,6 +18,7 @@ pub mod batch;
 pub mod compare;
 pub mod compress;
 pub mod curve;
+pub mod drive;
 pub mod engine;
 pub mod frames;
 pub mod limit;

@@ -87,6 +87,27 @@ impl FetchHead {
     }
 }
 
+/// What the probe speaks.
+fn api_versions(error: i16) -> ApiVersionsResponse {
+    let range = |(key, max): (ApiKey, i16)| {
+        ApiVersion::default()
+            .with_api_key(key as i16)
+            .with_max_version(max)
+    };
+    let known = [
+        (ApiKey::Produce, PRODUCE_VERSION),
+        (ApiKey::Fetch, FETCH_VERSION),
+        (ApiKey::ListOffsets, 5),
+        (ApiKey::Metadata, 8),
+        (ApiKey::ApiVersions, 3),
+        (ApiKey::CreateTopics, 5),
+        (ApiKey::InitProducerId, 4),
+    ];
+    ApiVersionsResponse::default()
+        .with_error_code(error)
+        .with_api_keys(known.map(range).to_vec())
+}
+
 /// Answers a request of the set-up; `end_offset` knows the end of a partition.
 ///
 /// # Errors
@@ -101,37 +122,9 @@ pub fn set_up(request: &[u8], end_offset: impl Fn(&str, i32) -> i64) -> Result<V
     let id = header.correlation_id;
     match api {
         ApiKey::ApiVersions => {
-            let known = [
-                ApiKey::Produce,
-                ApiKey::Fetch,
-                ApiKey::ListOffsets,
-                ApiKey::Metadata,
-            ]
-            .into_iter()
-            .chain([
-                ApiKey::ApiVersions,
-                ApiKey::CreateTopics,
-                ApiKey::InitProducerId,
-            ]);
-            let range = |key: ApiKey| {
-                let max = match key {
-                    ApiKey::Produce => PRODUCE_VERSION,
-                    ApiKey::Fetch => FETCH_VERSION,
-                    ApiKey::ApiVersions => 3,
-                    ApiKey::InitProducerId => 4,
-                    ApiKey::CreateTopics | ApiKey::ListOffsets => 5,
-                    _ => 8,
-                };
-                ApiVersion::default()
-                    .with_api_key(key as i16)
-                    .with_max_version(max)
-            };
             // A version that is not known is answered in version 0 with UNSUPPORTED_VERSION.
             let (as_version, error) = if version > 3 { (0, 35) } else { (version, 0) };
-            let body = ApiVersionsResponse::default()
-                .with_error_code(error)
-                .with_api_keys(known.map(range).collect());
-            answer(api, as_version, id, &body)
+            answer(api, as_version, id, &api_versions(error))
         }
         ApiKey::Metadata => {
             let broker =
@@ -194,6 +187,19 @@ mod tests {
         let decoded = FetchResponse::decode(&mut bytes, FETCH_VERSION).unwrap();
         let part = &decoded.responses[0].partitions[0];
         assert_eq!((part.partition_index, part.last_stable_offset), (6, 1234));
+    }
+
+    #[test]
+    fn a_set_up_is_answered_in_the_versions_that_it_asks_with() {
+        let request = kafka_protocol::messages::ApiVersionsRequest::default();
+        for (version, error) in [(0, 0), (3, 0), (4, 35)] {
+            let frame = frames::frame(&request, version).unwrap();
+            let whole = set_up(&frame[4..], |_, _| 0).unwrap();
+            let mut bytes = Bytes::from(whole).split_off(8);
+            let as_version = if error == 0 { version } else { 0 };
+            let read = ApiVersionsResponse::decode(&mut bytes, as_version).unwrap();
+            assert_eq!((read.error_code, read.api_keys.len()), (error, 7));
+        }
     }
 
     #[test]

@@ -244,7 +244,7 @@ fn a_tail_reader_sees_each_record_and_its_latency() {
     // The run may end before the last ones have arrived.
     assert_eq!(due_in(&report.histogram_v2_hex), 60);
     assert!(
-        (50..=60).contains(&due_in(&tail.histogram_v2_hex)),
+        (45..=60).contains(&due_in(&tail.histogram_v2_hex)),
         "{tail:?}"
     );
     assert!(tail.latency_us.p50 > 0.0 && tail.latency_us.p50 < 1e6);

@@ -8,7 +8,8 @@ use anyhow::{Result, ensure};
 
 use crate::args::{Codec, Common};
 use crate::batch::{Batch, Shape, encode, records_for};
-use crate::engine::{Connection, Effort, Pace, Role, Times, drive};
+use crate::drive::{Effort, drive};
+use crate::engine::{Connection, Pace, Role, Times};
 use crate::observe::{SAMPLE_EVERY, Watch};
 use crate::produce::Producer;
 use crate::read::{Catcher, Follower};
