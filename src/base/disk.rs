@@ -65,6 +65,15 @@ pub trait Disk: Send + Sync {
     /// Replaces a small file as a whole: write `<path>.tmp`, sync it, rename, sync the directory
     /// (Kafka's checkpoint files).
     fn write_atomic(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.replace_file(path, bytes)?;
+        match path.parent() {
+            Some(dir) => self.sync_dir(dir),
+            None => Ok(()),
+        }
+    }
+
+    /// [`Disk::write_atomic`] for a caller that syncs the directory after more has happened in it.
+    fn replace_file(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let mut name = path.as_os_str().to_owned();
         name.push(".tmp");
         let tmp = PathBuf::from(name);
@@ -72,11 +81,7 @@ pub trait Disk: Send + Sync {
         file.set_len(0)?;
         file.write_all_at(bytes, 0)?;
         file.sync()?;
-        self.rename(&tmp, path)?;
-        match path.parent() {
-            Some(dir) => self.sync_dir(dir),
-            None => Ok(()),
-        }
+        self.rename(&tmp, path)
     }
 }
 

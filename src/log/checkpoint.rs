@@ -93,10 +93,10 @@ pub fn read_partition_metadata(disk: &dyn Disk, dir: &Path) -> io::Result<Option
     }
 }
 
-/// Writes `partition.metadata`.
+/// Writes `partition.metadata`. The caller syncs the directory.
 pub fn write_partition_metadata(disk: &dyn Disk, dir: &Path, id: TopicId) -> io::Result<()> {
     let text = format!("version: 0\ntopic_id: {id}");
-    disk.write_atomic(&dir.join(PARTITION_METADATA), text.as_bytes())
+    disk.replace_file(&dir.join(PARTITION_METADATA), text.as_bytes())
 }
 
 /// `meta.properties` of a log directory (version 1, KRaft).
@@ -175,16 +175,14 @@ pub fn write_clean_shutdown(disk: &dyn Disk, log_dir: &Path, broker_epoch: i64) 
     disk.write_atomic(&log_dir.join(CLEAN_SHUTDOWN), text.as_bytes())
 }
 
-/// Creates an empty file if there is none, and makes its name durable.
-pub(crate) fn ensure_file(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+/// Creates an empty file if there is none; true if there was none. Its name lasts once the caller
+/// has synced the directory.
+pub(crate) fn ensure_file(disk: &dyn Disk, path: &Path) -> io::Result<bool> {
     if disk.exists(path) {
-        return Ok(());
+        return Ok(false);
     }
-    disk.open(path, OpenMode::Create)?; // empty: only its name must last
-    match path.parent() {
-        Some(dir) => disk.sync_dir(dir),
-        None => Ok(()),
-    }
+    disk.open(path, OpenMode::Create)?;
+    Ok(true)
 }
 
 pub(crate) fn read_text(disk: &dyn Disk, path: &Path, max: u64) -> io::Result<Option<String>> {

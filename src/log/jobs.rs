@@ -67,6 +67,7 @@ impl SegmentFiles {
 #[derive(Debug)]
 pub struct Sealed {
     base_offset: i64,
+    next_base: i64,
 }
 
 impl SealJob {
@@ -81,6 +82,7 @@ impl SealJob {
         disk.sync_dir(&self.dir)?;
         Ok(Sealed {
             base_offset: self.base_offset,
+            next_base: self.next_base,
         })
     }
 }
@@ -115,6 +117,7 @@ pub struct Deleted {
     pub unlink: UnlinkJob,
     /// Run it so many milliseconds later (`file.delete.delay.ms`).
     pub delay_ms: i64,
+    active_base: i64,
 }
 
 impl DeleteJob {
@@ -125,7 +128,10 @@ impl DeleteJob {
 
     /// Does it.
     pub fn run(self, disk: &dyn Disk) -> io::Result<Deleted> {
-        ensure_file(disk, &segment_path(&self.dir, self.active_base, LOG_SUFFIX))?;
+        // Before the others go, or a crash would leave no trace of the offsets that were given.
+        if ensure_file(disk, &segment_path(&self.dir, self.active_base, LOG_SUFFIX))? {
+            disk.sync_dir(&self.dir)?;
+        }
         let mut paths = Vec::new();
         for base in &self.bases {
             for suffix in [
@@ -148,6 +154,7 @@ impl DeleteJob {
         Ok(Deleted {
             unlink: UnlinkJob { paths },
             delay_ms: self.delay_ms,
+            active_base: self.active_base,
         })
     }
 }
@@ -255,7 +262,30 @@ impl Log {
             segment.times = Vec::new();
             self.thin_indexes();
         }
+        self.set_named(sealed.next_base);
         self.advance_recovery_point();
+    }
+
+    /// The name of a segment's file is on disk. Writes may have waited for that: call
+    /// [`Log::take_write`].
+    fn set_named(&mut self, base_offset: i64) {
+        if let Some(index) = self.segment_index(base_offset)
+            && let Some(segment) = self.segments.get_mut(index)
+        {
+            segment.named = true;
+        }
+    }
+
+    /// A job of [`Log::retention`] has ended. If it failed to put the name of a new active segment
+    /// on disk, the log fails.
+    pub fn retire_done(&mut self, result: &io::Result<Deleted>) {
+        match result {
+            Ok(deleted) => self.set_named(deleted.active_base),
+            Err(_) => {
+                let first = self.segments.front();
+                self.failed |= first.is_some_and(|first| !first.named);
+            }
+        }
     }
 
     /// Keeps samples only of all but the newest segments' indexes: readers that are a little behind
@@ -358,12 +388,15 @@ impl Log {
     ) -> usize {
         let mut count = from;
         for segment in self.segments.range(from..) {
-            let next = self.segments.get(count + 1).map(|s| s.base_offset);
+            let next = self.segments.get(count + 1);
+            // Its seal job is what puts the next one's name on disk.
+            let names_next = next.is_some_and(|next| !next.named);
+            let next = next.map(|s| s.base_offset);
             let empty_active = next.is_none() && segment.mark.size == 0;
             let busy =
                 segment.state == SegmentState::Sealing || segment.written < segment.mark.size;
             let below = high_watermark >= next.unwrap_or(self.log_end);
-            if empty_active || busy || !below || !may_go(segment, next) {
+            if empty_active || busy || names_next || !below || !may_go(segment, next) {
                 break;
             }
             count += 1;

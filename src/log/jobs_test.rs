@@ -156,3 +156,52 @@ fn a_clean_shutdown_syncs_everything() {
         "only the last segment was read"
     );
 }
+
+#[test]
+fn a_synced_write_waits_for_the_name_of_its_file() {
+    let config = LogConfig {
+        flush_messages: 1,
+        retention_bytes: 0,
+        ..config()
+    };
+    let mut rig = Rig::new(config);
+    rig.append(batch(1, 0, 1, 800)).unwrap();
+    let first = rig.log.take_write().unwrap();
+    assert!(first.sync, "the first file was named when it was loaded");
+    rig.carry_out(&first);
+    rig.append(batch(2, 1, 1, 800)).unwrap();
+    rig.log.write_done(true);
+    assert!(
+        rig.log.take_write().is_none(),
+        "nobody knows the second file"
+    );
+    let job = rig.log.take_seal_job().unwrap();
+    rig.log.seal_done(job.run(&rig.disk));
+    let second = rig.log.take_write().unwrap();
+    assert_ne!(second.file.path(), first.file.path());
+    rig.carry_out(&second);
+    rig.log.write_done(true);
+
+    // Retention that lets all go names the new segment itself.
+    rig.append(batch(3, 2, 1, 800)).unwrap();
+    rig.write();
+    rig.seal();
+    let job = rig.log.retention(rig.now(), Offset(3)).unwrap();
+    rig.append(batch(4, 3, 1, 800)).unwrap();
+    assert!(rig.log.take_write().is_none());
+    rig.log.retire_done(&job.run(&rig.disk));
+    assert!(rig.log.take_write().is_some());
+}
+
+#[test]
+fn without_sync_nobody_waits_for_a_name() {
+    let mut rig = Rig::new(config());
+    for i in 0..2 {
+        rig.append(batch(1 + i, i as u64, 1, 800)).unwrap();
+    }
+    for _ in 0..2 {
+        let write = rig.log.take_write().unwrap();
+        rig.carry_out(&write);
+        rig.log.write_done(true);
+    }
+}

@@ -116,6 +116,7 @@ impl Log {
             segment.state = SegmentState::Sealed;
             segment.mark = found.mark;
             segment.written = found.mark.size;
+            segment.named = true; // loading has seen to it
             segment.index = found.index;
             segment.times = found.times;
             segments.push_back(segment);
@@ -333,16 +334,21 @@ impl Log {
         self.segments.push_back(segment);
     }
 
-    /// The next write, unless one is in flight or nothing is staged.
+    /// The next write, unless one is in flight or nothing is staged. One that is to be synced waits
+    /// until its segment's name is on disk: the seal job of the segment before sees to that.
     pub fn take_write(&mut self) -> Option<WriteOp> {
         if self.in_flight.is_some() {
             return None;
         }
-        let staged = self.staged.pop_front()?;
-        let index = self.segment_index(staged.segment)?;
-        let file = Arc::clone(&self.segments.get(index)?.file);
-        let unflushed = self.unflushed_records.saturating_add(staged.records);
+        let first = self.staged.front()?;
+        let segment = self.segments.get(self.segment_index(first.segment)?)?;
+        let unflushed = self.unflushed_records.saturating_add(first.records);
         let sync = unflushed >= self.config.flush_messages;
+        if sync && !segment.named {
+            return None;
+        }
+        let file = Arc::clone(&segment.file);
+        let staged = self.staged.pop_front()?;
         self.in_flight = Some(InFlight {
             segment: staged.segment,
             end_pos: staged.pos + staged.len,
@@ -357,6 +363,12 @@ impl Log {
             end_offset: Offset(staged.end_offset),
             sync,
         })
+    }
+
+    /// Whether [`Log::take_write`] holds a synced write back until a job has put the name of its
+    /// file on disk: [`Log::take_seal_job`], if none runs.
+    pub fn waits_for_name(&self) -> bool {
+        self.in_flight.is_none() && !self.staged.is_empty() && !self.failed
     }
 
     /// The write in flight has ended. More may be staged: call [`Log::take_write`] again.

@@ -110,6 +110,8 @@ pub fn load(disk: &dyn Disk, params: LoadParams) -> io::Result<LoadedLog> {
         params,
         epochs: EpochCache::default(),
         epochs_changed: false,
+        fresh: false,
+        new_names: false,
         report: LoadReport::default(),
     };
     loader.prepare_dir()?;
@@ -138,6 +140,10 @@ pub(crate) struct Loader<'a> {
     pub(crate) params: LoadParams,
     epochs: EpochCache,
     epochs_changed: bool,
+    /// The directory is new, so that its own name is.
+    fresh: bool,
+    /// Files of new names were made in it.
+    new_names: bool,
     pub(crate) report: LoadReport,
 }
 
@@ -159,14 +165,15 @@ impl Loader<'_> {
 
     fn prepare_dir(&mut self) -> io::Result<()> {
         let dir = &self.params.dir;
-        let fresh = self.disk.list(dir).is_err();
+        // A directory that a killed process made may not be on disk either.
+        self.fresh = self.may_be_unnamed() || self.disk.list(dir).is_err();
         self.disk.create_dir_all(dir)?;
-        if fresh && let Some(parent) = dir.parent() {
-            self.disk.sync_dir(parent)?;
-        }
         let id = self.params.topic_id;
         match checkpoint::read_partition_metadata(self.disk, dir)? {
-            None => checkpoint::write_partition_metadata(self.disk, dir, id),
+            None => {
+                self.new_names = true;
+                checkpoint::write_partition_metadata(self.disk, dir, id)
+            }
             Some(found) if found == id => Ok(()),
             Some(found) => {
                 let message = format!("{} is of topic id {found}, not {id}", dir.display());
@@ -439,7 +446,7 @@ impl Loader<'_> {
             self.epochs = EpochCache::default();
         }
         if segments.is_empty() {
-            checkpoint::ensure_file(self.disk, &self.path(start, LOG_SUFFIX))?;
+            self.new_names |= checkpoint::ensure_file(self.disk, &self.path(start, LOG_SUFFIX))?;
             segments.push(LoadedSegment {
                 base_offset: start,
                 mark: empty_mark(start),
@@ -462,6 +469,7 @@ impl Loader<'_> {
             self.disk
                 .write_atomic(&path, self.epochs.encode().as_bytes())?;
         }
+        self.sync_names()?;
         // A clean shutdown synced everything, recovery all segments but the last.
         let recovery_point = match self.params.clean && self.report.segments_recovered == 0 {
             true => log_end,
@@ -484,6 +492,25 @@ impl Loader<'_> {
             epochs: self.epochs,
             report: self.report,
         })
+    }
+}
+
+impl Loader<'_> {
+    /// Whether an ack may promise the disk while names of a killed process are not there.
+    fn may_be_unnamed(&self) -> bool {
+        !self.params.clean && self.params.config.flush_messages < i64::MAX
+    }
+
+    /// Puts all names on disk at once: those that loading has made, and those of a process that was
+    /// killed.
+    fn sync_names(&self) -> io::Result<()> {
+        if self.new_names || self.may_be_unnamed() {
+            self.disk.sync_dir(&self.params.dir)?;
+        }
+        match self.params.dir.parent() {
+            Some(parent) if self.fresh => self.disk.sync_dir(parent),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -72,6 +72,8 @@ pub(crate) struct Segment {
     pub(crate) mark: SegmentMark,
     /// Bytes whose write has completed.
     pub(crate) written: u64,
+    /// Its name is on disk: what is synced in it will be found after a power loss.
+    pub(crate) named: bool,
     pub(crate) index: OffsetIndex,
     pub(crate) times: Vec<TimeEntry>,
     /// Wall clock when it was made: counts where records have no timestamp.
@@ -110,6 +112,7 @@ impl Segment {
                 first_timestamp: None,
             },
             written: 0,
+            named: false,
             index: OffsetIndex::new(),
             times: Vec::new(),
             created_ms: now_ms,

@@ -1,8 +1,9 @@
 //! A disk in memory for tests: it knows what was synced, and a crash tears and forgets the rest.
 //!
-//! Names (creations, renames, removals) are durable at once; what a file holds is durable only once
-//! it is synced. A crash keeps of each unsynced write, in any combination, all, nothing, or a torn
-//! part in units of 512 bytes.
+//! What a file holds is durable only once it is synced, its name once its directory is. A crash
+//! keeps of each unsynced write, in any combination, all, nothing, or torn parts in units of 512
+//! bytes; and of unsynced creations, renames and removals of files the first so many (directories
+//! themselves are durable at once).
 
 use flumen_base::{Disk, DiskFile, OpenMode, Prng};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,8 +20,84 @@ pub struct MemDisk(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    files: BTreeMap<PathBuf, Arc<Mutex<MemFile>>>,
+    files: Files,
     dirs: BTreeSet<PathBuf>,
+    /// Names as of the last syncs of their directories.
+    synced_names: Files,
+    /// Since then, in order.
+    unsynced_names: Vec<NameChange>,
+}
+
+type Files = BTreeMap<PathBuf, Arc<Mutex<MemFile>>>;
+
+#[derive(Clone, Debug)]
+enum NameChange {
+    Added(PathBuf, Arc<Mutex<MemFile>>),
+    Removed(PathBuf),
+    Renamed(PathBuf, PathBuf),
+}
+
+impl NameChange {
+    fn apply(&self, files: &mut Files) {
+        match self {
+            Self::Added(path, file) => {
+                files.insert(path.clone(), Arc::clone(file));
+            }
+            Self::Removed(path) => {
+                files.remove(path);
+            }
+            Self::Renamed(from, to) => {
+                if let Some(file) = files.remove(from) {
+                    files.insert(to.clone(), file);
+                }
+            }
+        }
+    }
+
+    fn is_in(&self, dir: &Path) -> bool {
+        match self {
+            Self::Added(path, _) | Self::Removed(path) => path.parent() == Some(dir),
+            Self::Renamed(from, to) => from.parent() == Some(dir) || to.parent() == Some(dir),
+        }
+    }
+}
+
+impl State {
+    fn change_name(&mut self, change: NameChange) {
+        change.apply(&mut self.files);
+        self.unsynced_names.push(change);
+    }
+
+    /// Everything below a directory that is renamed or removed.
+    fn sync_names_below(&mut self, dir: &Path) {
+        let below = |path: &PathBuf| path.starts_with(dir);
+        let changes = std::mem::take(&mut self.unsynced_names);
+        let (now, later): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| match change {
+            NameChange::Added(path, _) | NameChange::Removed(path) => below(path),
+            NameChange::Renamed(from, to) => below(from) || below(to),
+        });
+        self.unsynced_names = later;
+        for change in now {
+            change.apply(&mut self.synced_names);
+        }
+    }
+
+    /// Every file becomes another: handles of a process that ended hold the old ones.
+    fn replace_files(&mut self, mut new: impl FnMut(&MemFile) -> MemFile) {
+        let mut made: BTreeMap<*const Mutex<MemFile>, Arc<Mutex<MemFile>>> = BTreeMap::new();
+        let mut other = |file: &mut Arc<Mutex<MemFile>>| {
+            let made = made.entry(Arc::as_ptr(file));
+            let replacement = made.or_insert_with(|| Arc::new(Mutex::new(new(&lock(file)))));
+            *file = Arc::clone(replacement);
+        };
+        self.files.values_mut().for_each(&mut other);
+        self.synced_names.values_mut().for_each(&mut other);
+        for change in &mut self.unsynced_names {
+            if let NameChange::Added(_, file) = change {
+                other(file);
+            }
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -74,40 +151,30 @@ impl MemDisk {
     /// old ones still: drop them, they are of the process that died.
     pub fn crash(&self, prng: &mut Prng) {
         let mut state = lock(&self.0);
-        for file in state.files.values_mut() {
-            let old = lock(file).clone();
-            let mut data = old.synced;
-            let mode = prng.below(4);
-            for change in &old.unsynced {
-                match (mode, change) {
-                    (0, _) => break, // all that came after the sync is lost
-                    (1, change) => change.apply(&mut data),
-                    (_, change) => match (prng.below(4), change) {
-                        (0, _) => {}
-                        (1, Change::Write(pos, bytes)) => {
-                            let sectors = bytes.len().div_ceil(SECTOR) as u64;
-                            let keep = (prng.below(sectors + 1) as usize * SECTOR).min(bytes.len());
-                            Change::Write(*pos, bytes[..keep].to_vec()).apply(&mut data);
-                        }
-                        (_, change) => change.apply(&mut data),
-                    },
-                }
-            }
-            *file = Arc::new(Mutex::new(MemFile {
+        let kept = prng.below(state.unsynced_names.len() as u64 + 1) as usize;
+        let State {
+            files,
+            synced_names,
+            unsynced_names,
+            ..
+        } = &mut *state;
+        for change in unsynced_names.drain(..).take(kept) {
+            change.apply(synced_names);
+        }
+        files.clone_from(synced_names);
+        state.replace_files(|old| {
+            let data = torn(old, prng);
+            MemFile {
                 synced: data.clone(),
                 data,
                 ..MemFile::default()
-            }));
-        }
+            }
+        });
     }
 
     /// The process dies but the machine stays up: everything written survives.
     pub fn kill(&self) {
-        let mut state = lock(&self.0);
-        for file in state.files.values_mut() {
-            let copy = lock(file).clone();
-            *file = Arc::new(Mutex::new(copy));
-        }
+        lock(&self.0).replace_files(MemFile::clone);
     }
 
     /// Bytes read so far from all files whose name ends with `suffix`.
@@ -129,9 +196,12 @@ impl MemDisk {
         state.files.get(path).map(|file| lock(file).data.clone())
     }
 
-    /// Whether everything in the file would survive a crash.
+    /// Whether everything in the file, and its name, would survive a crash.
     pub fn is_synced(&self, path: &Path) -> bool {
         let state = lock(&self.0);
+        if state.synced_names.get(path).map(Arc::as_ptr) != state.files.get(path).map(Arc::as_ptr) {
+            return false;
+        }
         state
             .files
             .get(path)
@@ -146,7 +216,7 @@ impl Disk for MemDisk {
             (Some(file), _) => Arc::clone(file),
             (None, OpenMode::Create) => {
                 let file = Arc::<Mutex<MemFile>>::default();
-                state.files.insert(path.to_owned(), Arc::clone(&file));
+                state.change_name(NameChange::Added(path.to_owned(), Arc::clone(&file)));
                 file
             }
             (None, _) => return Err(not_found(path)),
@@ -188,8 +258,8 @@ impl Disk for MemDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = lock(&self.0);
-        if let Some(file) = state.files.remove(from) {
-            state.files.insert(to.to_owned(), file);
+        if state.files.contains_key(from) {
+            state.change_name(NameChange::Renamed(from.to_owned(), to.to_owned()));
             return Ok(());
         }
         if !state.dirs.remove(from) {
@@ -206,22 +276,26 @@ impl Disk for MemDisk {
             state.dirs.remove(&old);
             state.dirs.insert(new);
         }
-        let files: Vec<_> = state
-            .files
-            .keys()
-            .filter_map(|p| Some((p.clone(), moved(p)?)))
-            .collect();
-        for (old, new) in files {
-            if let Some(file) = state.files.remove(&old) {
-                state.files.insert(new, file);
-            }
+        state.sync_names_below(from);
+        let State {
+            files,
+            synced_names,
+            ..
+        } = &mut *state;
+        for names in [files, synced_names] {
+            let all = std::mem::take(names).into_iter();
+            *names = all.map(|(p, f)| (moved(&p).unwrap_or(p), f)).collect();
         }
         Ok(())
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        let removed = lock(&self.0).files.remove(path);
-        removed.map(|_| ()).ok_or_else(|| not_found(path))
+        let mut state = lock(&self.0);
+        if !state.files.contains_key(path) {
+            return Err(not_found(path));
+        }
+        state.change_name(NameChange::Removed(path.to_owned()));
+        Ok(())
     }
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -230,16 +304,55 @@ impl Disk for MemDisk {
             return Err(not_found(path));
         }
         state.dirs.retain(|p| !p.starts_with(path));
+        state.sync_names_below(path);
         state.files.retain(|p, _| !p.starts_with(path));
+        state.synced_names.retain(|p, _| !p.starts_with(path));
         Ok(())
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        match lock(&self.0).dirs.contains(path) {
-            true => Ok(()),
-            false => Err(not_found(path)),
+        let mut state = lock(&self.0);
+        if !state.dirs.contains(path) {
+            return Err(not_found(path));
+        }
+        let changes = std::mem::take(&mut state.unsynced_names);
+        let (now, later): (Vec<_>, Vec<_>) = changes.into_iter().partition(|c| c.is_in(path));
+        state.unsynced_names = later;
+        for change in now {
+            change.apply(&mut state.synced_names);
+        }
+        Ok(())
+    }
+}
+
+/// What a file holds after a power loss.
+fn torn(old: &MemFile, prng: &mut Prng) -> Vec<u8> {
+    let mut data = old.synced.clone();
+    let mode = prng.below(4);
+    for change in &old.unsynced {
+        match (mode, change) {
+            (0, _) => break, // all that came after the sync is lost
+            (1, change) => change.apply(&mut data),
+            (_, change) => match (prng.below(5), change) {
+                (0, _) => {}
+                (1, Change::Write(pos, bytes)) => {
+                    let sectors = bytes.len().div_ceil(SECTOR) as u64;
+                    let keep = (prng.below(sectors + 1) as usize * SECTOR).min(bytes.len());
+                    Change::Write(*pos, bytes[..keep].to_vec()).apply(&mut data);
+                }
+                (2, Change::Write(pos, bytes)) => {
+                    for (n, sector) in bytes.chunks(SECTOR).enumerate() {
+                        if prng.one_in(2) {
+                            let at = pos + (n * SECTOR) as u64;
+                            Change::Write(at, sector.to_vec()).apply(&mut data);
+                        }
+                    }
+                }
+                (_, change) => change.apply(&mut data),
+            },
         }
     }
+    data
 }
 
 struct Handle {

@@ -93,14 +93,20 @@ impl Rig {
         }
     }
 
-    /// Writes everything staged.
+    /// Writes everything staged. Synced writes wait for the seal of the segment before.
     pub(crate) fn write(&mut self) {
-        while let Some(write) = self.log.take_write() {
-            self.carry_out(&write);
-            assert_eq!(
-                self.log.write_done(true),
-                WriteDone::Advanced(write.end_offset)
-            );
+        while self.log.has_pending_writes() {
+            while let Some(write) = self.log.take_write() {
+                self.carry_out(&write);
+                assert_eq!(
+                    self.log.write_done(true),
+                    WriteDone::Advanced(write.end_offset)
+                );
+            }
+            if self.log.has_pending_writes() {
+                let job = self.log.take_seal_job().unwrap();
+                self.log.seal_done(job.run(&self.disk));
+            }
         }
         assert_eq!(self.log.log_end_offset(), self.log.written_end_offset());
     }

@@ -34,7 +34,7 @@ impl Shard {
             (Task::Checkpoint, first),
             // Not delayed: Kafka looks for silent producers from the first interval on.
             (Task::Producers, self.interval_ms(Task::Producers)),
-            (Task::Flush, FLUSH_CHECK_MS),
+            (Task::Flush, self.interval_ms(Task::Flush)),
             (Task::Connections, CONNECTIONS_CHECK_MS),
         ] {
             self.timers
@@ -51,7 +51,11 @@ impl Shard {
                     .min(log.flush_start_offset_checkpoint_interval_ms),
             ),
             Task::Producers => i64::from(log.producer_id_expiration_check_interval_ms),
-            Task::Flush => FLUSH_CHECK_MS,
+            // Kafka looks never unless told how often, so that `flush.ms` alone does nothing there.
+            Task::Flush => match log.flush_scheduler_interval_ms {
+                i64::MAX => FLUSH_CHECK_MS,
+                told => told,
+            },
             Task::Connections => CONNECTIONS_CHECK_MS,
         };
         ms.max(1)

@@ -70,6 +70,7 @@ impl Shard {
             (PendingJob::Seal(tp), JobOutput::Seal(result)) => {
                 if let Some(log) = self.job_ended(turn, tp) {
                     log.seal_done(result);
+                    self.partitions.mark_dirty(tp); // writes may have waited for it
                     self.start_log_jobs(turn, tp);
                     self.reload_if_failed(turn, tp);
                 }
@@ -79,7 +80,11 @@ impl Shard {
                 self.job_ended(turn, tp);
             }
             (PendingJob::Retire(tp), JobOutput::Retire(result)) => {
-                self.job_ended(turn, tp);
+                if let Some(log) = self.job_ended(turn, tp) {
+                    log.retire_done(&result);
+                    self.partitions.mark_dirty(tp);
+                    self.reload_if_failed(turn, tp);
+                }
                 self.retired(turn, result);
             }
             (PendingJob::Close(tp), JobOutput::Close(result)) => self.closed(turn, tp, result),

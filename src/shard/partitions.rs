@@ -321,6 +321,10 @@ impl Shard {
             };
             p.dirty = false;
             let Some(write) = p.log_mut().and_then(Log::take_write) else {
+                if p.log().is_some_and(Log::waits_for_name) {
+                    // The segment before was all written when the roll came.
+                    self.start_log_jobs(turn, tp);
+                }
                 continue;
             };
             p.in_flight += 1;
