@@ -8,7 +8,7 @@ SECONDS_EACH=5 LOAD=16k SHARD=0 SHARDS=1 OUT='' DATA='' PORT=${FLUMEN_PERF_PORT:
 UNDER=() PIDS=() BROKER='' CLIENT='' MADE=''
 
 usage() {
-  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+  sed -n '2,/^[^#]/{/shellcheck/d;s/^# \{0,1\}//p}' "$0"
   cat <<'U'
 
 Options of every script:
@@ -22,6 +22,7 @@ Environment:
   FLUMEN_PID      look at this broker and start none; FLUMEN_BOOTSTRAP is its address
   FLUMEN_DIR      where a started broker keeps its data (/dev/shm)
   FLUMEN_BIN      the broker to start, instead of building one with frame pointers
+  FLUMEN_HARNESS  the bench-harness to use, instead of building it
 U
 }
 
@@ -88,8 +89,10 @@ finish() {
 
 # Builds the client, and the broker with frame pointers: stacks are then cheap and whole.
 build() {
-  HARNESS=$TARGET/release/bench-harness
-  (cd "$HERE" && cargo build -q --release --locked -p flumen-bench-harness --bin bench-harness)
+  HARNESS=${FLUMEN_HARNESS:-$TARGET/release/bench-harness}
+  if [ -z "${FLUMEN_HARNESS:-}" ]; then
+    (cd "$HERE" && cargo build -q --release --locked -p flumen-bench-harness --bin bench-harness)
+  fi
   FLUMEN=${FLUMEN_BIN:-}
   if [ -z "$FLUMEN" ] && [ -z "${FLUMEN_PID:-}" ]; then
     local flags="-C force-frame-pointers=yes --remap-path-prefix=$HERE/="
@@ -176,6 +179,7 @@ end_load() {
   [ "$LOAD" != idle ] || return 0
   wait "$CLIENT" || { cat "$OUT/load.txt" >&2; die "the load failed"; }
   RATE=$(sed -n 's/^ *"requests_per_second": *\([0-9.]*\).*/\1/p' "$REPORT" | head -1)
+  RATE=${RATE%.*}
   [ -n "$RATE" ] || die "no requests_per_second in $REPORT"
 }
 

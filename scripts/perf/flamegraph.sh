@@ -5,6 +5,8 @@
 # shellcheck source=scripts/perf/common.sh
 . "$(dirname "$0")/common.sh"
 FREQUENCY=${FLUMEN_PERF_FREQUENCY:-997}
+# dwarf: for a broker that was built without frame pointers; much slower to read.
+STACKS=${FLUMEN_PERF_STACKS:-fp}
 options "$@"
 need_perf 1
 TOOLS=$TARGET/perf-tools
@@ -17,10 +19,10 @@ PATH=$TOOLS/bin:$PATH
 start_broker
 start_load $((SECONDS_EACH + 2))
 TID=$(shard_thread)
-perf record -q -e cpu-clock -F "$FREQUENCY" --call-graph fp -t "$TID" -o "$WORK/perf.data" \
+perf record -q -e cpu-clock -F "$FREQUENCY" --call-graph "$STACKS" -t "$TID" -o "$WORK/perf.data" \
   -- sleep "$SECONDS_EACH"
 end_load
-perf script -i "$WORK/perf.data" -F comm,tid,event,ip,sym,dso 2>/dev/null | clean_paths |
+perf script --no-inline -i "$WORK/perf.data" -F comm,tid,event,ip,sym,dso 2>/dev/null | clean_paths |
   inferno-collapse-perf >"$OUT/stacks.txt" 2>"$WORK/inferno.log"
 [ -s "$OUT/stacks.txt" ] || die "no samples: did the shard do anything?"
 inferno-flamegraph --title "shard $SHARD, load $LOAD" \

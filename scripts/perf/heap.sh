@@ -2,7 +2,7 @@
 # Heap of a broker under a short load: peak, growth, and who allocated it. By heaptrack where it is
 # installed (also counts allocations per call site), else by valgrind's massif. The broker is
 # started under the tool, so FLUMEN_PID is not possible; it runs several times slower. Writes
-# heap.txt.
+# heap.txt (places in our code) and stacks.txt (all stacks).
 # shellcheck source=scripts/perf/common.sh
 . "$(dirname "$0")/common.sh"
 options "$@"
@@ -13,7 +13,10 @@ stop_broker() {
   for _ in $(seq 600); do kill -0 "$BROKER" 2>/dev/null || break; sleep 0.1; done
 }
 if command -v heaptrack >/dev/null; then
-  UNDER=(heaptrack --record-only -o "$WORK/heap")
+  need python3 python3
+  UNDER=(env -C "$WORK" heaptrack)
+  # Newer ones would open a window at the end.
+  heaptrack --help | grep -q -e --record-only && UNDER+=(--record-only)
   start_broker
   # heaptrack is a script around the broker.
   WRAPPER=$BROKER
@@ -22,8 +25,9 @@ if command -v heaptrack >/dev/null; then
   start_load "$SECONDS_EACH"
   end_load
   stop_broker
-  wait "$WRAPPER" || true
-  heaptrack_print -n 12 -s 4 -a 1 -p 1 -l 0 -f "$(ls "$WORK"/heap.*)"
+  wait "$WRAPPER" || true # writes its file
+  heaptrack_print -m 0 -n 200 -a 1 -p 1 -l 0 -f "$(ls "$WORK"/heaptrack.flumen.*)" |
+    tee "$OUT/stacks.txt" | python3 "$(dirname "$0")/heap.py"
 else
   need valgrind "valgrind (or heaptrack)"
   UNDER=(valgrind --tool=massif "--massif-out-file=$WORK/massif.out" --threshold=2.0)
@@ -37,5 +41,5 @@ fi >"$WORK/report.txt"
   echo "load $LOAD for $SECONDS_EACH s"
   clean_paths <"$WORK/report.txt"
 } >"$OUT/heap.txt"
-tail -12 "$OUT/heap.txt"
+cat "$OUT/heap.txt"
 echo "$OUT/heap.txt"

@@ -10,10 +10,14 @@ need python3 python3
 start_broker
 start_load $((SECONDS_EACH + 2))
 TID=$(shard_thread)
-# All CPUs: the switch back to a thread is an event of the thread before it.
-perf record -q -a -e sched:sched_switch -e sched:sched_wakeup -g -o "$WORK/perf.data" \
-  -- sleep "$SECONDS_EACH"
+# All CPUs, because the switch to a thread is an event of the one before it; filtered, because
+# other programs switch too.
+MINE="comm ~ \"iou-wrk-$TID*\""
+perf record -q -a -g --kernel-callchains -o "$WORK/perf.data" \
+  -e sched:sched_switch --filter \
+  "prev_pid == $TID || next_pid == $TID || prev_$MINE || next_$MINE" \
+  -e sched:sched_wakeup --filter "pid == $TID || $MINE" -- sleep "$SECONDS_EACH"
 end_load
-perf script -i "$WORK/perf.data" --ns -F comm,tid,time,event,trace,ip,sym 2>/dev/null |
+perf script --no-inline -i "$WORK/perf.data" --ns -F comm,tid,time,event,trace,ip,sym 2>/dev/null |
   python3 "$(dirname "$0")/offcpu.py" --tid "$TID" --rate "$RATE" |
   tee "$OUT/offcpu.txt"

@@ -16,8 +16,7 @@ for event in submit_req complete queue_async_work task_add task_work_run local_w
   [ -d "/sys/kernel/tracing/events/io_uring/io_uring_$event" ] &&
     EVENTS+=(-e "io_uring:io_uring_$event")
 done
-EVENTS+=(-e raw_syscalls:sys_enter -e sched:sched_switch -e sched:sched_migrate_task
-  -e context-switches)
+EVENTS+=(-e raw_syscalls:sys_enter -e sched:sched_switch -e sched:sched_migrate_task)
 # The shard's thread by its id; wake-ups are events of the waker, so they are counted by filter.
 perf stat -x , -o "$WORK/shard.csv" -t "$TID" "${EVENTS[@]}" -- sleep "$SECONDS_EACH" &
 STAT=$!
@@ -36,7 +35,6 @@ end_load
   grep -v '^#' "$WORK/shard.csv" | grep . | while IFS=, read -r n _ name _; do
     case $name in
       raw_syscalls*) name="system calls" ;;
-      context-switches) continue ;;
       sched:sched_switch) name="shard switched out" ;;
       sched:sched_migrate_task) name="migrations caused by the shard" ;;
       io_uring:*queue_async_work) name="io_uring_queue_async_work (punts to workers)" ;;
@@ -44,7 +42,7 @@ end_load
     esac
     line "$name" "$n"
   done
-  perf script -i "$WORK/perf.data" -F comm,tid,event,trace 2>/dev/null >"$WORK/events.txt"
+  perf script --no-inline -i "$WORK/perf.data" -F comm,tid,event,trace 2>/dev/null >"$WORK/events.txt"
   line "wake-ups of the shard" \
     "$(grep sched_wakeup "$WORK/events.txt" | grep -c "flumen-shard" || true)"
   line "wake-ups of its workers" \
