@@ -95,6 +95,9 @@ pub struct SharedArgs {
     /// A setting of Kafka, KEY=VALUE, repeatable
     #[arg(long, value_parser = key_value)]
     pub kafka_config: Vec<(String, String)>,
+    /// The disk's sequential speed in MB/s, in place of measuring it
+    #[arg(long)]
+    pub disk_speed: Option<f64>,
     /// A README whose table is renewed as well (not by --quick)
     #[arg(long)]
     pub readme: Option<PathBuf>,

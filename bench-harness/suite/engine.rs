@@ -53,6 +53,9 @@ const WARM: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// Rest of the disk after a sync.
+const SETTLE: Duration = Duration::from_secs(2);
+
 /// What is known about one scenario on one file system.
 #[derive(Debug, Default)]
 pub struct Cell {
@@ -85,7 +88,8 @@ pub struct Engine {
     pub remote: Option<String>,
     /// Lines on stderr.
     pub progress: Progress,
-    disk_speed: BTreeMap<Fs, f64>,
+    /// Known speeds of disks, MB/s.
+    pub disk_speed: BTreeMap<Fs, f64>,
 }
 
 /// One call of the client.
@@ -146,6 +150,11 @@ impl Engine {
 
     fn step(&mut self, step: &Step) -> Result<()> {
         let place = Place::make(step.fs, &self.base)?;
+        if step.fs.on_disk() {
+            // What the step before left to be written back must not be paid for by this one.
+            rustix::fs::sync();
+            self.stop.sleep(SETTLE)?;
+        }
         for scenario in &step.scenarios {
             let cell = self.cells.entry((scenario.name, step.fs)).or_default();
             cell.mount = place.mount.clone();
@@ -189,7 +198,7 @@ impl Engine {
                 }
             }
             let estimate = self.plan.estimate(scenario, &step.variant);
-            self.progress.run_done(estimate);
+            self.progress.time_done(estimate);
         }
         Ok(())
     }
@@ -202,6 +211,8 @@ impl Engine {
     /// A broker for all scenarios of a step. One that died is started again, empty.
     fn shared_broker(&mut self, step: &Step, place: &Place) -> Result<()> {
         let mut broker = self.start_warm(step, place)?;
+        let estimate = self.plan.estimate_start(&step.variant);
+        self.progress.time_done(estimate);
         let all = step.scenarios.clone();
         for scenario in all {
             let one = Step {

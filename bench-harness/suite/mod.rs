@@ -42,6 +42,7 @@ use cli::{SharedArgs, StrategyArgs, SuiteArgs};
 use engine::Engine;
 use facts::Facts;
 use kept::{FACTS, Kept};
+use place::Fs;
 use plan::Plan;
 use process::Stop;
 use progress::{minutes, say};
@@ -155,6 +156,10 @@ fn measure(plan: Plan, shared: &SharedArgs, address: Option<&str>) -> Result<()>
     pin(shared.client_cpu);
     let mut engine = Engine::new(plan, programs, stop, facts, base.0.clone());
     engine.remote = address.map(str::to_owned);
+    let given = |speed: f64| [Fs::Ext4, Fs::XfsDisk, Fs::Dir].map(|fs| (fs, speed));
+    engine
+        .disk_speed
+        .extend(shared.disk_speed.into_iter().flat_map(given));
     say(&format!("about {} in all", minutes(engine.progress.left())));
     let ended = engine.run();
     let written = write(&mut engine, shared, ended.as_ref().err());

@@ -43,6 +43,11 @@ impl Fs {
         }
     }
 
+    /// Whether a disk is behind it.
+    pub fn on_disk(self) -> bool {
+        matches!(self, Self::Ext4 | Self::XfsDisk)
+    }
+
     /// What a reader must know about it.
     pub fn about(self) -> &'static str {
         match self {

@@ -243,18 +243,23 @@ impl Plan {
 
     /// The same of a step, its start and warm-up included.
     pub fn estimate_step(&self, step: &Step) -> f64 {
-        let sum: f64 = step
-            .scenarios
-            .iter()
-            .map(|s| self.estimate(s, &step.variant))
-            .sum();
-        let start = match step.variant.system {
-            System::Kafka => 9.0 + self.warm_max * 0.6,
-            System::Flumen => 3.0,
-            System::Limit | System::Remote => 0.0,
-        };
+        let all = step.scenarios.iter();
+        let sum: f64 = all.map(|s| self.estimate(s, &step.variant)).sum();
         let own_start = step.scenarios.iter().all(|s| s.needs_own_broker());
-        sum + if own_start { 0.0 } else { start }
+        sum + if own_start {
+            0.0
+        } else {
+            self.estimate_start(&step.variant)
+        }
+    }
+
+    /// Of a broker's start and warm-up.
+    pub fn estimate_start(&self, variant: &Variant) -> f64 {
+        match variant.system {
+            System::Kafka => 9.0 + self.warm_max * 0.6,
+            System::Flumen => 7.0,
+            System::Limit | System::Remote => 0.0,
+        }
     }
 
     /// Seconds of the same load before each measurement.
@@ -295,3 +300,7 @@ fn step(
         scenarios,
     })
 }
+
+#[cfg(test)]
+#[path = "plan_test.rs"]
+mod plan_test;

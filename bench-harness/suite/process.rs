@@ -97,6 +97,7 @@ impl Managed {
         let child = Command::new("setsid")
             .args(["sh", "-c", LAUNCH, "launch", cpus])
             .args(command)
+            .env("RUST_BACKTRACE", "0") // an error's message is kept, and must be short
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
             .stderr(out)

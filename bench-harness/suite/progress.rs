@@ -75,8 +75,8 @@ impl Progress {
         say(&format!("      {}", parts.join(", ")));
     }
 
-    /// A run is over, whose estimate was this.
-    pub fn run_done(&mut self, estimate: f64) {
+    /// A part of a step is over, whose estimate was this.
+    pub fn time_done(&mut self, estimate: f64) {
         self.done += estimate;
         self.of_step += estimate;
     }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use super::kept::Kept;
 use super::measure::{Measure, Outcome};
 use super::picture;
-use super::rows::{COLUMNS, Judged, Row, judge, markdown, rows, scenario_of, spreads};
+use super::rows::{COLUMNS, Judged, Row, judge, markdown, ours, rows, scenario_of, spreads};
 use super::stats::short;
 use crate::plot::{Axis, Bar, Line, bars, lines, percentile_tick};
 
@@ -205,7 +205,9 @@ fn folder_text(kept: &Kept, pictures: &[&str]) -> String {
     text += &markdown(&heads, &table);
     text += "\n";
     if let Some(scenario) = scenario {
-        text += &floors_text(&judge(kept, scenario));
+        for system in ours(kept) {
+            text += &floors_text(system, &judge(kept, scenario, system));
+        }
     }
     text += &noise_text(kept);
     for picture in pictures {
@@ -225,7 +227,7 @@ fn belongs(kept: &Kept, main: Measure, measure: Measure) -> bool {
     measure != Measure::ServiceP99 || reports.any(|r| r.service_latency_us.is_some())
 }
 
-fn floors_text(judged: &[Judged]) -> String {
+fn floors_text(system: &str, judged: &[Judged]) -> String {
     let mut text = String::new();
     for one in judged {
         let verdict = match one.holds {
@@ -236,7 +238,11 @@ fn floors_text(judged: &[Judged]) -> String {
         let reached = one
             .reached
             .map_or_else(String::new, |r| format!(": {r:.2}"));
-        let _ = writeln!(text, "- Floor: {}. {verdict}{reached}.", one.asked);
+        let _ = writeln!(
+            text,
+            "- Floor for {system}: {}. {verdict}{reached}.",
+            one.asked
+        );
     }
     if !text.is_empty() {
         text += "\n";

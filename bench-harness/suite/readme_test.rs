@@ -131,7 +131,7 @@ fn a_folder_says_its_spread_floors_and_machine() {
         "# 64k on tmpfs",
         "|median (least .. greatest)|flumen|kafka|limit|",
         "|MB/s|1430 (1300 .. 1560)|618 (585 .. 650)|1625 (1625 .. 1625)|",
-        "- Floor: MB/s >= 2x. met: 2.32.",
+        "- Floor for flumen: MB/s >= 2x. met: 2.32.",
         "flumen 18 % from least to greatest, 9 % between the quartiles (3 rounds)",
         "The client was the bound for limit: those figures are lower limits.",
         "![throughput.svg](throughput.svg)",
@@ -143,6 +143,24 @@ fn a_folder_says_its_spread_floors_and_machine() {
         !text.contains("start ms") && !text.contains("service"),
         "{text}"
     );
+}
+
+#[test]
+fn in_a_matrix_each_column_is_judged_against_its_own_calm() {
+    let calm = runs(&[report(1000.0, 100, 40)]);
+    let systems = [
+        ("inline", runs(&[report(1000.0, 150, 40)])),
+        ("inline-calm", calm.clone()),
+        ("ring", runs(&[report(1000.0, 300, 40)])),
+        ("ring-calm", calm),
+    ];
+    let text = folder_text(&kept("strategies-trouble-cold", "ext4", &systems), &[]);
+    assert!(
+        text.contains("- Floor for inline: p99 us <= 2x of undisturbed. met: 1.50."),
+        "{text}"
+    );
+    assert!(text.contains("- Floor for ring: p99 us <= 2x of undisturbed. not met: 3.00."));
+    assert!(!text.contains("Floor for inline-calm"));
 }
 
 #[test]

@@ -50,7 +50,7 @@ pub struct Judged {
     pub holds: Option<bool>,
 }
 
-/// The system that is held against Kafka: Flumen, or the only one that is no probe.
+/// The system that is held against Kafka.
 pub const OURS: &str = "flumen";
 const KAFKA: &str = "kafka";
 const LIMIT: &str = "limit";
@@ -107,7 +107,7 @@ fn row(kept: &Kept, scenario: &Scenario) -> Row {
         Measure::Requests => ratio(Measure::CpuPerRequest),
         _ => ratio(Measure::CpuPerGb),
     };
-    let judged = judge(kept, scenario);
+    let judged = judge(kept, scenario, OURS);
     let asked: Vec<&str> = judged.iter().map(|j| j.asked.as_str()).collect();
     let share = match (ours, limit) {
         (Some(a), Some(b)) if main.more_is_better() => format!("{:.0} %", 100.0 * a / b),
@@ -145,19 +145,29 @@ fn row(kept: &Kept, scenario: &Scenario) -> Row {
     }
 }
 
-/// Each floor of a scenario on a folder's file system against what was measured.
-pub fn judge(kept: &Kept, scenario: &Scenario) -> Vec<Judged> {
-    let floors = scenario.floors_on(fs_of(kept));
-    floors.map(|floor| judge_one(kept, floor)).collect()
+/// The systems that floors are for: Flumen, or in a matrix each of its columns.
+pub fn ours(kept: &Kept) -> Vec<&str> {
+    let all = kept.systems.keys().map(String::as_str);
+    if kept.systems.contains_key(OURS) {
+        return vec![OURS];
+    }
+    let beside = |s: &str| s == KAFKA || s == LIMIT || s.ends_with("-calm");
+    all.filter(|s| !beside(s)).collect()
 }
 
-fn judge_one(kept: &Kept, floor: &Floor) -> Judged {
-    let value = kept.median(OURS, floor.measure);
+/// Each floor of a scenario on a folder's file system against what `system` reached.
+pub fn judge(kept: &Kept, scenario: &Scenario, system: &str) -> Vec<Judged> {
+    let floors = scenario.floors_on(fs_of(kept));
+    floors.map(|floor| judge_one(kept, floor, system)).collect()
+}
+
+fn judge_one(kept: &Kept, floor: &Floor, system: &str) -> Judged {
+    let value = kept.median(system, floor.measure);
     let other = match floor.against {
         Against::Kafka => kept.median(KAFKA, floor.measure),
         Against::Limit => kept.median(LIMIT, floor.measure),
-        Against::Calm => kept.median(&format!("{OURS}-calm"), floor.measure),
-        Against::OneShard => kept.median(&format!("{OURS}-one-shard"), floor.measure),
+        Against::Calm => kept.median(&format!("{system}-calm"), floor.measure),
+        Against::OneShard => kept.median(&format!("{system}-one-shard"), floor.measure),
         Against::Absolute => None,
     };
     let comparable = floor.against == Against::Absolute || other.is_some();

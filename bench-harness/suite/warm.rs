@@ -31,10 +31,10 @@ impl Slices {
 
     /// How it went, for the facts.
     pub fn text(&self, what: &str, seconds: f64) -> String {
-        let verdict = if self.stable() {
-            "stable"
-        } else {
-            "not stable: capped"
+        let verdict = match self.0.len() {
+            0 | 1 => "one slice",
+            _ if self.stable() => "stable",
+            _ => "not stable, capped",
         };
         let all: Vec<String> = self.0.iter().map(|v| format!("{v:.0}")).collect();
         format!(

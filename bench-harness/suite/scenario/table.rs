@@ -265,6 +265,7 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "mixed",
         about: "16 KiB at 1,000/s beside 4 catch-up readers of 1 MiB, resident",
         run: Run::Load(&["mixed", "--rate", "1000", "--batch-bytes", "16384"]),
+        topic: KEEP_ALL, // the readers' topic gets it too, and begins at offset 0
         main: Measure::P99,
         ..SOUND
     },
@@ -338,6 +339,7 @@ pub const SCENARIOS: &[Scenario] = &[
             trouble: Trouble::Itself,
         },
         fs: DISK,
+        topic: KEEP_ALL, // the readers' topic gets it too, and begins at offset 0
         main: Measure::P99,
         floors: UNDISTURBED,
         ..SOUND
@@ -439,6 +441,7 @@ pub const SCENARIOS: &[Scenario] = &[
             trouble: Trouble::Itself,
         },
         fs: DISK,
+        topic: KEEP_ALL, // the readers' topic gets it too, and begins at offset 0
         main: Measure::P99,
         floors: UNDISTURBED,
         stage: Stage::Once { seconds: 60 },
