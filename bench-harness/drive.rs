@@ -116,7 +116,8 @@ impl<'a, R: Role> Run<'a, R> {
         now_ns >= self.limit_ns + nanos(DRAIN) || now_ns >= self.settled_ns + settle_ns
     }
 
-    fn turn(&mut self, now_ns: u64, events: &mut Events) -> Result<()> {
+    /// Sends what open loops have due.
+    fn send_due(&mut self, now_ns: u64) -> Result<()> {
         for n in &self.paced {
             if let Some(connection) = self.connections.get_mut(*n)
                 && !connection.blocked
@@ -124,9 +125,15 @@ impl<'a, R: Role> Run<'a, R> {
                 && connection.next_due(now_ns).is_some()
                 && connection.send(&mut self.context)? == Turn::Again
             {
-                self.again.push(*n);
+                self.next.push(*n);
             }
         }
+        Ok(())
+    }
+
+    fn turn(&mut self, now_ns: u64, events: &mut Events) -> Result<()> {
+        self.send_due(now_ns)?;
+        self.again.append(&mut self.next);
         // A timer of epoll has a millisecond's grain: the open loop spins on its own CPU instead.
         let idle = self.again.is_empty() && self.paced.is_empty();
         let wait = Duration::from_millis(if idle { 50 } else { 0 });
@@ -151,6 +158,10 @@ impl<'a, R: Role> Run<'a, R> {
             };
             if turn == Turn::Again || sending == Turn::Again {
                 self.next.push(n);
+            }
+            // What one connection was served must not make another one late.
+            if !self.paced.is_empty() {
+                self.send_due(self.context.now())?;
             }
         }
         self.again = std::mem::replace(&mut self.next, again);

@@ -24,7 +24,7 @@ const SMALL_FRAME_BYTES: usize = 8 * 1024;
 /// As many bytes are gathered at most.
 const GATHER_BYTES: usize = 64 * 1024;
 /// Reads of one connection before others get their turn.
-const READS_PER_TURN: usize = 16;
+const READS_PER_TURN: usize = 2;
 /// A request that is sent later than this after it was due was late.
 const LATE_NS: u64 = 1_000_000;
 /// `send.buffer.bytes` of Kafka's producer.
