@@ -95,7 +95,7 @@ pub struct Engine {
 /// One call of the client.
 struct Load<'a> {
     scenario: &'a str,
-    topic: &'a str,
+    topic: String,
     args: Vec<String>,
     config: Vec<String>,
     seconds: f64,
@@ -235,7 +235,7 @@ impl Engine {
     fn on_broker(&mut self, step: &Step, place: &Place, broker: &mut Broker) -> Result<()> {
         let variant = &step.variant;
         self.each(step, |engine, scenario| {
-            let topics = [scenario.name.to_owned(), format!("{}-read", scenario.name)];
+            let topics = [topic(scenario.name), topic(scenario.name) + "-read"];
             let outcome = engine.measure(step, scenario, place, broker);
             let data = place.data();
             let data = (variant.system != System::Remote).then_some(data.as_path());
@@ -281,11 +281,11 @@ impl Engine {
             let cap = self.plan.warm_max * [0.5, 0.8, 0.9, 1.0].get(at).unwrap_or(&1.0);
             let mut slices = Slices::default();
             let own = Instant::now();
-            let topic = format!("warm-{name}");
+            let topic = topic(&format!("warm-{name}"));
             loop {
                 let load = Load {
                     scenario: &topic,
-                    topic: &topic,
+                    topic: topic.clone(),
                     args: strings(args),
                     config: strings(KEEP),
                     seconds: slice,
@@ -348,8 +348,8 @@ impl Engine {
             } => {
                 let name = format!("{}-calm", step.variant.name);
                 let mut load = self.prepared(step, scenario, strings(calm), &name);
-                let topic = format!("{}-calm", scenario.name);
-                load.topic = &topic;
+                let topic = topic(scenario.name) + "-calm";
+                load.topic.clone_from(&topic);
                 load.config = strings(KEEP);
                 self.client(&load, broker, Some(place))?;
                 delete_topics(&broker.address, &[&topic], None, &self.stop)?;
@@ -376,7 +376,7 @@ impl Engine {
         );
         Load {
             scenario: scenario.name,
-            topic: scenario.name,
+            topic: topic(scenario.name),
             config: strings(scenario.topic),
             seconds: self.plan.seconds_of(scenario),
             warmup: self.plan.warmup(&step.variant),
@@ -409,7 +409,7 @@ impl Engine {
             }
         };
         add("--scenario", load.scenario.to_owned());
-        add("--topic", load.topic.to_owned());
+        add("--topic", load.topic.clone());
         add("--bootstrap-server", broker.address.clone());
         add("--seconds", load.seconds.to_string());
         add("--warmup", load.warmup.to_string());
@@ -449,6 +449,11 @@ impl Engine {
 }
 
 mod special;
+
+/// The suite deletes its topics, maybe on somebody's broker: their names are nobody else's.
+fn topic(name: &str) -> String {
+    format!("flumen-bench-{name}")
+}
 
 /// `<scenario>-<fs>`.
 pub fn folder(scenario: &Scenario, fs: Fs) -> String {

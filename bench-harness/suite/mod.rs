@@ -138,6 +138,7 @@ impl Drop for Base {
 
 fn measure(plan: Plan, shared: &SharedArgs, address: Option<&str>) -> Result<()> {
     let stop = Stop::on_signals()?;
+    place::remove_stale(&shared.dir);
     let base = Base(
         shared
             .dir
@@ -274,6 +275,12 @@ fn write(
         facts.fs = fs.name().to_owned();
         facts.fs_about = fs.about().to_owned();
         facts.mount.clone_from(&cell.mount);
+        if let Some(address) = &engine.remote {
+            facts.fs = System::Remote.name().to_owned();
+            facts.fs_about = format!("the broker at {address}");
+            facts.mount = "unknown".to_owned();
+            facts.pinned = format!("Broker unknown, client on CPU {}.", shared.client_cpu);
+        }
         facts.seconds = engine.plan.seconds_of(scenario);
         facts.disk_mb_per_second = cell.disk;
         facts.remarks.extend(cell.remarks.iter().cloned());

@@ -154,8 +154,8 @@ pub fn overview(all: &[Kept]) -> Result<Option<String>> {
                 text(PANEL[1].0 + width as i32 + 6, y + 16 * at, 12, time(value))?;
             }
         }
-        let note = "Each latency line has a scale of its own. At a fixed rate, work is requests per \
-                    CPU second. Medians over rounds.";
+        let note = "Each latency line has a scale of its own. At a fixed rate, work is requests \
+                    per CPU second. Medians over rounds.";
         text(12, height - 22, 12, note.to_owned())?;
         root.present().map_err(failed)?;
     }

@@ -219,6 +219,35 @@ fn unmount(path: &Path) {
     let _ = run("umount", &["-l", &text(path)]);
 }
 
+/// Undoes what a suite left behind that was killed: mounts, loop devices and files of its
+/// directory `<base>/flumen-bench-<pid>`.
+pub fn remove_stale(base: &Path) {
+    let Ok(entries) = fs::read_dir(base) else {
+        return;
+    };
+    for dir in entries.flatten().map(|e| e.path()) {
+        let name = dir.file_name().map(|n| n.to_string_lossy().into_owned());
+        let pid = name.and_then(|n| n.strip_prefix("flumen-bench-")?.parse::<u32>().ok());
+        let Some(pid) = pid.filter(|p| !Path::new(&format!("/proc/{p}")).exists()) else {
+            continue;
+        };
+        let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+        let below = mounts.lines().rev().filter_map(|line| {
+            let mut words = line.split(' ');
+            let (device, point) = (words.next()?, Path::new(words.next()?));
+            point.starts_with(&dir).then_some((device, point))
+        });
+        for (device, point) in below {
+            unmount(point);
+            if device.starts_with("/dev/loop") {
+                let _ = run("losetup", &["-d", device]);
+            }
+        }
+        let _ = fs::remove_dir_all(&dir);
+        super::progress::say(&format!("removed what suite {pid} left"));
+    }
+}
+
 fn text(path: &Path) -> String {
     path.display().to_string()
 }
@@ -254,4 +283,42 @@ pub fn mount_of(path: &Path) -> String {
         }
     }
     best.1.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_empty_when_it_is_fresh_and_gone_in_the_end() {
+        let base = tempfile::tempdir().unwrap();
+        let place = Place::make(Fs::Dir, base.path()).unwrap();
+        let data = place.fresh().unwrap();
+        fs::write(data.join("x"), "x").unwrap();
+        assert_eq!(fs::read_dir(place.fresh().unwrap()).unwrap().count(), 0);
+        assert!(place.mount.split(' ').count() >= 4, "{}", place.mount);
+        let path = place.path.clone();
+        drop(place);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn leftovers_of_the_dead_are_removed_and_those_of_the_living_stay() {
+        let base = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let dead = base.path().join(format!("flumen-bench-{}", child.id()));
+        child.wait().unwrap();
+        let alive = base
+            .path()
+            .join(format!("flumen-bench-{}", std::process::id()));
+        let other = base.path().join("flumen-bench-notes");
+        for dir in [&dead, &alive, &other] {
+            fs::create_dir(dir).unwrap();
+        }
+        remove_stale(base.path());
+        assert_eq!(
+            [dead, alive, other].map(|d| d.exists()),
+            [false, true, true]
+        );
+    }
 }

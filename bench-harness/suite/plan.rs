@@ -290,7 +290,8 @@ fn step(
     scenarios.retain(|s| match variant.system {
         System::Limit => !s.limit.is_empty(),
         System::Kafka => !matches!(s.run, Run::TwoShards(_)),
-        System::Remote => !s.needs_own_broker() && !matches!(s.run, Run::Load(["idle", ..])),
+        // Its process and its files are out of reach.
+        System::Remote => !s.needs_own_broker() && !s.is_cold() && s.name != "idle",
         System::Flumen => true,
     });
     (!scenarios.is_empty()).then(|| Step {

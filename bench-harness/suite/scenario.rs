@@ -270,6 +270,14 @@ impl Scenario {
         self.topic.contains(&"flush.messages=1")
     }
 
+    /// Whether it drops the broker's files from memory.
+    pub fn is_cold(&self) -> bool {
+        match self.run {
+            Run::Load(args) | Run::Trouble { args, .. } => args.contains(&"--cold"),
+            _ => false,
+        }
+    }
+
     /// Whether it sets CPUs and starts by itself, so that only brokers of ours can run it.
     pub fn needs_own_broker(&self) -> bool {
         matches!(self.run, Run::Start { .. } | Run::TwoShards(_))

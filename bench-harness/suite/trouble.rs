@@ -83,7 +83,7 @@ fn configs() -> Vec<(String, String)> {
 }
 
 fn slow_consumers(address: &str) -> Result<Vec<TcpStream>> {
-    let topic = "trouble-slow";
+    let topic = "flumen-bench-trouble-slow";
     let address = resolve(address)?;
     let mut admin = Admin::connect(address)?;
     admin.create_topic(topic, 1, &configs())?;
@@ -108,7 +108,7 @@ fn churn(address: &str, stop: &Stop) -> Result<u32> {
     let all: Vec<i32> = (0..CHURN_PARTITIONS).collect();
     let mut count = 0;
     while stop.check().is_ok() {
-        let topic = format!("trouble-{count}");
+        let topic = format!("flumen-bench-trouble-{count}");
         let mut admin = Admin::connect(resolve(address)?)?;
         admin.create_topic(&topic, CHURN_PARTITIONS, &configs())?;
         let produce = frames::produce(&topic, &all, &made.bytes, -1)?;

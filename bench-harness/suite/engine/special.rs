@@ -102,10 +102,10 @@ impl Engine {
         let data = place.fresh()?;
         self.programs.format(&step.variant, &data)?;
         let empty = partitions == 0;
-        let (topic, count) = (scenario.name, partitions.max(1));
+        let (topic, count) = (super::topic(scenario.name), partitions.max(1));
         if !empty {
             let broker = self.programs.start(&step.variant, &cpu, &self.stop)?;
-            first_produce(&broker.address, (topic, count), true, &self.stop)?;
+            first_produce(&broker.address, (&topic, count), true, &self.stop)?;
             let mut load = self.prepared(step, scenario, Vec::new(), &step.variant.name);
             load.args = strings(&["produce", "--spread", "--batch-bytes", "1"]);
             load.args
@@ -117,7 +117,7 @@ impl Engine {
             ensure!(broker.stop(), "the stop before was not clean");
         }
         let broker = self.programs.start(&step.variant, &cpu, &self.stop)?;
-        let acked = first_produce(&broker.address, (topic, count), empty, &self.stop)?;
+        let acked = first_produce(&broker.address, (&topic, count), empty, &self.stop)?;
         let time = acked.duration_since(broker.begun);
         broker.stop();
         let us = time.as_secs_f64() * 1e6;

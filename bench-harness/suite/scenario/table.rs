@@ -320,7 +320,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "start1000",
-        about: "restart after a clean stop with 1,000 partitions, to the first acknowledged produce",
+        about: "restart after a clean stop with 1,000 partitions, to the first acked produce",
         run: Run::Start { partitions: 1000 },
         main: Measure::Start,
         floors: &[below(Measure::Start, 0.1)],
@@ -403,7 +403,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "trouble-slow-consumer",
-        about: "16 KiB at 1,000/s with tail readers beside consumers that do not read their sockets",
+        about: "16 KiB at 1,000/s with tail readers beside consumers that stop reading",
         run: Run::Trouble {
             args: TAILED,
             calm: TAILED,
