@@ -27,6 +27,8 @@ enum Way {
 
 /// Where `auto` writes while the kernel's write-back is behind (docs/adr/0006).
 const WHEN_BEHIND: Way = Way::Uncached;
+/// Where `auto` writes what is to be on disk before it is acked, while it is not.
+const WHEN_SYNCED: Way = Way::Ring;
 
 fn failure(op: &'static str, file: &LogFile, e: &io::Error) -> IoFailure {
     IoFailure {
@@ -77,7 +79,7 @@ impl<C: ShardCore> Reactor<C> {
     }
 
     /// How a write to this file goes.
-    fn way(&self, log: &OpenLog) -> Way {
+    fn way(&self, log: &OpenLog, sync: bool) -> Way {
         let way = match self.config.write_strategy {
             WriteStrategy::Inline => Way::Inline,
             WriteStrategy::Ring => Way::Ring,
@@ -87,6 +89,8 @@ impl<C: ShardCore> Reactor<C> {
                 // Nothing is ever written back there.
                 (FileSystem::Tmpfs, _) => Way::Inline,
                 (_, true) => WHEN_BEHIND,
+                // Its worker may wait for the journal, in which others' syncs are under way.
+                (_, false) if sync => WHEN_SYNCED,
                 (FileSystem::Xfs, false) => Way::Ring,
                 (_, false) => Way::Inline,
             },
@@ -135,7 +139,7 @@ impl<C: ShardCore> Reactor<C> {
 
     fn start_write(&mut self, token: Token, log: OpenLog, pos: u64, bufs: Vec<Bytes>, sync: bool) {
         let total: usize = bufs.iter().map(Bytes::len).sum();
-        let (mut way, mut write) = (self.way(&log), (log, pos, bufs, sync));
+        let (mut way, mut write) = (self.way(&log, sync), (log, pos, bufs, sync));
         if way == Way::Direct {
             match self.start_direct(token, write) {
                 Ok(()) => return,
@@ -148,6 +152,7 @@ impl<C: ShardCore> Reactor<C> {
         }
         if way != Way::Inline && total > 0 {
             let op = Op::Write {
+                by_flag: log.handle.is_synced(),
                 log,
                 pos,
                 bufs,
@@ -159,7 +164,8 @@ impl<C: ShardCore> Reactor<C> {
         }
         match write_inline(&log, &bufs, pos, total) {
             Err(e) => self.io_failed(token, "write", &log.file, &e),
-            Ok(()) if sync => self.start_sync(token, log),
+            // A sync does nothing on tmpfs.
+            Ok(()) if sync && log.fs != FileSystem::Tmpfs => self.start_sync(token, log),
             Ok(()) => {
                 log.handle.set_synced(false);
                 self.write_done(token, bufs);
@@ -182,6 +188,7 @@ impl<C: ShardCore> Reactor<C> {
             skip,
             sync,
             uncached: false,
+            by_flag: false,
         };
         self.ring.start(Owner::Disk(token), op);
     }
@@ -292,9 +299,11 @@ impl<C: ShardCore> Reactor<C> {
                 skip,
                 sync,
                 uncached,
+                by_flag,
             } => {
-                let write = (log, pos, bufs, skip, sync, uncached);
-                self.on_write(token, write, result, sync_result);
+                let write = (log, pos, bufs, skip);
+                let how = (sync, uncached, by_flag);
+                self.on_write(token, write, how, (result, sync_result));
             }
             Op::WriteDirect(piece) => self.on_direct(token, *piece, result, sync_result),
             Op::OpenForWrite(first) => self.on_opened(token, *first, result),
@@ -305,16 +314,9 @@ impl<C: ShardCore> Reactor<C> {
     fn on_write(
         &mut self,
         token: Token,
-        (log, pos, bufs, mut skip, sync, mut uncached): (
-            OpenLog,
-            u64,
-            Vec<Bytes>,
-            usize,
-            bool,
-            bool,
-        ),
-        result: io::Result<u32>,
-        sync_result: Option<io::Result<u32>>,
+        (log, pos, bufs, mut skip): (OpenLog, u64, Vec<Bytes>, usize),
+        (sync, mut uncached, by_flag): (bool, bool, bool),
+        (result, sync_result): (io::Result<u32>, Option<io::Result<u32>>),
     ) {
         match result {
             Ok(0) => {
@@ -337,6 +339,7 @@ impl<C: ShardCore> Reactor<C> {
                 skip,
                 sync,
                 uncached,
+                by_flag,
             };
             return self.ring.start(Owner::Disk(token), op);
         }

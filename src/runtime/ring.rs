@@ -26,6 +26,12 @@ const SQ_ENTRIES: u32 = 256;
 /// Entries of the completion queue; more completions wait in the kernel (feature NODROP).
 const CQ_ENTRIES: u32 = 4096;
 
+/// Most kernel workers of a ring: for regular files (the kernel's own limit is 4 per CPU, and
+/// writes that wait for the disk would queue behind each other, where they could share a commit of
+/// the journal), and for all else (its limit is that of processes).
+const FILE_WORKERS: u32 = 32;
+const OTHER_WORKERS: u32 = 64;
+
 /// Completion of a doorbell that another shard rang.
 const DOORBELL: u64 = u64::MAX;
 /// Completions nobody waits for.
@@ -80,6 +86,8 @@ pub(crate) enum Op {
         sync: bool,
         /// RWF_DONTCACHE.
         uncached: bool,
+        /// `sync` by RWF_DSYNC, which is enough where all before is on disk.
+        by_flag: bool,
     },
     /// Write whole blocks with O_DIRECT.
     WriteDirect(Box<DirectPiece>),
@@ -182,6 +190,10 @@ impl<T: Copy> Ring<T> {
         // SAFETY: the ring's descriptor is open over this call.
         let registered = sys::register_ring(unsafe { BorrowedFd::borrow_raw(fd) });
         let by_fd = (fd.unsigned_abs(), false);
+        // A kernel that refuses keeps its own limits.
+        let _ = uring
+            .submitter()
+            .register_iowq_max_workers(&mut [FILE_WORKERS, OTHER_WORKERS]);
         Ok(Self {
             enter: registered.map_or(by_fd, |number| (number, true)),
             uring,
@@ -446,20 +458,28 @@ fn build(
             skip,
             sync,
             uncached,
+            by_flag,
         } => {
             sys::gather(bufs, *skip, iov);
-            let flags = if *uncached { libc::RWF_DONTCACHE } else { 0 };
+            let mut flags = if *uncached { libc::RWF_DONTCACHE } else { 0 };
+            if *sync && *by_flag {
+                flags |= libc::RWF_DSYNC;
+            }
             let write =
                 opcode::Writev::new(types::Fd(log.as_raw_fd()), iov.as_ptr(), iov.len() as u32)
                     .offset(*pos + *skip as u64)
                     .rw_flags(flags)
                     .build()
                     .user_data(data);
-            if *sync {
+            if *sync && !*by_flag {
                 let sync = datasync(log.as_raw_fd()).user_data(data | SYNC_HALF);
                 return SmallVec::from([write.flags(squeue::Flags::IO_LINK), sync]);
             }
-            write
+            // What waits for the disk must not do so in our own submission.
+            match flags {
+                0 => write,
+                _ => write.flags(squeue::Flags::ASYNC),
+            }
         }
         Op::WriteDirect(piece) => return build_direct(piece, data),
         Op::OpenForWrite(open) => {
@@ -501,11 +521,13 @@ fn build_direct(op: &DirectPiece, data: u64) -> SmallVec<[squeue::Entry; 2]> {
         .rw_flags(if op.flag { libc::RWF_DSYNC } else { 0 })
         .build()
         .user_data(data);
+    // A write that makes the file longer goes to a worker anyway, after a try in vain.
     if op.link {
         let sync = datasync(op.log.as_raw_fd()).user_data(data | SYNC_HALF);
-        return SmallVec::from([write.flags(squeue::Flags::IO_LINK), sync]);
+        let both = squeue::Flags::IO_LINK | squeue::Flags::ASYNC;
+        return SmallVec::from([write.flags(both), sync]);
     }
-    SmallVec::from_iter([write])
+    SmallVec::from_iter([write.flags(squeue::Flags::ASYNC)])
 }
 
 fn datasync(fd: RawFd) -> squeue::Entry {
