@@ -148,19 +148,19 @@ fn range(values: impl Iterator<Item = f64>, log: bool) -> Option<(f64, f64)> {
     Some((low, high + (high - low).max(1e-9) * 0.06))
 }
 
+/// The thinned points of a line as places on the axes.
+fn placed(line: &Line, x: &Axis, y: &Axis) -> Vec<(f64, f64)> {
+    let place = |(a, b): (f64, f64)| Some((x.place(a)?, y.place(b)?));
+    let thin = thinned(&line.points).into_iter();
+    thin.filter_map(place).collect()
+}
+
 /// Lines over two axes; `None` when there is nothing to draw.
 ///
 /// # Errors
 /// The backend failed.
 pub fn lines(title: &str, x: &Axis, y: &Axis, all: &[Line]) -> Result<Option<String>> {
-    let placed: Vec<(&Line, Vec<(f64, f64)>)> = all
-        .iter()
-        .map(|line| {
-            let thin = thinned(&line.points);
-            let place = |(a, b): (f64, f64)| Some((x.place(a)?, y.place(b)?));
-            (line, thin.into_iter().filter_map(place).collect())
-        })
-        .collect();
+    let placed: Vec<(&Line, Vec<(f64, f64)>)> = all.iter().map(|l| (l, placed(l, x, y))).collect();
     let points = || placed.iter().flat_map(|(_, p)| p.iter().copied());
     let ranges = (
         range(points().map(|p| p.0), x.log),

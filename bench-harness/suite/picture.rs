@@ -2,6 +2,7 @@
 //! the limit, and the 99th percentile, workload by workload.
 
 use anyhow::{Result, anyhow};
+use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::kept::Kept;
@@ -23,6 +24,12 @@ const SHOWN: &[(&str, &str, &str)] = &[
     ("e2e1k", "tmpfs", "end to end 1 KiB"),
 ];
 
+/// Names in results and in the picture, in the order of the bars.
+const SYSTEMS: [(&str, &str); 3] = [
+    ("kafka", "Apache Kafka 4.3.1"),
+    ("flumen", "Flumen"),
+    ("limit", "limit of the core"),
+];
 const WIDTH: i32 = 1000;
 const LEFT: i32 = 190;
 const ROW: i32 = 62;
@@ -73,6 +80,60 @@ fn failed(error: impl std::fmt::Debug) -> anyhow::Error {
     anyhow!("picture: {error:?}")
 }
 
+/// Values of a panel, the one that fills it, and how they are written.
+type Values<'a> = (&'a [Option<f64>], f64, fn(f64) -> String);
+
+/// What is drawn on.
+struct Canvas<'a>(DrawingArea<SVGBackend<'a>, Shift>);
+
+impl Canvas<'_> {
+    fn text(&self, (x, y): (i32, i32), size: i32, text: &str) -> Result<()> {
+        let font = ("sans-serif", size).into_font().color(&INK);
+        let text = Text::new(text.to_owned(), (x, y), font);
+        self.0.draw(&text).map_err(failed)
+    }
+
+    fn bar(&self, (x, y): (i32, i32), width: f64, system: usize) -> Result<()> {
+        let corners = [(x, y), (x + (width.round() as i32).max(1), y + 13)];
+        let name = SYSTEMS.get(system).map_or("", |s| s.0);
+        let bar = Rectangle::new(corners, colour(name, system).filled());
+        self.0.draw(&bar).map_err(failed)
+    }
+
+    fn head(&self) -> Result<()> {
+        let left = "Work of one core (Kafka = 1); longer is better";
+        self.text((LEFT, 14), 18, left)?;
+        self.text((PANEL[1].0, 14), 18, "99th percentile; shorter is better")?;
+        for (at, (_, label)) in SYSTEMS.iter().enumerate() {
+            let x = LEFT + 150 * i32::try_from(at)?;
+            self.bar((x, 46), 14.0, at)?;
+            self.text((x + 20, 46), 13, label)?;
+        }
+        Ok(())
+    }
+
+    /// One workload; `most` is the greatest throughput of all.
+    fn row(&self, y: i32, one: &Bars, most: f64) -> Result<()> {
+        self.text((12, y + 16), 14, &one.title)?;
+        // Latencies span three decades: each line has its own scale, the slower fills it.
+        let slowest = one.p99.iter().flatten().fold(0.0, |a: f64, b| a.max(*b));
+        let panels: [Values<'_>; 2] = [
+            (&one.throughput, most, |v| format!("{v:.1}x")),
+            (&one.p99, slowest, time),
+        ];
+        for ((left, room), (values, full, label)) in PANEL.into_iter().zip(panels) {
+            for (at, value) in values.iter().enumerate() {
+                let Some(value) = value else { continue };
+                let y = y + 16 * i32::try_from(at)?;
+                let width = f64::from(room) * value / full.max(1e-9);
+                self.bar((left, y), width, at)?;
+                self.text((left + width as i32 + 6, y), 12, &label(*value))?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The picture; `None` when nothing that it shows was measured with Kafka beside.
 ///
 /// # Errors
@@ -83,81 +144,22 @@ pub fn overview(all: &[Kept]) -> Result<Option<String>> {
         return Ok(None);
     }
     let height = TOP + ROW * i32::try_from(bars.len())? + 34;
+    let most = bars.iter().flat_map(|b| b.throughput).flatten();
+    let most = most.fold(1.0, f64::max);
     let mut svg = String::new();
     {
         let size = (u32::try_from(WIDTH)?, u32::try_from(height)?);
         let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         root.fill(&WHITE).map_err(failed)?;
-        let text = |x: i32, y: i32, size: i32, text: String| {
-            let font = ("sans-serif", size).into_font().color(&INK);
-            root.draw(&Text::new(text, (x, y), font)).map_err(failed)
-        };
-        let bar = |x: i32, y: i32, width: f64, tall: i32, fill: RGBColor| {
-            let corners = [(x, y), (x + (width.round() as i32).max(1), y + tall)];
-            root.draw(&Rectangle::new(corners, fill.filled()))
-                .map_err(failed)
-        };
-        text(
-            LEFT,
-            14,
-            18,
-            "Work of one core (Kafka = 1); longer is better".to_owned(),
-        )?;
-        text(
-            PANEL[1].0,
-            14,
-            18,
-            "99th percentile; shorter is better".to_owned(),
-        )?;
-        for (at, name) in ["kafka", "flumen", "limit"].iter().enumerate() {
-            let x = LEFT + 150 * i32::try_from(at)?;
-            let label = ["Apache Kafka 4.3.1", "Flumen", "limit of the core"];
-            bar(x, 46, 14.0, 12, colour(name, at))?;
-            text(
-                x + 20,
-                46,
-                13,
-                label.get(at).copied().unwrap_or_default().to_owned(),
-            )?;
-        }
-        let most = bars
-            .iter()
-            .flat_map(|b| b.throughput)
-            .flatten()
-            .fold(1.0, f64::max);
+        let canvas = Canvas(root);
+        canvas.head()?;
         for (row, one) in (0i32..).zip(&bars) {
-            let y = TOP + ROW * row;
-            text(12, y + 16, 14, one.title.clone())?;
-            for (at, value) in (0i32..).zip(one.throughput) {
-                let Some(value) = value else { continue };
-                let name = ["kafka", "flumen", "limit"].get(at as usize).copied();
-                let fill = colour(name.unwrap_or_default(), 0);
-                let width = f64::from(PANEL[0].1) * value / most;
-                bar(LEFT, y + 16 * at, width, 13, fill)?;
-                text(
-                    LEFT + width as i32 + 6,
-                    y + 16 * at,
-                    12,
-                    format!("{value:.1}x"),
-                )?;
-            }
-            for (at, value) in (0i32..).zip(one.p99) {
-                let Some(value) = value else { continue };
-                let fill = colour(
-                    ["kafka", "flumen"].get(at as usize).copied().unwrap_or(""),
-                    0,
-                );
-                // Latencies span three decades: each line has its own scale, the slower fills it.
-                let slowest = one.p99.iter().flatten().fold(0.0, |a: f64, b| a.max(*b));
-                let width = f64::from(PANEL[1].1) * value / slowest.max(1e-9);
-                bar(PANEL[1].0, y + 16 * at, width, 13, fill)?;
-                text(PANEL[1].0 + width as i32 + 6, y + 16 * at, 12, time(value))?;
-            }
+            canvas.row(TOP + ROW * row, one, most)?;
         }
         let note = "Each latency line has a scale of its own. At a fixed rate, work is requests \
                     per CPU second. Medians over rounds.";
-        text(12, height - 22, 12, note.to_owned())?;
-        root.present().map_err(failed)?;
+        canvas.text((12, height - 22), 12, note)?;
+        canvas.0.present().map_err(failed)?;
     }
     Ok(Some(svg))
 }
