@@ -14,6 +14,7 @@
 pub use crate::builder::BatchBuilder;
 use crate::codec::{self, CodecError, Compression};
 use crate::config::TimestampType;
+use crate::crc;
 use bytes::Bytes;
 
 /// Length of the header in bytes.
@@ -268,7 +269,7 @@ impl<'a> Batch<'a> {
     /// Compares the CRC.
     pub fn check_crc(&self) -> Result<(), BatchError> {
         let stored = self.header.crc();
-        let computed = crc32c::crc32c(self.bytes.get(CRC_START..).unwrap_or_default());
+        let computed = crc::crc32c(self.bytes.get(CRC_START..).unwrap_or_default());
         if stored == computed {
             Ok(())
         } else {

@@ -6,6 +6,7 @@ use crate::batch::{
 };
 use crate::codec::{self, CodecError, Compression};
 use crate::config::TimestampType;
+use crate::crc;
 use bytes::{BufMut, Bytes, BytesMut};
 
 fn put_varlong(out: &mut Vec<u8>, value: i64) {
@@ -200,7 +201,7 @@ impl BatchBuilder {
         out.put_i32(self.base_sequence);
         out.put_i32(self.count);
         out.put_slice(section);
-        let crc = crc32c::crc32c(&out[CRC_START..]);
+        let crc = crc::crc32c(&out[CRC_START..]);
         out[17..21].copy_from_slice(&crc.to_be_bytes());
         out.freeze()
     }
@@ -227,7 +228,7 @@ pub(crate) fn restamp(
     let attributes = with_bit(attributes, ATTR_LOG_APPEND_TIME, on);
     header[21..23].copy_from_slice(&attributes.to_be_bytes());
     header[35..43].copy_from_slice(&max_timestamp.to_be_bytes());
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&header[CRC_START..]), records);
+    let crc = crc::crc32c_of_two(&header[CRC_START..], records);
     header[17..21].copy_from_slice(&crc.to_be_bytes());
 }
 

@@ -44,6 +44,7 @@ mod builder;
 pub mod checkpoint;
 pub mod codec;
 pub mod config;
+mod crc;
 pub mod epoch;
 pub mod index;
 mod jobs;

@@ -3,6 +3,7 @@
 //! when the write fails.
 
 use crate::batch::{BatchHeader, Record, sequence_sub};
+use crate::crc;
 use crate::ops::AppendError;
 use crate::validate::Origin;
 use flumen_base::{ErrorCode, IdMap, ProducerId};
@@ -312,7 +313,7 @@ impl ProducerState {
         }
         let mut out = Vec::with_capacity(SNAPSHOT_PREFIX_LEN + entries.len());
         out.extend_from_slice(&SNAPSHOT_VERSION.to_be_bytes());
-        out.extend_from_slice(&crc32c::crc32c(&entries).to_be_bytes());
+        out.extend_from_slice(&crc::crc32c(&entries).to_be_bytes());
         out.extend_from_slice(&entries);
         out
     }
@@ -322,7 +323,7 @@ impl ProducerState {
         let (version, rest) = bytes.split_first_chunk::<2>()?;
         let (crc, entries) = rest.split_first_chunk::<4>()?;
         if i16::from_be_bytes(*version) != SNAPSHOT_VERSION
-            || u32::from_be_bytes(*crc) != crc32c::crc32c(entries)
+            || u32::from_be_bytes(*crc) != crc::crc32c(entries)
         {
             return None;
         }
