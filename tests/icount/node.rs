@@ -6,7 +6,9 @@ use bytes::{Bytes, BytesMut};
 use flumen_base::{Mono, Now, Prng};
 use flumen_log::testing::MemDisk;
 use flumen_shard::Shard;
-use flumen_shard::io::{ConnId, ConnInfo, Effect, Effects, Input, IoFailure, Response};
+use flumen_shard::io::{
+    ConnId, ConnInfo, DiskOp, Effect, Effects, Input, IoFailure, IoOutput, Response,
+};
 use flumen_shard::testing::{Driver, boot_shards, decode_answer, file_of, read_response, run_op};
 use flumen_wire::header::{RequestHeader, write_request_header};
 use flumen_wire::{Message, Request, Writer};
@@ -264,7 +266,16 @@ impl Node {
                     path: file_of(&op).path().display().to_string(),
                     kind: e.kind(),
                 });
-                self.release(n, op);
+                // The list of buffers goes back with its completion, as the runtime does it.
+                let result = match (result, op) {
+                    (Ok(IoOutput::Done), DiskOp::Write { bufs, .. }) => {
+                        Ok(IoOutput::Written(bufs))
+                    }
+                    (result, op) => {
+                        self.release(n, op);
+                        result
+                    }
+                };
                 self.lanes[n].inputs.push_back(Input::IoDone(token, result));
             }
             Effect::Job(token, job) => {
