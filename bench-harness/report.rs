@@ -418,3 +418,44 @@ impl Idle {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_without_the_newer_fields_still_reads() {
+        let old = r#"{"scenario":"64k","command":"produce","seconds":5.0,"requests":9,"bytes":90,
+            "requests_per_second":1.8,"megabytes_per_second":0.00002,
+            "latency_us":{"p50":1.0,"p90":2.0,"p99":3.0,"p999":4.0,"max":5.0,"mean":1.5},
+            "broker":{"cpu_seconds":1.5,"cpu_seconds_per_gb":0.4,"cpu_us_per_request":12.0,
+            "resident_bytes":1048576,"resident_bytes_max":2097152},"histogram_v2_hex":""}"#;
+        let report: Report = serde_json::from_str(old).unwrap();
+        assert_eq!(report.requests, 9);
+        let broker = report.broker.as_ref().unwrap();
+        assert_eq!(
+            (broker.resident_bytes, broker.switches_voluntary),
+            (1 << 20, 0)
+        );
+        assert!(report.series.is_empty() && report.client.saturated.is_none());
+        assert!(report.table().contains("1 MiB resident"));
+    }
+
+    #[test]
+    fn a_histogram_survives_its_text() {
+        let mut histogram = crate::tally::histogram().unwrap();
+        for n in 1..1000u64 {
+            histogram.saturating_record(n * n * 1000);
+        }
+        let again = from_hex(&to_hex(&histogram).unwrap()).unwrap();
+        assert_eq!(again, histogram);
+        assert!(from_hex("0x").is_err() && from_hex("00").is_err());
+    }
+
+    #[test]
+    fn a_saturated_client_stands_out() {
+        let mut report = Report::default();
+        report.client.saturated = Some("the client was busy".to_owned());
+        assert!(report.table().contains("CAUTION     the client was busy"));
+    }
+}

@@ -225,3 +225,70 @@ pub fn write_log(path: &Path, started: SystemTime, tallies: &[&Tally]) -> Result
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn times(due: u64, sent: u64, now: u64) -> Times {
+        Times {
+            due_ns: due * MS,
+            sent_ns: sent * MS,
+            now_ns: now * MS,
+        }
+    }
+
+    fn near(value: f64, expected: f64) -> bool {
+        (value / expected - 1.0).abs() < 0.01
+    }
+
+    /// One second of warm-up, two measured.
+    fn tally() -> Tally {
+        Tally::new("t", 1.0, 2.0, true, true).unwrap()
+    }
+
+    #[test]
+    fn work_counts_when_it_is_done_and_latency_when_it_was_due() {
+        let mut t = tally();
+        t.add(10, times(100, 100, 200)); // all in the warm-up
+        t.add(10, times(900, 900, 1100)); // due in it, done after it
+        t.add(10, times(1500, 1540, 1550)); // in the measured time, sent late
+        t.add(10, times(2900, 2900, 3200)); // done behind the end
+        t.unanswered(2950 * MS, 4000 * MS);
+        t.unanswered(950 * MS, 4000 * MS);
+        t.tick(3000 * MS).unwrap();
+        assert_eq!(t.counts(), (2, 20));
+        let report = t.report("s").unwrap();
+        assert!(near(report.requests_per_second, 1.0));
+        // 50, 300 and at least 1050 ms.
+        assert_eq!(t.latency.len(), 3);
+        assert!(near(report.latency_us.p50, 300e3) && near(report.latency_us.max, 1050e3));
+        let service = report.service_latency_us.unwrap();
+        assert!(near(service.p50, 10e3), "{service:?}");
+    }
+
+    #[test]
+    fn seconds_have_their_own_counts_and_percentiles() {
+        let mut t = tally();
+        t.add(5, times(0, 0, 10));
+        t.tick(999 * MS).unwrap();
+        assert!(t.series.is_empty());
+        t.tick(1001 * MS).unwrap();
+        t.add(7, times(1100, 1100, 1120));
+        t.add(7, times(1100, 1100, 1400));
+        // A stall: two seconds pass without a look.
+        t.tick(3500 * MS).unwrap();
+        t.tick(3600 * MS).unwrap();
+        assert_eq!(t.series.len(), 2);
+        let [first, second] = &t.series[..] else {
+            panic!("two seconds");
+        };
+        assert_eq!((first.requests, first.bytes), (1, 5));
+        assert!(near(first.seconds, 1.001) && near(first.max, 10e3));
+        assert_eq!((second.requests, second.bytes), (2, 14));
+        assert!(near(second.seconds, 1.999) && near(second.p50, 20e3) && near(second.p99, 300e3));
+        assert_eq!(t.log.unwrap().len(), 2);
+    }
+}
