@@ -30,6 +30,7 @@ mod fsdisk;
 mod http;
 mod jobs;
 mod logfile;
+mod mapped;
 mod mesh;
 mod net;
 mod probe;

@@ -1,5 +1,6 @@
 //! The open file of a log segment, as the runtime keeps it in its `LogFile`.
 
+use crate::mapped::Mapping;
 use crate::sys::{self, FileSystem};
 use flumen_base::LogFile;
 use flumen_base::aligned::LastBlock;
@@ -26,7 +27,20 @@ pub(crate) struct LogHandle {
     unsynced: AtomicBool,
     /// Blocks are allocated up to here.
     reserved: AtomicU64,
+    mapped: Mutex<Mapped>,
+    /// The file is at least so long.
+    len: AtomicU64,
 }
+
+/// The file in the address space.
+enum Mapped {
+    NotYet,
+    Yes(Arc<Mapping>),
+    Refused,
+}
+
+/// Least bytes of a file that are mapped.
+const MAPPED_BYTES_MIN: usize = 1 << 20;
 
 impl LogHandle {
     /// Takes an open file and asks which file system it is on.
@@ -42,7 +56,36 @@ impl LogHandle {
             // Whoever wrote it before may not have synced it.
             unsynced: AtomicBool::new(true),
             reserved: AtomicU64::new(0),
+            mapped: Mutex::new(Mapped::NotYet),
+            len: AtomicU64::new(0),
         })
+    }
+
+    /// The file in the address space, its first `end` bytes at least; `None` where it is shorter,
+    /// or can't be mapped.
+    pub(crate) fn mapping(&self, end: u64) -> Option<Arc<Mapping>> {
+        if end > self.len.load(Ordering::Relaxed) {
+            // Else zeros would be sent behind the end, up to the end of the page.
+            let len = self.file.metadata().ok()?.len();
+            self.len.store(len, Ordering::Relaxed);
+            if end > len {
+                return None;
+            }
+        }
+        let end = usize::try_from(end).ok()?;
+        // Replaced whole.
+        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*mapped {
+            Mapped::Yes(mapping) if mapping.len() >= end => return Some(Arc::clone(mapping)),
+            Mapped::Refused => return None,
+            _ => {}
+        }
+        // All of it, and what comes until it has doubled.
+        let len = usize::try_from(self.len.load(Ordering::Relaxed)).ok()?;
+        let len = len.max(MAPPED_BYTES_MIN).checked_next_power_of_two()?;
+        let mapping = Mapping::new(self.file.as_fd(), len).ok().map(Arc::new);
+        *mapped = mapping.clone().map_or(Mapped::Refused, Mapped::Yes);
+        mapping
     }
 
     /// Whether RWF_DONTCACHE may be tried.

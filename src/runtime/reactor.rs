@@ -364,6 +364,7 @@ impl<C: ShardCore> Reactor<C> {
                 self.on_cold_read(index, buf, result);
             }
             Op::SpliceIn { pipe, .. } => self.on_splice_in(index, pipe, result),
+            Op::OpenForSend { file, .. } => self.on_slice_opened(index, &file, result),
             _ => {} // not for connections
         }
         self.free_conn(index);

@@ -93,6 +93,8 @@ pub(crate) enum Op {
     WriteDirect(Box<DirectPiece>),
     /// Make and open the file of a log, for the write that waits for it.
     OpenForWrite(Box<OpenFirst>),
+    /// Open the file of a log, for the answer that waits for it.
+    OpenForSend { file: Arc<LogFile>, path: CString },
     /// Allocate blocks, the file's length as it is: nobody waits for it, and it may fail.
     Reserve { log: OpenLog, from: u64, len: u64 },
     /// fdatasync.
@@ -487,6 +489,11 @@ fn build(
             opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), open.path.as_ptr())
                 .flags(flags)
                 .mode(0o666)
+                .build()
+        }
+        Op::OpenForSend { path, .. } => {
+            opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr())
+                .flags(libc::O_RDWR | libc::O_CLOEXEC)
                 .build()
         }
         Op::Reserve { log, from, len } => opcode::Fallocate::new(types::Fd(log.as_raw_fd()), *len)

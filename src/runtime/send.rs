@@ -15,17 +15,22 @@
 
 use crate::core::ShardCore;
 use crate::logfile::OpenLog;
+use crate::mapped::{self, Mapping, SendBuf};
 use crate::reactor::{Owner, Reactor};
 use crate::ring::Op;
 use crate::splice::Pipe;
-use crate::sys;
+use crate::sys::{self, FileSystem};
 use bytes::{Buf, Bytes, BytesMut};
+use flumen_base::LogFile;
 use flumen_shard::io::{ConnId, FileSlice, Response, Segment};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::ffi::CString;
+use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Bytes that one connection splices or reads from files in one turn.
 const TURN_BYTES: usize = 256 << 10;
@@ -33,6 +38,10 @@ const TURN_BYTES: usize = 256 << 10;
 const SEND_BYTES: usize = 1 << 20;
 /// Buffers that one sendmsg takes.
 const SEND_BUFS: usize = 128;
+/// Shorter slices are not worth the page table's work: they are read.
+const MAPPED_BYTES_MIN: u32 = 16 << 10;
+/// Bytes that are read for several connections before the first send: they stay in the cache.
+const READ_AHEAD_BYTES: usize = 512 << 10;
 /// Connections with something to send above which the sends of a turn go through the ring together.
 const INLINE_SENDS_MAX: usize = 4;
 /// Distance of the residency probes, in bytes.
@@ -44,8 +53,17 @@ pub(crate) enum Piece {
     File(FileSlice),
     /// What was read of a file slice, in a buffer of the pool, and how much of it has been sent.
     Read(BytesMut, usize),
+    /// A part of a mapped file.
+    Mapped(MappedPart),
     /// A response ends here.
     End,
+}
+
+/// What is left to send of a part of a mapped file.
+pub(crate) struct MappedPart {
+    mapping: Arc<Mapping>,
+    pos: usize,
+    len: usize,
 }
 
 /// Buffers for file slices that go by copy: used again, because fresh memory costs more than the
@@ -133,6 +151,12 @@ impl Outgoing {
                     break;
                 }
                 Some(Piece::Read(buf, sent)) => buf.len() - *sent,
+                Some(Piece::Mapped(part)) if part.len > n => {
+                    part.pos += n;
+                    part.len -= n;
+                    break;
+                }
+                Some(Piece::Mapped(part)) => part.len,
                 _ => break,
             };
             n -= left;
@@ -145,23 +169,34 @@ impl Outgoing {
 
     /// The buffers at the front that lie in memory, and whether something of the same response
     /// follows them.
-    fn gather(&self) -> (SmallVec<[IoSlice<'_>; 8]>, usize, bool) {
-        let mut bufs: SmallVec<[IoSlice<'_>; 8]> = SmallVec::new();
+    fn gather(&self) -> (SmallVec<[SendBuf<'_>; 8]>, usize, bool) {
+        let mut bufs: SmallVec<[SendBuf<'_>; 8]> = SmallVec::new();
         let mut total = 0;
         for piece in &self.pieces {
-            let bytes = match piece {
+            let buf = match piece {
                 Piece::End => continue,
                 Piece::File(_) => return (bufs, total, true),
-                Piece::Bytes(bytes) => bytes,
-                Piece::Read(buf, sent) => buf.get(*sent..).unwrap_or_default(),
+                Piece::Bytes(bytes) => SendBuf::new(bytes),
+                Piece::Read(buf, sent) => SendBuf::new(buf.get(*sent..).unwrap_or_default()),
+                Piece::Mapped(part) => part.mapping.part(part.pos, part.len),
             };
-            total += bytes.len();
-            bufs.push(IoSlice::new(bytes));
+            total += buf.len();
+            bufs.push(buf);
             if bufs.len() >= SEND_BUFS || total >= SEND_BYTES {
                 break;
             }
         }
         (bufs, total, false)
+    }
+
+    /// Bytes of files at hand to be sent.
+    fn at_hand(&self) -> usize {
+        let of_files = self.pieces.iter().map(|piece| match piece {
+            Piece::Read(buf, sent) => buf.len() - sent,
+            Piece::Mapped(part) => part.len,
+            _ => 0,
+        });
+        of_files.sum()
     }
 
     fn front(&self, splice_above: usize) -> Front {
@@ -202,6 +237,13 @@ impl<C: ShardCore> Reactor<C> {
     pub(crate) fn drive_sends(&mut self) {
         let mut dirty = std::mem::take(&mut self.dirty);
         let together = dirty.len() > INLINE_SENDS_MAX;
+        if dirty.len() > 1 {
+            // First all reads, then all sends: a client with several connections is woken once.
+            let mut left = READ_AHEAD_BYTES;
+            for &index in &dirty {
+                self.read_ahead(index, &mut left);
+            }
+        }
         for index in dirty.drain(..) {
             if let Some(conn) = self.conns.get(index) {
                 conn.dirty = false;
@@ -224,9 +266,27 @@ impl<C: ShardCore> Reactor<C> {
         }
     }
 
+    fn read_ahead(&mut self, index: u32, left: &mut usize) {
+        if let Some(conn) = self.conns.get(index)
+            && !conn.closed
+            && !conn.out.busy
+        {
+            let mut budget = TURN_BYTES.saturating_sub(conn.out.at_hand()).min(*left);
+            let before = budget;
+            let result = self.read_slices(index, &mut budget);
+            *left -= before - budget;
+            if let Err(e) = result {
+                self.close_conn(index, &e);
+            }
+        }
+    }
+
     fn drive_send(&mut self, index: u32, together: bool) {
         let splice_above = self.config.splice_above_bytes;
-        let mut budget = TURN_BYTES;
+        let Some(conn) = self.conns.get(index) else {
+            return;
+        };
+        let mut budget = TURN_BYTES.saturating_sub(conn.out.at_hand());
         loop {
             let Some(conn) = self.conns.get(index) else {
                 return;
@@ -273,7 +333,7 @@ impl<C: ShardCore> Reactor<C> {
             return Ok(false);
         }
         let more = more && *budget > 0;
-        let result = sys::send(conn.socket.as_fd(), &bufs, more);
+        let result = mapped::send(conn.socket.as_fd(), &bufs, more);
         drop(bufs);
         match result {
             Ok(0) => Err(io::ErrorKind::WriteZero.into()),
@@ -292,6 +352,8 @@ impl<C: ShardCore> Reactor<C> {
                 self.wait_writable(index);
                 Ok(false)
             }
+            // A mapped file was cut, or can't be read.
+            Err(e) if e.raw_os_error() == Some(libc::EFAULT) => Err(short_slice()),
             Err(e) => Err(e),
         }
     }
@@ -311,7 +373,7 @@ impl<C: ShardCore> Reactor<C> {
                     total += bytes.len();
                     bufs.push(bytes.clone());
                 }
-                Piece::File(_) | Piece::Read(..) => return self.send_now(index, budget),
+                _ => return self.send_now(index, budget),
             }
             if bufs.len() >= SEND_BUFS || total >= SEND_BYTES {
                 break;
@@ -343,10 +405,19 @@ impl<C: ShardCore> Reactor<C> {
             if !by_copy || *budget == 0 {
                 break;
             }
-            let log = crate::logfile::open(&slice.file, false)?;
+            let Some(log) = OpenLog::new(&slice.file) else {
+                let file = Arc::clone(&slice.file);
+                self.open_slice(index, file)?;
+                return Ok(false);
+            };
             if slice.len as usize > *budget {
                 let rest = split_slice(slice, *budget);
                 conn.out.pieces.insert(at + 1, Piece::File(rest));
+                continue;
+            }
+            if let Some(part) = mapped_part(&log, slice) {
+                *budget -= part.len;
+                conn.out.pieces[at] = Piece::Mapped(part);
                 continue;
             }
             let buf = self.copy_bufs.take(slice.len as usize);
@@ -363,6 +434,39 @@ impl<C: ShardCore> Reactor<C> {
             conn.out.pieces[at] = Piece::Read(buf, 0);
         }
         Ok(true)
+    }
+
+    /// Opens the file of a slice off the core: its directory may have to be read from the disk.
+    fn open_slice(&mut self, index: u32, file: Arc<LogFile>) -> io::Result<()> {
+        let path = CString::new(file.path().as_os_str().as_bytes()).map_err(io::Error::other)?;
+        if let Some(conn) = self.conns.get(index) {
+            conn.out.busy = true;
+            conn.ops += 1;
+            let op = Op::OpenForSend { file, path };
+            self.ring.start(Owner::Conn(index), op);
+        }
+        Ok(())
+    }
+
+    /// The file of a slice has been opened.
+    pub(crate) fn on_slice_opened(
+        &mut self,
+        index: u32,
+        file: &Arc<LogFile>,
+        result: io::Result<u32>,
+    ) {
+        let opened = result.and_then(|fd| OpenLog::put(file, sys::own_file(fd)?));
+        let Some(conn) = self.conns.get(index) else {
+            return;
+        };
+        conn.out.busy = false;
+        if conn.closed {
+            return;
+        }
+        match opened {
+            Err(e) if !is_transient(&e) => self.close_conn(index, &e),
+            _ => self.mark_dirty(index), // an interrupted one is tried again
+        }
     }
 
     fn start_cold_read(
@@ -487,9 +591,14 @@ impl<C: ShardCore> Reactor<C> {
             self.go_on_later(index);
             return Ok(false);
         }
+        let Some(log) = OpenLog::new(&slice.file) else {
+            let file = Arc::clone(&slice.file);
+            conn.out.pipe = Some(pipe);
+            self.open_slice(index, file)?;
+            return Ok(false);
+        };
         let len = (slice.len as usize).min(pipe.capacity).min(*budget);
         *budget -= len;
-        let log = crate::logfile::open(&slice.file, false)?;
         let file = log.as_fd();
         if sys::is_resident(file, log.fs, slice.pos, len as u64, PROBE_STEP) {
             match sys::splice_in(file, slice.pos, pipe.write_end(), len) {
@@ -567,6 +676,17 @@ impl<C: ShardCore> Reactor<C> {
             self.mark_dirty(index);
         }
     }
+}
+
+/// The slice as a part of the mapped file, where that is worth it and nothing has to be read.
+fn mapped_part(log: &OpenLog, slice: &FileSlice) -> Option<MappedPart> {
+    if slice.len < MAPPED_BYTES_MIN {
+        return None;
+    }
+    let (pos, len) = (usize::try_from(slice.pos).ok()?, slice.len as usize);
+    let mapping = log.handle.mapping(slice.pos + u64::from(slice.len))?;
+    let there = log.fs == FileSystem::Tmpfs || mapping.is_resident(pos, len);
+    there.then_some(MappedPart { mapping, pos, len })
 }
 
 /// Cuts a slice to `len` bytes, fewer than it has; gives the rest.

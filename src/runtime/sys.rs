@@ -3,7 +3,7 @@
 
 use bytes::{Bytes, BytesMut};
 use std::fs::File;
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -260,24 +260,6 @@ const ENTER_GETEVENTS: u32 = 1;
 const ENTER_EXT_ARG: u32 = 8;
 const ENTER_REGISTERED_RING: u32 = 16;
 const REGISTER_RING_FDS: u32 = 20;
-
-/// Sends what the socket takes of the buffers, without waiting. `more`: something follows soon.
-pub(crate) fn send(fd: BorrowedFd<'_>, bufs: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
-    let more = if more { libc::MSG_MORE } else { 0 };
-    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT | more;
-    if let [one] = bufs {
-        // SAFETY: the buffer lives over the call, and the kernel only reads it.
-        let sent = unsafe { libc::send(fd.as_raw_fd(), one.as_ptr().cast(), one.len(), flags) };
-        return check_len(sent);
-    }
-    // SAFETY: all zero is a valid empty msghdr.
-    let mut msg: libc::msghdr = unsafe { std::mem::zeroed() };
-    msg.msg_iov = bufs.as_ptr().cast_mut().cast();
-    msg.msg_iovlen = bufs.len();
-    // SAFETY: an `IoSlice` is an iovec; they and their buffers live over the call, and the kernel
-    // only reads them.
-    check_len(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const msg, flags) })
-}
 
 /// Raises the accept backlog of a listening socket.
 pub(crate) fn set_backlog(fd: BorrowedFd<'_>, backlog: i32) -> io::Result<()> {

@@ -101,7 +101,7 @@ pub enum Effect<M = Message, J = Job> {
 #[derive(Debug, Default)]
 pub struct Response {
     /// In order of sending.
-    pub segments: SmallVec<[Segment; 2]>,
+    pub segments: SmallVec<[Segment; 3]>,
 }
 
 /// A piece of a response.

@@ -98,6 +98,7 @@ pub struct Shard {
     spare_slots: Vec<Vec<api::produce::Slot>>,
     responses: ResponseMemory,
     fetches: IdMap<u64, api::fetch::Fetch>,
+    fetch_lists: api::fetch::FetchLists,
     sessions: Sessions,
     partitions: Partitions,
     outbox: Outbox,
@@ -158,6 +159,7 @@ impl Shard {
             spare_slots: Vec::new(),
             responses: ResponseMemory::default(),
             fetches: IdMap::default(),
+            fetch_lists: api::fetch::FetchLists::default(),
             sessions: Sessions::new(id, shards, slots),
             partitions: Partitions::new(id, init.log_dirs),
             outbox: Outbox::new(id, shards),
@@ -264,6 +266,9 @@ impl Shard {
 
     /// The shard that owns a partition.
     fn owner(&self, tp: TopicPartition) -> ShardId {
+        if self.shards == 1 {
+            return self.id; // without dividing
+        }
         tp.shard(self.shards)
     }
 

@@ -14,6 +14,7 @@ use crate::turn::Turn;
 use bytes::Bytes;
 use flumen_base::{ErrorCode, ShardId, TopicPartition};
 use flumen_wire::messages as wire;
+use smallvec::SmallVec;
 use std::collections::VecDeque;
 
 /// One operation, on its way to the shard that owns its partition or group.
@@ -190,7 +191,7 @@ pub(crate) struct ReadResult {
     pub(crate) aborted: Option<Vec<(i64, i64)>>,
     /// (epoch, end offset) where the reader's log diverges.
     pub(crate) diverging: Option<(i32, i64)>,
-    pub(crate) data: Vec<Segment>,
+    pub(crate) data: SmallVec<[Segment; 2]>,
 }
 
 impl ReadResult {
@@ -203,7 +204,7 @@ impl ReadResult {
             log_start: -1,
             aborted: None,
             diverging: None,
-            data: Vec::new(),
+            data: SmallVec::new(),
         }
     }
 

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use flumen_base::{ErrorCode, Now, Offset, ShardId, TopicPartition};
 use flumen_coordinator::WriteToken;
 use flumen_log::{AppendInfo, Log, LogConfig, ReadPlan, ReadRequest, Scan, ValidBatch};
+use smallvec::SmallVec;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -111,6 +112,34 @@ pub(crate) enum Outcome {
     GroupsFailed(WriteToken, ErrorCode),
     /// A part of a frame of this shard is no longer needed.
     GiveBack(ShardId, Bytes),
+}
+
+/// Results whose answers have left, for those to come.
+#[derive(Default)]
+#[allow(clippy::vec_box)] // the boxes are what is kept
+pub(crate) struct SpareResults(Vec<Box<ReadResult>>);
+
+/// Results kept for reuse.
+const SPARE_RESULTS_MAX: usize = 1024;
+
+impl SpareResults {
+    fn fill(&mut self, result: ReadResult) -> Box<ReadResult> {
+        match self.0.pop() {
+            Some(mut spare) => {
+                *spare = result;
+                spare
+            }
+            None => Box::new(result),
+        }
+    }
+
+    /// Takes one that is done with.
+    pub(crate) fn give_back(&mut self, mut result: Box<ReadResult>) {
+        if self.0.len() < SPARE_RESULTS_MAX {
+            result.data.clear(); // lets go of memory and files
+            self.0.push(result);
+        }
+    }
 }
 
 /// A read that is answered, or one that needs the disk first.
@@ -310,7 +339,7 @@ impl Partition {
     }
 
     /// Starts a read: the checks, then the log's plan.
-    pub(crate) fn read(&mut self, op: &ReadOp) -> ReadStep {
+    pub(crate) fn read(&mut self, op: &ReadOp, spare: &mut SpareResults) -> ReadStep {
         if let Err(error) = self.check_epoch(op.current_leader_epoch) {
             return ReadStep::Done(Box::new(ReadResult::refused(error)));
         }
@@ -319,7 +348,7 @@ impl Partition {
             return ReadStep::Done(Box::new(refused));
         }
         if let Some(diverging) = self.diverging(op) {
-            let mut result = self.read_result(op, ErrorCode::None);
+            let mut result = self.read_result(op, spare);
             result.diverging = Some(diverging);
             return ReadStep::Done(result);
         }
@@ -334,15 +363,21 @@ impl Partition {
             max_bytes: op.max_bytes,
             min_one: op.min_one,
         });
-        self.carry_out(op, plan)
+        self.carry_out(op, plan, spare)
     }
 
     /// Goes on with a read whose scan has come back.
-    pub(crate) fn resume_read(&mut self, op: &ReadOp, scan: Scan, bytes: &Bytes) -> ReadStep {
+    pub(crate) fn resume_read(
+        &mut self,
+        op: &ReadOp,
+        scan: Scan,
+        bytes: &Bytes,
+        spare: &mut SpareResults,
+    ) -> ReadStep {
         match self.log_mut() {
             Some(log) => {
                 let plan = log.resume_read(scan, bytes);
-                self.carry_out(op, plan)
+                self.carry_out(op, plan, spare)
             }
             // Its topic was deleted meanwhile, or it is loaded again.
             None => ReadStep::Done(Box::new(ReadResult::refused(
@@ -351,8 +386,8 @@ impl Partition {
         }
     }
 
-    fn carry_out(&self, op: &ReadOp, plan: ReadPlan) -> ReadStep {
-        let mut result = self.read_result(op, ErrorCode::None);
+    fn carry_out(&self, op: &ReadOp, plan: ReadPlan, spare: &mut SpareResults) -> ReadStep {
+        let mut result = self.read_result(op, spare);
         match plan {
             ReadPlan::NeedScan(scan) => return ReadStep::Scan(scan),
             ReadPlan::Memory(bufs) => result.data.extend(bufs.into_iter().map(Segment::Bytes)),
@@ -373,16 +408,16 @@ impl Partition {
         ReadStep::Done(result)
     }
 
-    fn read_result(&self, op: &ReadOp, error: ErrorCode) -> Box<ReadResult> {
-        Box::new(ReadResult {
-            error,
+    fn read_result(&self, op: &ReadOp, spare: &mut SpareResults) -> Box<ReadResult> {
+        spare.fill(ReadResult {
+            error: ErrorCode::None,
             high_watermark: self.high_watermark(),
             last_stable: self.read_bound(true),
             log_start: self.log_start(),
             // Transactions come with issue "Transactions": so far nothing can abort.
             aborted: op.committed_only.then(Vec::new),
             diverging: None,
-            data: Vec::new(),
+            data: SmallVec::new(),
         })
     }
 

@@ -11,7 +11,7 @@ use crate::ops::{
     ReadResult,
 };
 use crate::partition::{
-    AckTo, Outcome, Partition, ReadStep, State, Validating, refused_batch, refused_op,
+    AckTo, Outcome, Partition, ReadStep, SpareResults, State, Validating, refused_batch, refused_op,
 };
 use crate::turn::Turn;
 use bytes::Bytes;
@@ -43,6 +43,7 @@ pub(crate) struct Partitions {
     /// Retired files that wait for their delay.
     pub(crate) unlinks: IdMap<u64, UnlinkJob>,
     scratch: Vec<Outcome>,
+    pub(crate) spare_results: SpareResults,
 }
 
 /// What goes on when disk work under a token ends.
@@ -94,6 +95,7 @@ impl Partitions {
             reloads: IdMap::default(),
             unlinks: IdMap::default(),
             scratch: Vec::new(),
+            spare_results: SpareResults::default(),
         }
     }
 
@@ -165,7 +167,7 @@ impl Shard {
         }
         match op {
             PartitionOp::Read(op) => {
-                let step = p.read(&op);
+                let step = p.read(&op, &mut self.partitions.spare_results);
                 self.read_step(turn, from, tp, op, step);
             }
             PartitionOp::Watch(above) => self.watch(turn, from, tp, above),
@@ -412,7 +414,8 @@ impl Shard {
         let PendingScan { tp, from, op, scan } = pending;
         let error = match (self.partitions.map.get_mut(&tp), result) {
             (Some(p), Ok(IoOutput::Read(bytes))) => {
-                let step = p.resume_read(&op, scan, &bytes);
+                let spare = &mut self.partitions.spare_results;
+                let step = p.resume_read(&op, scan, &bytes, spare);
                 self.read_step(turn, from, tp, op, step);
                 return;
             }

@@ -71,10 +71,7 @@ impl Reply {
         memory: &mut ResponseMemory,
         body: impl FnOnce(&mut Writer),
     ) -> Result<Response, EncodeError> {
-        let mut buf = std::mem::take(&mut memory.rest);
-        if buf.capacity() < SMALL_RESPONSE_BYTES {
-            buf.reserve(RESPONSE_MEMORY_BYTES);
-        }
+        let mut buf = memory.take();
         self.put_start(&mut buf);
         let mut writer = Writer::with_buf(buf);
         body(&mut writer);
@@ -118,9 +115,25 @@ pub(crate) struct ResponseMemory {
     rest: BytesMut,
 }
 
+impl ResponseMemory {
+    /// Room for a small response. Give back what is left.
+    pub(crate) fn take(&mut self) -> BytesMut {
+        let mut buf = std::mem::take(&mut self.rest);
+        if buf.capacity() < SMALL_RESPONSE_BYTES {
+            buf.reserve(RESPONSE_MEMORY_BYTES);
+        }
+        buf
+    }
+
+    /// What a response has left.
+    pub(crate) fn give_back(&mut self, rest: BytesMut) {
+        self.rest = rest;
+    }
+}
+
 /// Puts the size into a frame begun with [`Reply::start`], which is followed by `rest`.
 pub(crate) fn finish(mut head: BytesMut, rest: impl IntoIterator<Item = Segment>) -> Response {
-    let mut segments: SmallVec<[Segment; 2]> = smallvec![Segment::Bytes(Bytes::new())];
+    let mut segments: SmallVec<[Segment; 3]> = smallvec![Segment::Bytes(Bytes::new())];
     segments.extend(rest);
     let len = head.len() - 4 + segments.iter().map(Segment::len).sum::<usize>();
     head[..4].copy_from_slice(&(len as u32).to_be_bytes());

@@ -27,9 +27,12 @@ use crate::session::{self, Answered, FetchPartition, INITIAL_EPOCH, Mode, TopicK
 use crate::timers::TimerKey;
 use crate::{Shard, Turn};
 use flumen_base::{ErrorCode, Mono, ShardId, TopicPartition};
+use flumen_quorum::Image;
 use flumen_wire::hot::TopicRef;
 use flumen_wire::hot::fetch::FetchRequest;
 use flumen_wire::hot::fetch_response::{FetchFramer, PartitionHead};
+use smallvec::SmallVec;
+use std::sync::Arc;
 
 /// The first version that names topics by id.
 const TOPIC_ID_FROM: i16 = 13;
@@ -85,7 +88,9 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
         shard.forward(turn, owner, request);
         return;
     }
-    let mut wants = wants_of(&parsed);
+    let mut asked = std::mem::take(&mut shard.fetch_lists.asked);
+    asked.clear();
+    wants_of(&parsed, &shard.image, &mut asked);
     let forgotten = parsed
         .forgotten()
         .map(|(topic, n)| (key_of(topic), n))
@@ -94,10 +99,11 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     let now = turn.now.mono;
     let mode = match shard
         .sessions
-        .begin(now, session, by_id, &mut wants, forgotten)
+        .begin(now, session, by_id, &mut asked, forgotten)
     {
         Ok(mode) => mode,
         Err(error) => {
+            shard.fetch_lists.asked = asked;
             shard.answer_session_error(turn, request.reply, error);
             return;
         }
@@ -107,10 +113,13 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
         ReplyTo::Shard(..) => parsed.max_wait_ms.min(FORWARDED_WAIT_MS_MAX),
     };
     let limit = shard.broker.fetch.max_bytes.min(parsed.max_bytes).max(0);
+    let mut wants = shard.fetch_lists.wants.pop().unwrap_or_default();
+    wants.extend(asked.drain(..).map(|want| shard.want(want)));
+    shard.fetch_lists.asked = asked;
     let fetch = Fetch {
         mode,
         session,
-        wants: wants.into_iter().map(|want| shard.want(want)).collect(),
+        wants,
         outstanding: 0,
         max_bytes: limit as usize,
         min_bytes: u64::try_from(parsed.min_bytes.min(limit)).unwrap_or(0),
@@ -129,6 +138,29 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     shard.read_all(turn, id);
 }
 
+/// Lists of fetches that were answered, for those to come.
+#[derive(Default)]
+pub(crate) struct FetchLists {
+    asked: Vec<FetchPartition>,
+    wants: Vec<Vec<Want>>,
+}
+
+/// Lists kept for reuse, and the longest that is kept.
+const LISTS_KEPT: usize = 256;
+const LIST_KEPT_MAX: usize = 64;
+
+impl FetchLists {
+    fn give_back(&mut self, mut wants: Vec<Want>) {
+        if self.wants.len() < LISTS_KEPT && wants.capacity() <= LIST_KEPT_MAX {
+            wants.clear();
+            self.wants.push(wants);
+        }
+        if self.asked.capacity() > LIST_KEPT_MAX {
+            self.asked = Vec::new();
+        }
+    }
+}
+
 fn key_of(topic: TopicRef<'_>) -> TopicKey {
     match topic {
         TopicRef::Name(name) => TopicKey::Name(name.into()),
@@ -136,14 +168,25 @@ fn key_of(topic: TopicRef<'_>) -> TopicKey {
     }
 }
 
-fn wants_of(request: &FetchRequest<'_>) -> Vec<FetchPartition> {
-    let mut wants: Vec<FetchPartition> = Vec::with_capacity(request.partition_count);
+/// As [`key_of`]; shares the name of a topic that there is.
+fn key_of_known(topic: TopicRef<'_>, image: &Image) -> TopicKey {
+    match topic {
+        TopicRef::Name(name) => match image.topic(name) {
+            Some(known) => TopicKey::Name(Arc::clone(&known.name)),
+            None => TopicKey::Name(name.into()),
+        },
+        TopicRef::Id(id) => TopicKey::Id(id),
+    }
+}
+
+fn wants_of(request: &FetchRequest<'_>, image: &Image, wants: &mut Vec<FetchPartition>) {
+    wants.reserve(request.partition_count);
     let mut ordinal = usize::MAX;
     for p in request.partitions() {
         // Partitions of one topic share its name.
         let topic = match wants.last() {
             Some(last) if p.topic_ordinal == ordinal => last.topic.clone(),
-            _ => key_of(p.topic),
+            _ => key_of_known(p.topic, image),
         };
         ordinal = p.topic_ordinal;
         wants.push(FetchPartition {
@@ -155,7 +198,6 @@ fn wants_of(request: &FetchRequest<'_>) -> Vec<FetchPartition> {
             max_bytes: p.max_bytes,
         });
     }
-    wants
 }
 
 impl Shard {
@@ -179,18 +221,14 @@ impl Shard {
         }
     }
 
-    /// Asks every owner for its partitions' data.
+    /// Asks the owners for the data of all partitions that have no result yet.
     fn read_all(&mut self, turn: &mut Turn<'_>, id: u64) {
         let Some(fetch) = self.fetches.get_mut(&id) else {
             return;
         };
         fetch.phase = Phase::Reading;
-        let committed_only = fetch.committed_only;
-        let max_bytes = fetch.max_bytes as u32;
-        let mut ops = Vec::with_capacity(fetch.wants.len());
-        for (index, want) in fetch.wants.iter_mut().enumerate() {
-            want.result = None;
-            want.grown = 0;
+        let mut count = 0;
+        for want in &mut fetch.wants {
             match want.tp {
                 // What is not known has no aborted transactions, rather than none that were asked.
                 Err(error) => {
@@ -199,30 +237,26 @@ impl Shard {
                         ..ReadResult::refused(error)
                     }));
                 }
-                Ok(tp) => ops.push((
-                    index as u32,
-                    tp,
-                    ReadOp {
-                        offset: want.want.fetch_offset,
-                        max_bytes: u32::try_from(want.want.max_bytes)
-                            .unwrap_or(0)
-                            .min(max_bytes),
-                        min_one: true,
-                        current_leader_epoch: want.want.current_leader_epoch,
-                        last_fetched_epoch: want.want.last_fetched_epoch,
-                        committed_only,
-                    },
-                )),
+                Ok(_) if want.result.is_none() => count += 1,
+                Ok(_) => {}
             }
         }
-        fetch.outstanding = ops.len() as u32;
-        if ops.is_empty() {
+        // Results of this shard's own partitions come only after this.
+        fetch.outstanding = count;
+        if count == 0 {
             self.all_read(turn, id);
             return;
         }
-        for (index, tp, op) in ops {
-            let op = Op::Partition(tp, PartitionOp::Read(op));
-            self.send_op(turn, self.owner(tp), id, index, op);
+        let mut index = 0;
+        while let Some(fetch) = self.fetches.get(&id)
+            && let Some(want) = fetch.wants.get(index)
+        {
+            if let (Ok(tp), None) = (want.tp, &want.result) {
+                let op = want.read(fetch.max_bytes as u32, fetch.committed_only);
+                let op = Op::Partition(tp, PartitionOp::Read(op));
+                self.send_op(turn, self.owner(tp), id, index as u32, op);
+            }
+            index += 1;
         }
     }
 
@@ -255,7 +289,7 @@ impl Shard {
                     .fold(0u64, |n, w| n.saturating_add(w.grown));
                 if had.saturating_add(grown) >= fetch.min_bytes {
                     self.stop_waiting(turn, id);
-                    self.read_all(turn, id);
+                    self.read_grown(turn, id);
                 }
             }
             _ => {}
@@ -278,20 +312,29 @@ impl Shard {
         }
         fetch.phase = Phase::Waiting { had };
         let deadline = fetch.deadline;
-        let watches: Vec<(u32, TopicPartition, i64)> = fetch
-            .wants
-            .iter()
-            .enumerate()
-            .filter_map(|(n, w)| {
-                let seen = w.result.as_ref().map_or(-1, |r| r.high_watermark);
-                w.tp.ok().map(|tp| (n as u32, tp, seen))
-            })
-            .collect();
         self.timers.arm(deadline, TimerKey::Fetch(id));
-        for (index, tp, seen) in watches {
-            let op = Op::Partition(tp, PartitionOp::Watch(seen));
-            self.send_op(turn, self.owner(tp), id, index, op);
+        let mut index = 0;
+        while let Some(fetch) = self.fetches.get(&id)
+            && let Some(want) = fetch.wants.get(index)
+        {
+            if let Ok(tp) = want.tp {
+                let seen = want.result.as_ref().map_or(-1, |r| r.high_watermark);
+                let op = Op::Partition(tp, PartitionOp::Watch(seen));
+                self.send_op(turn, self.owner(tp), id, index as u32, op);
+            }
+            index += 1;
         }
+    }
+
+    /// Reads those partitions again that have grown: of the others the result still holds.
+    fn read_grown(&mut self, turn: &mut Turn<'_>, id: u64) {
+        if let Some(fetch) = self.fetches.get_mut(&id) {
+            for want in fetch.wants.iter_mut().filter(|want| want.grown > 0) {
+                want.result = None;
+                want.grown = 0;
+            }
+        }
+        self.read_all(turn, id);
     }
 
     /// Takes timer and watches of a waiting fetch back.
@@ -303,12 +346,13 @@ impl Shard {
             return;
         }
         self.timers.disarm(fetch.deadline, TimerKey::Fetch(id));
-        let mut owners: Vec<ShardId> = fetch
-            .wants
-            .iter()
-            .filter_map(|w| w.tp.ok())
-            .map(|tp| self.owner(tp))
-            .collect();
+        let watched = fetch.wants.iter().filter_map(|w| w.tp.ok());
+        let mut owners: SmallVec<[ShardId; 8]> = SmallVec::new();
+        for owner in watched.map(|tp| self.owner(tp)) {
+            if owners.last() != Some(&owner) {
+                owners.push(owner);
+            }
+        }
         owners.sort_unstable();
         owners.dedup();
         for owner in owners {
@@ -329,7 +373,7 @@ impl Shard {
             let grown = fetch.wants.iter().any(|w| w.grown > 0);
             self.stop_waiting(turn, id);
             if grown {
-                self.read_all(turn, id);
+                self.read_grown(turn, id);
             } else {
                 self.answer_fetch(turn, id);
             }
@@ -345,7 +389,7 @@ impl Shard {
     fn answer_session_error(&mut self, turn: &mut Turn<'_>, reply: Reply, error: ErrorCode) {
         let (version, correlation) = (reply.version, reply.correlation_id);
         let framer = FetchFramer::new(version, correlation, 0, error.code(), 0, 0);
-        self.send_fetch(turn, reply, framer, Vec::new());
+        self.send_fetch(turn, reply, framer, &mut []);
     }
 
     fn answer_fetch(&mut self, turn: &mut Turn<'_>, id: u64) {
@@ -358,13 +402,12 @@ impl Shard {
             conn.fetches.retain(|f| *f != id);
         }
         fetch.keep_within_limit();
-        let mut answers: Vec<(FetchPartition, Box<ReadResult>)> = Vec::new();
         let mut noted = Vec::new();
-        for want in fetch.wants {
-            let Some(result) = want.result else {
+        for want in &mut fetch.wants {
+            let Some(result) = &want.result else {
                 continue;
             };
-            let answered = answered(&result);
+            let answered = answered(result);
             let include = match fetch.mode {
                 Mode::Sessionless => true,
                 Mode::Full => {
@@ -376,10 +419,11 @@ impl Shard {
                     self.sessions.must_answer(session, topic, n, &answered)
                 }
             };
-            if include {
-                answers.push((want.want, result));
+            if !include {
+                want.result = None;
             }
         }
+        fetch.wants.retain(|want| want.result.is_some());
         let version = fetch.reply.version;
         let session_id = match fetch.mode {
             Mode::Sessionless => 0,
@@ -398,36 +442,38 @@ impl Shard {
                 return;
             }
         };
-        self.frame_fetch(turn, fetch.reply, session_id, answers);
+        self.frame_fetch(turn, fetch.reply, session_id, fetch.wants);
     }
 
+    /// Sends what `wants` have as results.
     fn frame_fetch(
         &mut self,
         turn: &mut Turn<'_>,
         reply: Reply,
         session_id: i32,
-        answers: Vec<(FetchPartition, Box<ReadResult>)>,
+        mut wants: Vec<Want>,
     ) {
-        let groups: Vec<usize> = answers
-            .chunk_by(|a, b| a.0.topic == b.0.topic)
-            .map(<[_]>::len)
-            .collect();
+        let same_topic = |a: &Want, b: &Want| a.want.topic == b.want.topic;
+        let topics = wants.chunk_by(same_topic).count();
         let (version, correlation) = (reply.version, reply.correlation_id);
-        let mut framer = FetchFramer::new(version, correlation, 0, 0, session_id, groups.len());
-        let mut data = Vec::new();
-        let mut answers = answers.into_iter();
-        for len in groups {
-            for (n, (want, result)) in answers.by_ref().take(len).enumerate() {
+        let memory = self.responses.take();
+        let start = (0, session_id, topics);
+        let mut framer = FetchFramer::with_buf(memory, version, correlation, 0, start);
+        for of_topic in wants.chunk_by(same_topic) {
+            for (n, want) in of_topic.iter().enumerate() {
                 if n == 0 {
-                    framer.topic(topic_ref(&want.topic), len);
+                    framer.topic(topic_ref(&want.want.topic), of_topic.len());
                 }
-                framer.partition(&head(&want, &result, version));
-                if result.bytes() > 0 {
-                    data.push(result.data);
+                if let Some(result) = &want.result {
+                    framer.partition(&head(&want.want, result, version));
                 }
             }
         }
-        self.send_fetch(turn, reply, framer, data);
+        self.send_fetch(turn, reply, framer, &mut wants);
+        for result in wants.iter_mut().filter_map(|want| want.result.take()) {
+            self.partitions.spare_results.give_back(result);
+        }
+        self.fetch_lists.give_back(wants);
     }
 
     fn send_fetch(
@@ -435,13 +481,18 @@ impl Shard {
         turn: &mut Turn<'_>,
         reply: Reply,
         framer: FetchFramer,
-        data: Vec<Vec<Segment>>,
+        wants: &mut [Want],
     ) {
         match framer.finish(&[]) {
             Ok(frame) => {
-                let mut data = data.into_iter();
-                let mut segments = Vec::with_capacity(data.len() * 2 + 1);
-                for (bytes, gap) in frame.into_parts() {
+                let with_data = |want: &mut Want| {
+                    let data = &mut want.result.as_mut()?.data;
+                    (!data.is_empty()).then(|| std::mem::take(data))
+                };
+                let mut data = wants.iter_mut().filter_map(with_data);
+                let mut segments = SmallVec::new();
+                let (parts, rest) = frame.split_parts();
+                for (bytes, gap) in parts {
                     if !bytes.is_empty() {
                         segments.push(Segment::Bytes(bytes));
                     }
@@ -449,19 +500,27 @@ impl Shard {
                         segments.extend(data.next().into_iter().flatten());
                     }
                 }
-                self.send(
-                    turn,
-                    reply,
-                    Some(Response {
-                        segments: segments.into(),
-                    }),
-                );
+                self.responses.give_back(rest);
+                self.send(turn, reply, Some(Response { segments }));
             }
             Err(error) => {
                 tracing::error!(%error, "a fetch response could not be framed");
                 let reason = crate::io::CloseReason::Malformed(error.to_string());
                 self.close_reply(turn, reply, reason);
             }
+        }
+    }
+}
+
+impl Want {
+    fn read(&self, limit: u32, committed_only: bool) -> ReadOp {
+        ReadOp {
+            offset: self.want.fetch_offset,
+            max_bytes: u32::try_from(self.want.max_bytes).unwrap_or(0).min(limit),
+            min_one: true,
+            current_leader_epoch: self.want.current_leader_epoch,
+            last_fetched_epoch: self.want.last_fetched_epoch,
+            committed_only,
         }
     }
 }
@@ -491,7 +550,7 @@ impl Fetch {
 
 /// Keeps whole pieces within `limit`. A range of a file goes as a whole, because where its batches
 /// end is not known here.
-fn cut(data: &mut Vec<Segment>, limit: usize) {
+fn cut(data: &mut SmallVec<[Segment; 2]>, limit: usize) {
     let mut total = 0;
     let keep = data.iter().take_while(|segment| {
         total += segment.len();

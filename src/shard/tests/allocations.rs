@@ -377,3 +377,78 @@ fn a_turn_is_one_write_per_partition_and_one_message_per_shard() {
         assert_eq!(node.messages, if shards == 1 { 0 } else { 2 });
     }
 }
+
+/// A fetch of partition 0.
+fn fetch(version: i16, offset: i64, max_wait_ms: i32) -> Bytes {
+    use messages::fetch_request::{FetchPartition, FetchTopic};
+    let request = messages::FetchRequest {
+        max_wait_ms,
+        min_bytes: 1,
+        max_bytes: 1 << 20,
+        session_epoch: -1,
+        topics: vec![FetchTopic {
+            topic: "t".into(),
+            partitions: vec![FetchPartition {
+                partition: 0,
+                fetch_offset: offset,
+                partition_max_bytes: 1 << 20,
+                ..Default::default()
+            }],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    frame(&request, version).freeze()
+}
+
+/// What readers at the end of a log cost: answers at once from memory, and waits that a produce
+/// ends. Amortised as above.
+#[test]
+fn a_steady_fetch_allocates_nothing() {
+    let mut node = node(1, 8);
+    node.send(0, 0, frames(1, &[0], 1000, -1, false).remove(0));
+    node.settle();
+    node.sent[0].clear();
+    for version in [11, 12] {
+        let request = fetch(version, 0, 0);
+        let mut before = 0;
+        for n in 0..STEADY + 500 {
+            if n == 500 {
+                before = ALLOCATIONS.with(Cell::get);
+            }
+            node.send(0, n as u64 % 8, request.clone());
+            node.settle();
+            let answered: usize = node.sent[0].drain(..).map(|bytes| bytes.len()).sum();
+            assert!(answered > 1000, "{answered} bytes");
+        }
+        let count = (ALLOCATIONS.with(Cell::get) - before) as f64 / STEADY as f64;
+        println!("fetch {version}: {count} allocations per request");
+        assert!(
+            count < 0.1,
+            "fetch {version}: {count} allocations per request"
+        );
+    }
+    let produces = frames(STEADY + 500, &[0], 100, -1, false);
+    let mut before = 0;
+    let fetches: Vec<Bytes> = (0..produces.len() as i64)
+        .map(|n| fetch(12, 1 + n, 500))
+        .collect();
+    for (n, (produce, fetch)) in produces.into_iter().zip(fetches).enumerate() {
+        if n == 500 {
+            before = ALLOCATIONS.with(Cell::get);
+        }
+        node.send(0, 1, fetch);
+        node.settle();
+        assert!(
+            node.sent[0].is_empty(),
+            "answered before there was anything"
+        );
+        node.send(0, 0, produce);
+        node.settle();
+        let answered: usize = node.sent[0].drain(..).map(|bytes| bytes.len()).sum();
+        assert!(answered > 200, "{answered} bytes");
+    }
+    let count = (ALLOCATIONS.with(Cell::get) - before) as f64 / STEADY as f64;
+    println!("waiting fetch: {count} allocations per request and its produce");
+    assert!(count < 4.0, "{count} allocations per waiting fetch");
+}

@@ -6,6 +6,7 @@ use crate::header::write_response_header;
 use crate::messages::fetch_response::NodeEndpoint;
 use crate::{EncodeError, Value, Writer};
 use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
 
 const TOPIC_ID_FROM: i16 = 13;
 const FLEXIBLE_FROM: i16 = 12;
@@ -83,7 +84,7 @@ pub struct Gap {
 #[derive(Debug)]
 pub struct FetchFramer {
     w: Writer,
-    gaps: Vec<Gap>,
+    gaps: SmallVec<[Gap; 4]>,
     gap_bytes: usize,
     version: i16,
     partitions_left: usize,
@@ -101,7 +102,22 @@ impl FetchFramer {
         session_id: i32,
         topic_count: usize,
     ) -> Self {
-        let mut w = Writer::with_capacity(128);
+        let buf = BytesMut::with_capacity(128);
+        let body = (error_code, session_id, topic_count);
+        Self::with_buf(buf, version, correlation_id, throttle_time_ms, body)
+    }
+
+    /// As [`FetchFramer::new`], in an empty `buf`; its last argument is the error code, the session
+    /// id and the topic count.
+    pub fn with_buf(
+        buf: BytesMut,
+        version: i16,
+        correlation_id: i32,
+        throttle_time_ms: i32,
+        (error_code, session_id, topic_count): (i16, i32, usize),
+    ) -> Self {
+        debug_assert!(buf.is_empty(), "the frame's length stands at its front");
+        let mut w = Writer::with_buf(buf);
         if !(4..=18).contains(&version) {
             w.fail(EncodeError::Version {
                 name: "FetchResponse",
@@ -123,7 +139,7 @@ impl FetchFramer {
         w.long_len(Some(topic_count), version >= FLEXIBLE_FROM);
         Self {
             w,
-            gaps: Vec::new(),
+            gaps: SmallVec::new(),
             gap_bytes: 0,
             version,
             partitions_left: 0,
@@ -264,7 +280,7 @@ pub struct FetchFrame {
     /// Everything but records; starts with the frame's length.
     pub bytes: BytesMut,
     /// In ascending order, one per partition that has records.
-    pub gaps: Vec<Gap>,
+    pub gaps: SmallVec<[Gap; 4]>,
     gap_bytes: usize,
 }
 
@@ -298,17 +314,21 @@ impl FetchFrame {
 
     /// As [`FetchFrame::parts`], in refcounted pieces of one allocation.
     pub fn into_parts(self) -> impl Iterator<Item = (Bytes, usize)> {
-        let bytes = self.bytes.freeze();
+        self.split_parts().0
+    }
+
+    /// As [`FetchFrame::into_parts`], and the rest of the memory, for other frames.
+    pub fn split_parts(mut self) -> (impl Iterator<Item = (Bytes, usize)>, BytesMut) {
+        let bytes = self.bytes.split().freeze();
+        let rest = self.bytes;
         let end = bytes.len();
         let mut start = 0;
-        self.gaps
-            .into_iter()
-            .map(|g| (g.at, g.len))
-            .chain([(end, 0)])
-            .map(move |(end, len)| {
-                let piece = bytes.slice(start..end);
-                start = end;
-                (piece, len)
-            })
+        let ends = self.gaps.into_iter().map(|g| (g.at, g.len));
+        let parts = ends.chain([(end, 0)]).map(move |(end, len)| {
+            let piece = bytes.slice(start..end);
+            start = end;
+            (piece, len)
+        });
+        (parts, rest)
     }
 }
