@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Flumen beside Apache Kafka and beside the limit of the core: scripts/bench.sh [--quick] [options]
-#   --quick             four workloads, one short round: about three minutes
+#   --quick             four workloads, two short rounds: about three minutes
 #   --full              also what runs for minutes once: troubles, the disk at its limit, the soak
 #   --rounds N          alternating rounds (5)      --seconds S   measured seconds of a run (5)
 #   --fs tmpfs,ext4,xfs file systems                --only REGEX  scenarios, by their whole name

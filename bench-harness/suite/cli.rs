@@ -10,7 +10,7 @@ use super::place::Fs;
 /// Flumen, Kafka and the limit of each workload in turn on one CPU, several rounds.
 #[derive(Debug, Clone, Args)]
 pub struct SuiteArgs {
-    /// Four workloads, one round, short: three minutes in all
+    /// Four workloads, two short rounds: three minutes in all
     #[arg(long, conflicts_with = "full")]
     pub quick: bool,
     /// Also what runs once for minutes: troubles, the disk at its limit, the soak

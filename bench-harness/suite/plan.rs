@@ -103,10 +103,10 @@ impl Plan {
         let plan = Self {
             variants,
             lines,
-            rounds: args.rounds.unwrap_or(if quick { 1 } else { 5 }),
+            rounds: args.rounds.unwrap_or(if quick { 2 } else { 5 }),
             seconds: args.seconds.unwrap_or(if quick { 2.0 } else { 5.0 }),
             seconds_once: args.seconds,
-            warm_max: if quick { 15.0 } else { 90.0 },
+            warm_max: if quick { 12.0 } else { 90.0 },
             quick,
             prefix: "",
         };
