@@ -195,5 +195,6 @@ shard_thread() {
 # Takes machine paths out of a text: what is committed must not name directories of one machine.
 clean_paths() {
   sed -e "s#$HERE/##g" -e "s#${CARGO_HOME:-$HOME/.cargo}/registry/src/[^/]*/##g" \
-    -e "s#$OUT#OUT#g" -e "s#$TARGET/##g" -e 's#/rustc/[0-9a-f]*/##g'
+    -e "s#${FLUMEN_BIN:-$TARGET/perf/release/flumen}#flumen#g" -e "s#$OUT#OUT#g" \
+    -e "s#$WORK#WORK#g" -e "s#$TARGET/##g" -e 's#/rustc/[0-9a-f]*/##g'
 }
