@@ -48,6 +48,9 @@ pub struct Common {
     /// Bytes of a producer's socket send buffer, Kafka's own default; 0 leaves it to the system
     #[arg(long, default_value_t = KAFKA_SEND_BUFFER)]
     pub send_buffer: usize,
+    /// Poll without sleeping in a closed loop too: spares the broker the cost of waking the client
+    #[arg(long)]
+    pub spin: bool,
     /// Process id of the broker, for its CPU time, memory, switches and disk bytes
     #[arg(long)]
     pub broker_pid: Option<u32>,

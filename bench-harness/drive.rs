@@ -29,7 +29,8 @@ fn nanos(span: Duration) -> u64 {
 }
 
 /// Drives the connections for `warmup` and `measured`, then waits a little for the last answers of
-/// open loops. `at_mark` is called at each turn with the time in nanoseconds.
+/// open loops. `spin`: a closed loop does not sleep either. `at_mark` is called at each turn with
+/// the time in nanoseconds.
 ///
 /// # Errors
 /// A connection ended, a role refused an answer, or `at_mark` failed.
@@ -37,9 +38,11 @@ pub fn drive<R: Role>(
     connections: &mut [Connection<R>],
     warmup: Duration,
     measured: Duration,
+    spin: bool,
     mut at_mark: impl FnMut(u64) -> Result<()>,
 ) -> Result<Effort> {
     let mut run = Run::new(connections, nanos(warmup), nanos(warmup + measured))?;
+    run.spin = spin;
     let mut events = Events::with_capacity(1024);
     loop {
         let now_ns = run.context.now();
@@ -63,6 +66,8 @@ struct Run<'a, R> {
     poll: Poll,
     context: Context,
     meter: Meter,
+    /// Poll without sleeping.
+    spin: bool,
     /// Connections with an open loop.
     paced: Vec<usize>,
     /// Connections that had more to do than one turn's worth, and those of the turn under way.
@@ -94,6 +99,7 @@ impl<'a, R: Role> Run<'a, R> {
             poll,
             context: Context::new(from_ns),
             meter: Meter::new(from_ns),
+            spin: false,
             paced,
             again,
             limit_ns,
@@ -135,7 +141,7 @@ impl<'a, R: Role> Run<'a, R> {
         self.send_due(now_ns)?;
         self.again.append(&mut self.next);
         // A timer of epoll has a millisecond's grain: the open loop spins on its own CPU instead.
-        let idle = self.again.is_empty() && self.paced.is_empty();
+        let idle = self.again.is_empty() && self.paced.is_empty() && !self.spin;
         let wait = Duration::from_millis(if idle { 50 } else { 0 });
         let before_ns = self.context.now();
         self.poll.poll(events, Some(wait))?;

@@ -156,7 +156,7 @@ impl Common {
             Duration::from_secs_f64(warmup),
             Duration::from_secs_f64(seconds),
         );
-        let effort = drive(&mut connections, spans.0, spans.1, |now_ns| {
+        let effort = drive(&mut connections, spans.0, spans.1, self.spin, |now_ns| {
             main.borrow_mut().tick(now_ns)?;
             if let Some(second) = second {
                 second.borrow_mut().tick(now_ns)?;
@@ -201,7 +201,8 @@ impl Common {
         let of = |part: u64| part as f64 / effort.lateness.sent.max(1) as f64;
         // Time without the CPU, taken by another process, is no waiting either.
         let awake = 1.0 - effort.waited_seconds / self.seconds;
-        let busy = awake.max(effort.cpu_seconds / self.seconds);
+        let on_cpu = effort.cpu_seconds / self.seconds;
+        let busy = if self.spin { awake } else { awake.max(on_cpu) };
         let mut client = Client {
             cpu_seconds: effort.cpu_seconds,
             busy: if open { 1.0 } else { busy.clamp(0.0, 1.0) },
