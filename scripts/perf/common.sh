@@ -17,7 +17,7 @@ Options of every script:
   --load NAME     tiny: 1 x 100 B; 16k (default), 64k, 8x16k: produce; fetch64k: catch-up reads;
                   lat16k: 3,000 x 16 KiB per second; idle: none
   --shards N      shards of the broker that is started (1)
-  --shard N       the shard to look at (0)
+  --shard N       the shard to look at (0); requests are always those of the whole broker
 Environment:
   FLUMEN_PID      look at this broker and start none; FLUMEN_BOOTSTRAP is its address
   FLUMEN_DIR      where a started broker keeps its data (/dev/shm)
@@ -162,8 +162,9 @@ start_load() {
   REPORT=$OUT/load.json
   rm -f "$REPORT"
   [ "$LOAD" != idle ] || return 0
-  local args
-  read -ra args <<<"$(load_args)"
+  local text args
+  text=$(load_args) || exit 1
+  read -ra args <<<"$text"
   apart taskset -c "$(($(nproc) - 1))" "$HARNESS" "${args[@]}" "${KEEP[@]}" \
     --bootstrap-server "$BOOTSTRAP" --topic "perf-$LOAD" \
     --warmup 2 --seconds "$1" --out "$REPORT" >"$OUT/load.txt" 2>&1 &
