@@ -22,7 +22,7 @@ mod tests {
 
     #[test]
     fn as_another_implementation_says() {
-        let bytes: Vec<u8> = (0..70_000u64).map(|n| (n * n >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..70_000u64).map(|n| ((n * n) >> 3) as u8).collect();
         let lens = (0..600).chain([1000, 4095, 4096, 16_384, 65_537, 70_000]);
         for len in lens {
             for start in [0, 1, 7, 61] {

@@ -82,7 +82,7 @@ impl<'a> ProduceRequest<'a> {
         let mut check = walk.clone();
         let (mut partition_count, mut answered_topics) = (0, 0);
         let mut ordinal = usize::MAX;
-        while let Some(partition) = check.next() {
+        for partition in check.by_ref() {
             partition_count += 1;
             if partition.topic_ordinal != ordinal {
                 ordinal = partition.topic_ordinal;
