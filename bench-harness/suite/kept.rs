@@ -155,11 +155,10 @@ fn facts_of_name(name: &str, path: &Path) -> Option<Facts> {
 pub fn newest(out: &Path) -> Result<Vec<Kept>> {
     let mut best: BTreeMap<(String, String), Kept> = BTreeMap::new();
     let age = |k: &Kept| (!k.facts.quick, k.facts.date.clone(), k.facts.finished);
-    for entry in fs::read_dir(out).with_context(|| out.display().to_string())? {
-        let path = entry?.path();
-        if !path.is_dir() {
-            continue;
-        }
+    let entries = fs::read_dir(out).with_context(|| out.display().to_string())?;
+    let mut folders: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
+    folders.sort();
+    for path in folders.into_iter().filter(|p| p.is_dir()) {
         let Ok(kept) = Kept::read(&path) else {
             continue; // some other directory
         };

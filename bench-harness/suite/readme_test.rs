@@ -87,7 +87,7 @@ fn the_table_has_kafka_flumen_and_the_limit_side_by_side() {
     let all = [sixty_four()];
     let lines = rows(&all);
     let line = lines[0].cells.join("|");
-    let golden = "[64k](2026-11-20-abc1234-64k-tmpfs/README.md)|tmpfs|MB/s|618|1430|1625 (c)|2.32x|\
+    let golden = "[64k](2026-11-20-abc1234-64k-tmpfs/)|tmpfs|MB/s|618|1430|1625 (c)|2.32x|\
         88 %|0.43x|0.24x|0.24x|0.04x|MB/s >= 2x; MB/s >= 80 % of the limit; \
         p99 us <= 1/2 of Kafka's; resident MiB <= 1/15 of Kafka's|**yes**";
     assert_eq!(line, golden);
@@ -242,7 +242,7 @@ fn the_compact_table_goes_between_its_markers() {
     );
     let table = compact(&[sixty_four()], "perf-results");
     assert!(
-        table.contains("](perf-results/2026-11-20-abc1234-64k-tmpfs/README.md)"),
+        table.contains("](perf-results/2026-11-20-abc1234-64k-tmpfs/)"),
         "{table}"
     );
 }

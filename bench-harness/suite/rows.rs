@@ -15,7 +15,8 @@ pub struct Row {
     pub fs: String,
     /// Cells of the full table, in the order of [`COLUMNS`].
     pub cells: Vec<String>,
-    /// Whether all floors hold; `None` without floors or without what they compare.
+    /// Whether all floors hold; `None` without floors, or when none is missed and some are not
+    /// measured.
     pub met: Option<bool>,
 }
 
@@ -115,7 +116,7 @@ fn row(kept: &Kept, scenario: &Scenario) -> Row {
     };
     let quick = if kept.facts.quick { " (quick)" } else { "" };
     let cells = vec![
-        format!("[{}]({}/README.md){quick}", scenario.name, kept.name()),
+        format!("[{}]({}/){quick}", scenario.name, kept.name()),
         kept.facts.fs.clone(),
         main.name().to_owned(),
         mark(KAFKA, value(kafka)),
@@ -134,15 +135,21 @@ fn row(kept: &Kept, scenario: &Scenario) -> Row {
         },
         verdict(&judged),
     ];
-    let known: Option<Vec<bool>> = judged.iter().map(|j| j.holds).collect();
     Row {
         name: scenario.name.to_owned(),
         fs: kept.facts.fs.clone(),
         cells,
-        met: known
-            .filter(|k| !k.is_empty())
-            .map(|k| k.iter().all(|h| *h)),
+        met: met(&judged),
     }
+}
+
+/// No when one is missed, yes when all hold; otherwise unknown.
+fn met(judged: &[Judged]) -> Option<bool> {
+    if judged.iter().any(|j| j.holds == Some(false)) {
+        return Some(false);
+    }
+    let all = judged.iter().all(|j| j.holds == Some(true));
+    (all && !judged.is_empty()).then_some(true)
 }
 
 /// The systems that floors are for: Flumen, or in a matrix each of its columns.

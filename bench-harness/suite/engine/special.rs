@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::{Engine, first_produce, folder, strings, unreachable_run};
 use crate::report::{Latency, Report};
 use crate::suite::disk;
-use crate::suite::measure::Outcome;
+use crate::suite::measure::{Outcome, START};
 use crate::suite::place::{Fs, Place};
 use crate::suite::plan::Step;
 use crate::suite::scenario::{Run, Scenario};
@@ -123,7 +123,7 @@ impl Engine {
         let us = time.as_secs_f64() * 1e6;
         let report = Report {
             scenario: scenario.name.to_owned(),
-            command: format!("start to the first acknowledged produce, {partitions} partitions"),
+            command: format!("{START}, {partitions} partitions"),
             seconds: time.as_secs_f64(),
             requests: 1,
             latency_us: Latency {
