@@ -346,7 +346,8 @@ impl TimestampRange {
     }
 
     fn covers(&self, timestamp: i64) -> bool {
-        (self.first..=self.last).contains(&timestamp)
+        // -1 is no time, and has rules of its own.
+        timestamp != -1 && (self.first..=self.last).contains(&timestamp)
     }
 }
 

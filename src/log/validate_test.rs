@@ -193,3 +193,45 @@ fn zstd_needs_produce_7() {
     assert_eq!(error.code, ErrorCode::UnsupportedCompressionType);
     assert!(check_produce_version(&bytes, 7).is_ok());
 }
+
+/// The quick look at a timestamp never takes what the rule refuses.
+#[test]
+fn timestamps_that_are_surely_fine_are_fine() {
+    let mut prng = flumen_base::Prng::new(1);
+    let edges = [i64::MIN, -2, -1, 0, 1, 1000, 1_700_000_000_000, i64::MAX];
+    let mut pick = || {
+        let edge = edges[prng.below(edges.len() as u64) as usize];
+        edge.wrapping_add(prng.below(5) as i64 - 2)
+    };
+    let mut taken = 0;
+    for round in 0..200_000 {
+        let kinds = [TimestampType::CreateTime, TimestampType::LogAppendTime];
+        let config = LogConfig {
+            message_timestamp_type: kinds[round & 1],
+            message_timestamp_before_max_ms: pick(),
+            message_timestamp_after_max_ms: pick(),
+            ..LogConfig::default()
+        };
+        let mut header = [0; HEADER_LEN];
+        header[22] = (round as u8 & 2) << 2; // the batch's own timestamp type
+        let header = BatchHeader::from_array(&header);
+        let (now_ms, timestamp) = (pick(), pick());
+        let record = Record {
+            attributes: 0,
+            offset_delta: 0,
+            timestamp_delta: 0,
+            key: None,
+            value: None,
+            headers: &[],
+        };
+        if TimestampRange::of(&header, &config, now_ms).covers(timestamp) {
+            taken += 1;
+            let refused = refuse(&header, &record, timestamp, &config, now_ms);
+            assert_eq!(
+                refused, None,
+                "{config:?} now {now_ms} timestamp {timestamp}"
+            );
+        }
+    }
+    assert!(taken > 20_000, "{taken}");
+}
