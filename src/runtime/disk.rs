@@ -26,9 +26,9 @@ enum Way {
 }
 
 /// Where `auto` writes while the kernel's write-back is behind (docs/adr/0006).
-const WHEN_BEHIND: Way = Way::Uncached;
-/// Where `auto` writes what is to be on disk before it is acked, while it is not.
-const WHEN_SYNCED: Way = Way::Ring;
+const WHEN_BEHIND: Way = Way::Direct;
+/// Where `auto` writes what is to be on disk before it is acked, if all before it was too.
+const WHEN_SYNCED: Way = Way::Direct;
 
 fn failure(op: &'static str, file: &LogFile, e: &io::Error) -> IoFailure {
     IoFailure {
@@ -89,8 +89,10 @@ impl<C: ShardCore> Reactor<C> {
                 // Nothing is ever written back there.
                 (FileSystem::Tmpfs, _) => Way::Inline,
                 (_, true) => WHEN_BEHIND,
-                // Its worker may wait for the journal, in which others' syncs are under way.
-                (_, false) if sync => WHEN_SYNCED,
+                // Not where only every so many are synced: a file should keep to one way.
+                (_, false) if sync && log.handle.is_synced() => WHEN_SYNCED,
+                // A write here may wait for the journal, in which others' syncs are under way.
+                (_, false) if sync => Way::Ring,
                 (FileSystem::Xfs, false) => Way::Ring,
                 (_, false) => Way::Inline,
             },
