@@ -88,6 +88,20 @@ impl LogHandle {
         mapping
     }
 
+    /// Whether it is in the address space.
+    pub(crate) fn is_mapped(&self) -> bool {
+        let mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(*mapped, Mapped::Yes(_))
+    }
+
+    /// Takes it out of the address space, once what is being sent of it has left.
+    pub(crate) fn unmap(&self) {
+        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Mapped::Yes(_) = *mapped {
+            *mapped = Mapped::NotYet;
+        }
+    }
+
     /// Whether RWF_DONTCACHE may be tried.
     pub(crate) fn takes_uncached(&self) -> bool {
         !self.refuses_uncached.load(Ordering::Relaxed)

@@ -7,6 +7,7 @@ use crate::config::RuntimeConfig;
 use crate::core::{In, Out, ShardCore};
 use crate::direct::DirectWrites;
 use crate::jobs::Jobs;
+use crate::logfile::LogHandle;
 use crate::mesh::{Item, Mesh};
 use crate::net::Conns;
 use crate::ring::{Done, Op, Ring};
@@ -20,8 +21,8 @@ use std::fmt::Write as _;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// For whom an operation runs in the ring.
@@ -58,6 +59,10 @@ pub(crate) struct Reactor<C: ShardCore> {
     pub(crate) dirty: Vec<u32>,
     /// Connections that have used up what they may send in one turn.
     pub(crate) dirty_later: Vec<u32>,
+    /// Log files in the address space.
+    pub(crate) mapped: Vec<Weak<LogHandle>>,
+    /// When one of them was used last.
+    pub(crate) mapped_at: Mono,
     pub(crate) pipes: Pipes,
     pub(crate) copy_bufs: CopyBufs,
     pub(crate) direct: DirectWrites,
@@ -110,6 +115,8 @@ impl<C: ShardCore> Reactor<C> {
             conns: Conns::default(),
             dirty: Vec::new(),
             dirty_later: Vec::new(),
+            mapped: Vec::new(),
+            mapped_at: Mono(0),
             pipes: Pipes::default(),
             copy_bufs: CopyBufs::default(),
             direct: DirectWrites::default(),
@@ -424,6 +431,7 @@ impl<C: ShardCore> Reactor<C> {
 
     fn run_timers(&mut self) {
         self.sweep_idle();
+        self.unmap_idle();
         if self.accept_at.is_some_and(|at| at <= self.now.mono) {
             self.accept_at = None;
             self.start_accepting();
@@ -463,6 +471,7 @@ impl<C: ShardCore> Reactor<C> {
         let deadlines = [
             self.core.next_deadline(),
             self.next_sweep(),
+            self.next_unmap(),
             self.accept_at,
             self.stop_by,
         ];

@@ -1,10 +1,10 @@
 //! Responses on their way out: in order, one send in flight per connection, file slices by copy or
 //! by splice.
 //!
-//! A slice up to `splice_above_bytes` is read (from the page cache inline, else by the ring) and
-//! leaves in one sendmsg with its header: that beats every zero-copy way there. Above, it goes file
-//! -> pipe -> socket without touching memory of ours: inline when its pages are resident, by the
-//! ring when not, so that the disk never holds up the shard. A connection moves at most
+//! A slice in the page cache is sent from where its file is mapped, in one sendmsg with its header:
+//! one copy, by the kernel. What is not there, or small, is read up to `splice_above_bytes` (from
+//! the page cache inline, else by the ring); above, it goes file -> pipe -> socket, by the ring
+//! where the disk is needed, so that the disk never holds up the shard. A connection moves at most
 //! [`TURN_BYTES`] per turn, and holds at most about that much in memory of ours, however slow its
 //! peer.
 //!
@@ -21,7 +21,7 @@ use crate::ring::Op;
 use crate::splice::Pipe;
 use crate::sys::{self, FileSystem};
 use bytes::{Buf, Bytes, BytesMut};
-use flumen_base::LogFile;
+use flumen_base::{LogFile, Mono};
 use flumen_shard::io::{ConnId, FileSlice, Response, Segment};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -40,6 +40,10 @@ const SEND_BYTES: usize = 1 << 20;
 const SEND_BUFS: usize = 128;
 /// Shorter slices are not worth the page table's work: they are read.
 const MAPPED_BYTES_MIN: u32 = 16 << 10;
+/// Mapped files above which those that are gone are looked for.
+const MAPPED_LISTED_MAX: usize = 1024;
+/// How long after the last use of any of them mapped files are let go.
+const UNMAP_AFTER_MS: i64 = 1000;
 /// Bytes that are read for several connections before the first send: they stay in the cache.
 const READ_AHEAD_BYTES: usize = 512 << 10;
 /// Connections with something to send above which the sends of a turn go through the ring together.
@@ -270,6 +274,7 @@ impl<C: ShardCore> Reactor<C> {
         if let Some(conn) = self.conns.get(index)
             && !conn.closed
             && !conn.out.busy
+            && conn.out.pipe.is_none()
         {
             let mut budget = TURN_BYTES.saturating_sub(conn.out.at_hand()).min(*left);
             let before = budget;
@@ -307,7 +312,11 @@ impl<C: ShardCore> Reactor<C> {
                 }
                 Front::Copy if together => self.send_by_ring(index, &mut budget),
                 Front::Copy => self.send_now(index, &mut budget),
-                Front::Splice => self.step_splice(index, &mut budget),
+                Front::Splice => match self.map_front(index, &mut budget) {
+                    Ok(None) => self.step_splice(index, &mut budget),
+                    Ok(Some(go_on)) => Ok(go_on),
+                    Err(e) => Err(e),
+                },
             };
             match result {
                 Ok(true) => {}
@@ -388,6 +397,30 @@ impl<C: ShardCore> Reactor<C> {
         Ok(false)
     }
 
+    /// Has a large slice at the front sent from where it is mapped: `None` where it can't be, else
+    /// whether to go on.
+    fn map_front(&mut self, index: u32, budget: &mut usize) -> io::Result<Option<bool>> {
+        let splice_above = self.config.splice_above_bytes;
+        let Some(conn) = self.conns.get(index) else {
+            return Ok(Some(false));
+        };
+        if conn.out.pipe.is_some() {
+            return Ok(None);
+        }
+        if *budget == 0 {
+            self.go_on_later(index);
+            return Ok(Some(false));
+        }
+        if !self.read_slices(index, budget)? {
+            return Ok(Some(false));
+        }
+        let front = self
+            .conns
+            .get(index)
+            .map(|conn| conn.out.front(splice_above));
+        Ok(matches!(front, Some(Front::Copy)).then_some(true))
+    }
+
     /// Reads the slices at the front that go by copy into memory, as far as the budget goes; on the
     /// ring where they are cold, then it gives false.
     fn read_slices(&mut self, index: u32, budget: &mut usize) -> io::Result<bool> {
@@ -402,7 +435,7 @@ impl<C: ShardCore> Reactor<C> {
                 continue;
             };
             let by_copy = slice.len as usize <= splice_above || (at == 0 && conn.out.copy);
-            if !by_copy || *budget == 0 {
+            if *budget == 0 {
                 break;
             }
             let Some(log) = OpenLog::new(&slice.file) else {
@@ -410,14 +443,32 @@ impl<C: ShardCore> Reactor<C> {
                 self.open_slice(index, file)?;
                 return Ok(false);
             };
+            let len = slice.len.min(u32::try_from(*budget).unwrap_or(u32::MAX));
+            if let Some(part) = mapped_part(&log, slice, len) {
+                self.mapped_at = self.now.mono;
+                if !part.1 {
+                    if self.mapped.len() >= MAPPED_LISTED_MAX {
+                        self.mapped.retain(|handle| handle.strong_count() > 0);
+                    }
+                    self.mapped.push(Arc::downgrade(&log.handle));
+                }
+                *budget -= part.0.len;
+                slice.pos += u64::from(len);
+                slice.len -= len;
+                if slice.len == 0 {
+                    conn.out.pieces[at] = Piece::Mapped(part.0);
+                } else {
+                    conn.out.pieces.insert(at, Piece::Mapped(part.0));
+                }
+                at += 1;
+                continue;
+            }
+            if !by_copy {
+                break;
+            }
             if slice.len as usize > *budget {
                 let rest = split_slice(slice, *budget);
                 conn.out.pieces.insert(at + 1, Piece::File(rest));
-                continue;
-            }
-            if let Some(part) = mapped_part(&log, slice) {
-                *budget -= part.len;
-                conn.out.pieces[at] = Piece::Mapped(part);
                 continue;
             }
             let buf = self.copy_bufs.take(slice.len as usize);
@@ -434,6 +485,23 @@ impl<C: ShardCore> Reactor<C> {
             conn.out.pieces[at] = Piece::Read(buf, 0);
         }
         Ok(true)
+    }
+
+    /// When [`Self::unmap_idle`] wants to run.
+    pub(crate) fn next_unmap(&self) -> Option<Mono> {
+        (!self.mapped.is_empty()).then(|| self.mapped_at.plus_ms(UNMAP_AFTER_MS))
+    }
+
+    /// Takes log files out of the address space when none was sent from for a while: their pages
+    /// would count as this process's memory.
+    pub(crate) fn unmap_idle(&mut self) {
+        if self.next_unmap().is_some_and(|at| at <= self.now.mono) {
+            for handle in self.mapped.drain(..) {
+                if let Some(handle) = handle.upgrade() {
+                    handle.unmap();
+                }
+            }
+        }
     }
 
     /// Opens the file of a slice off the core: its directory may have to be read from the disk.
@@ -678,15 +746,17 @@ impl<C: ShardCore> Reactor<C> {
     }
 }
 
-/// The slice as a part of the mapped file, where that is worth it and nothing has to be read.
-fn mapped_part(log: &OpenLog, slice: &FileSlice) -> Option<MappedPart> {
-    if slice.len < MAPPED_BYTES_MIN {
+/// The first `len` bytes of the slice as a part of the mapped file, where that is worth it and
+/// nothing has to be read; and whether the file was mapped before.
+fn mapped_part(log: &OpenLog, slice: &FileSlice, len: u32) -> Option<(MappedPart, bool)> {
+    if len < MAPPED_BYTES_MIN {
         return None;
     }
-    let (pos, len) = (usize::try_from(slice.pos).ok()?, slice.len as usize);
-    let mapping = log.handle.mapping(slice.pos + u64::from(slice.len))?;
+    let before = log.handle.is_mapped();
+    let mapping = log.handle.mapping(slice.pos + u64::from(len))?;
+    let (pos, len) = (usize::try_from(slice.pos).ok()?, len as usize);
     let there = log.fs == FileSystem::Tmpfs || mapping.is_resident(pos, len);
-    there.then_some(MappedPart { mapping, pos, len })
+    there.then_some((MappedPart { mapping, pos, len }, before))
 }
 
 /// Cuts a slice to `len` bytes, fewer than it has; gives the rest.
