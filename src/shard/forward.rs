@@ -94,8 +94,8 @@ impl Shard {
         }
     }
 
-    /// Reads the header and takes it off the frame. `Err(None)` means that the request is answered already (ApiVersions of an
-    /// unknown version).
+    /// Reads the header and takes it off the frame. `Err(None)` means that the request is answered
+    /// already (ApiVersions of an unknown version).
     #[allow(clippy::type_complexity)] // the parts of one request, taken apart where it is called
     fn parse(
         &mut self,

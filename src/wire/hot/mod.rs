@@ -1,6 +1,6 @@
 //! The paths that every record takes, by hand: Produce and Fetch requests walked in place, without
-//! an allocation; Produce responses written beside their request, and Fetch responses framed around records that are not copied. `tests/hot.rs`
-//! proves them equal to the generated codec.
+//! an allocation; Produce responses written from notes of their request, and Fetch responses framed
+//! around records that are not copied. `tests/hot.rs` proves them equal to the generated codec.
 
 pub mod fetch;
 pub mod fetch_response;
