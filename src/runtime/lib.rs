@@ -38,6 +38,7 @@ mod reactor;
 mod ring;
 mod send;
 mod shared;
+mod slices;
 mod splice;
 mod start;
 mod sys;

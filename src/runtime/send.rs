@@ -14,42 +14,29 @@
 //! connection.
 
 use crate::core::ShardCore;
-use crate::logfile::OpenLog;
 use crate::mapped::{self, Mapping, SendBuf};
 use crate::reactor::{Owner, Reactor};
 use crate::ring::Op;
 use crate::splice::Pipe;
-use crate::sys::{self, FileSystem};
 use bytes::{Buf, Bytes, BytesMut};
-use flumen_base::{LogFile, Mono};
 use flumen_shard::io::{ConnId, FileSlice, Response, Segment};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
-use std::ffi::CString;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 use std::sync::Arc;
 
 /// Bytes that one connection splices or reads from files in one turn.
-const TURN_BYTES: usize = 256 << 10;
+pub(crate) const TURN_BYTES: usize = 256 << 10;
 /// Bytes in memory that one sendmsg takes.
 const SEND_BYTES: usize = 1 << 20;
 /// Buffers that one sendmsg takes.
-const SEND_BUFS: usize = 128;
-/// Shorter slices are not worth the page table's work: they are read.
-const MAPPED_BYTES_MIN: u32 = 16 << 10;
-/// Mapped files above which those that are gone are looked for.
-const MAPPED_LISTED_MAX: usize = 1024;
-/// How long after the last use of any of them mapped files are let go.
-const UNMAP_AFTER_MS: i64 = 1000;
+pub(crate) const SEND_BUFS: usize = 128;
 /// Bytes that are read for several connections before the first send: they stay in the cache.
 const READ_AHEAD_BYTES: usize = 512 << 10;
 /// Connections with something to send above which the sends of a turn go through the ring together.
 const INLINE_SENDS_MAX: usize = 4;
-/// Distance of the residency probes, in bytes.
-const PROBE_STEP: u64 = 64 << 10;
 
 /// A piece of the outgoing stream.
 pub(crate) enum Piece {
@@ -65,9 +52,9 @@ pub(crate) enum Piece {
 
 /// What is left to send of a part of a mapped file.
 pub(crate) struct MappedPart {
-    mapping: Arc<Mapping>,
-    pos: usize,
-    len: usize,
+    pub(crate) mapping: Arc<Mapping>,
+    pub(crate) pos: usize,
+    pub(crate) len: usize,
 }
 
 /// Buffers for file slices that go by copy: used again, because fresh memory costs more than the
@@ -79,7 +66,7 @@ pub(crate) struct CopyBufs(Vec<BytesMut>);
 const COPY_BUFS_KEPT: usize = 8;
 
 impl CopyBufs {
-    fn take(&mut self, len: usize) -> BytesMut {
+    pub(crate) fn take(&mut self, len: usize) -> BytesMut {
         let mut buf = self.0.pop().unwrap_or_default();
         buf.reserve(if len > TURN_BYTES / 4 {
             TURN_BYTES
@@ -102,16 +89,16 @@ impl CopyBufs {
 pub(crate) struct Outgoing {
     pub(crate) pieces: VecDeque<Piece>,
     /// An operation for sending is in the ring.
-    busy: bool,
+    pub(crate) busy: bool,
     /// What the pipe holds belongs before the rest of the slice at the front.
     pub(crate) pipe: Option<Pipe>,
     /// The slice at the front goes by copy: no pipe was to be had, or its file can't be spliced.
-    copy: bool,
+    pub(crate) copy: bool,
     /// The piece that a cold read will fill.
-    cold: usize,
+    pub(crate) cold: usize,
 }
 
-enum Front {
+pub(crate) enum Front {
     Empty,
     Copy,
     Splice,
@@ -194,7 +181,7 @@ impl Outgoing {
     }
 
     /// Bytes of files at hand to be sent.
-    fn at_hand(&self) -> usize {
+    pub(crate) fn at_hand(&self) -> usize {
         let of_files = self.pieces.iter().map(|piece| match piece {
             Piece::Read(buf, sent) => buf.len() - sent,
             Piece::Mapped(part) => part.len,
@@ -203,7 +190,7 @@ impl Outgoing {
         of_files.sum()
     }
 
-    fn front(&self, splice_above: usize) -> Front {
+    pub(crate) fn front(&self, splice_above: usize) -> Front {
         match self.pieces.front() {
             None => Front::Empty,
             Some(Piece::File(_)) if self.pipe.is_some() => Front::Splice,
@@ -259,7 +246,7 @@ impl<C: ShardCore> Reactor<C> {
     }
 
     /// Has the next turn's [`Self::drive_sends`] go on with this connection.
-    fn go_on_later(&mut self, index: u32) {
+    pub(crate) fn go_on_later(&mut self, index: u32) {
         self.dirty_later.push(index);
     }
 
@@ -267,22 +254,6 @@ impl<C: ShardCore> Reactor<C> {
     pub(crate) fn go_on_sending(&mut self) {
         while let Some(index) = self.dirty_later.pop() {
             self.mark_dirty(index);
-        }
-    }
-
-    fn read_ahead(&mut self, index: u32, left: &mut usize) {
-        if let Some(conn) = self.conns.get(index)
-            && !conn.closed
-            && !conn.out.busy
-            && conn.out.pipe.is_none()
-        {
-            let mut budget = TURN_BYTES.saturating_sub(conn.out.at_hand()).min(*left);
-            let before = budget;
-            let result = self.read_slices(index, &mut budget);
-            *left -= before - budget;
-            if let Err(e) = result {
-                self.close_conn(index, &e);
-            }
         }
     }
 
@@ -397,165 +368,6 @@ impl<C: ShardCore> Reactor<C> {
         Ok(false)
     }
 
-    /// Has a large slice at the front sent from where it is mapped: `None` where it can't be, else
-    /// whether to go on.
-    fn map_front(&mut self, index: u32, budget: &mut usize) -> io::Result<Option<bool>> {
-        let splice_above = self.config.splice_above_bytes;
-        let Some(conn) = self.conns.get(index) else {
-            return Ok(Some(false));
-        };
-        if conn.out.pipe.is_some() {
-            return Ok(None);
-        }
-        if *budget == 0 {
-            self.go_on_later(index);
-            return Ok(Some(false));
-        }
-        if !self.read_slices(index, budget)? {
-            return Ok(Some(false));
-        }
-        let front = self
-            .conns
-            .get(index)
-            .map(|conn| conn.out.front(splice_above));
-        Ok(matches!(front, Some(Front::Copy)).then_some(true))
-    }
-
-    /// Reads the slices at the front that go by copy into memory, as far as the budget goes; on the
-    /// ring where they are cold, then it gives false.
-    fn read_slices(&mut self, index: u32, budget: &mut usize) -> io::Result<bool> {
-        let splice_above = self.config.splice_above_bytes;
-        let Some(conn) = self.conns.get(index) else {
-            return Ok(false);
-        };
-        let mut at = 0;
-        while at < conn.out.pieces.len().min(SEND_BUFS) {
-            let Piece::File(slice) = &mut conn.out.pieces[at] else {
-                at += 1;
-                continue;
-            };
-            let by_copy = slice.len as usize <= splice_above || (at == 0 && conn.out.copy);
-            if *budget == 0 {
-                break;
-            }
-            let Some(log) = OpenLog::new(&slice.file) else {
-                let file = Arc::clone(&slice.file);
-                self.open_slice(index, file)?;
-                return Ok(false);
-            };
-            let len = slice.len.min(u32::try_from(*budget).unwrap_or(u32::MAX));
-            if let Some(part) = mapped_part(&log, slice, len) {
-                self.mapped_at = self.now.mono;
-                if !part.1 {
-                    if self.mapped.len() >= MAPPED_LISTED_MAX {
-                        self.mapped.retain(|handle| handle.strong_count() > 0);
-                    }
-                    self.mapped.push(Arc::downgrade(&log.handle));
-                }
-                *budget -= part.0.len;
-                slice.pos += u64::from(len);
-                slice.len -= len;
-                if slice.len == 0 {
-                    conn.out.pieces[at] = Piece::Mapped(part.0);
-                } else {
-                    conn.out.pieces.insert(at, Piece::Mapped(part.0));
-                }
-                at += 1;
-                continue;
-            }
-            if !by_copy {
-                break;
-            }
-            if slice.len as usize > *budget {
-                let rest = split_slice(slice, *budget);
-                conn.out.pieces.insert(at + 1, Piece::File(rest));
-                continue;
-            }
-            let buf = self.copy_bufs.take(slice.len as usize);
-            let (buf, whole) = read_what_is_resident(&log, slice, buf)?;
-            *budget -= buf.len();
-            if !whole {
-                conn.out.cold = at;
-                conn.out.busy = true;
-                conn.ops += 1;
-                let (pos, len) = (slice.pos, slice.len as usize);
-                self.start_cold_read(index, log, pos, len, buf);
-                return Ok(false);
-            }
-            conn.out.pieces[at] = Piece::Read(buf, 0);
-        }
-        Ok(true)
-    }
-
-    /// When [`Self::unmap_idle`] wants to run.
-    pub(crate) fn next_unmap(&self) -> Option<Mono> {
-        (!self.mapped.is_empty()).then(|| self.mapped_at.plus_ms(UNMAP_AFTER_MS))
-    }
-
-    /// Takes log files out of the address space when none was sent from for a while: their pages
-    /// would count as this process's memory.
-    pub(crate) fn unmap_idle(&mut self) {
-        if self.next_unmap().is_some_and(|at| at <= self.now.mono) {
-            for handle in self.mapped.drain(..) {
-                if let Some(handle) = handle.upgrade() {
-                    handle.unmap();
-                }
-            }
-        }
-    }
-
-    /// Opens the file of a slice off the core: its directory may have to be read from the disk.
-    fn open_slice(&mut self, index: u32, file: Arc<LogFile>) -> io::Result<()> {
-        let path = CString::new(file.path().as_os_str().as_bytes()).map_err(io::Error::other)?;
-        if let Some(conn) = self.conns.get(index) {
-            conn.out.busy = true;
-            conn.ops += 1;
-            let op = Op::OpenForSend { file, path };
-            self.ring.start(Owner::Conn(index), op);
-        }
-        Ok(())
-    }
-
-    /// The file of a slice has been opened.
-    pub(crate) fn on_slice_opened(
-        &mut self,
-        index: u32,
-        file: &Arc<LogFile>,
-        result: io::Result<u32>,
-    ) {
-        let opened = result.and_then(|fd| OpenLog::put(file, sys::own_file(fd)?));
-        let Some(conn) = self.conns.get(index) else {
-            return;
-        };
-        conn.out.busy = false;
-        if conn.closed {
-            return;
-        }
-        match opened {
-            Err(e) if !is_transient(&e) => self.close_conn(index, &e),
-            _ => self.mark_dirty(index), // an interrupted one is tried again
-        }
-    }
-
-    fn start_cold_read(
-        &mut self,
-        index: u32,
-        log: OpenLog,
-        pos: u64,
-        len: usize,
-        mut buf: BytesMut,
-    ) {
-        let missing = len - buf.len();
-        buf.reserve(missing);
-        let op = Op::Read {
-            log,
-            pos: pos + buf.len() as u64,
-            buf,
-            len: missing,
-        };
-        self.ring.start(Owner::Conn(index), op);
-    }
-
     /// A send ended.
     pub(crate) fn on_send(&mut self, index: u32, result: io::Result<u32>) {
         let Some(conn) = self.conns.get(index) else {
@@ -581,154 +393,7 @@ impl<C: ShardCore> Reactor<C> {
         }
     }
 
-    /// A cold read for a send ended.
-    pub(crate) fn on_cold_read(&mut self, index: u32, buf: BytesMut, result: io::Result<u32>) {
-        let Some(conn) = self.conns.get(index) else {
-            return;
-        };
-        conn.out.busy = false;
-        if conn.closed {
-            return;
-        }
-        let at = conn.out.cold;
-        let Some(Piece::File(slice)) = conn.out.pieces.get(at) else {
-            return;
-        };
-        match result {
-            Ok(0) => self.close_conn(index, &short_slice()),
-            Ok(_) if buf.len() == slice.len as usize => {
-                conn.out.pieces[at] = Piece::Read(buf, 0);
-                self.mark_dirty(index);
-            }
-            Err(e) if !is_transient(&e) => self.close_conn(index, &e),
-            Ok(_) | Err(_) => {
-                let Some(log) = OpenLog::new(&slice.file) else {
-                    return;
-                };
-                conn.out.busy = true;
-                conn.ops += 1;
-                let (pos, len) = (slice.pos, slice.len as usize);
-                self.start_cold_read(index, log, pos, len, buf);
-            }
-        }
-    }
-
-    /// One step of a splice. True: go on; false: an operation is under way, or the turn's budget is
-    /// used up.
-    fn step_splice(&mut self, index: u32, budget: &mut usize) -> io::Result<bool> {
-        let Some(conn) = self.conns.get(index) else {
-            return Ok(false);
-        };
-        let after = conn.out.pieces.len() > 2; // this slice, its end, and something behind it
-        let Some(Piece::File(slice)) = conn.out.pieces.front_mut() else {
-            return Ok(false);
-        };
-        let Some(mut pipe) = conn.out.pipe.take().or_else(|| self.pipes.take()) else {
-            conn.out.copy = true;
-            return Ok(true);
-        };
-        if pipe.filled > 0 {
-            let more = slice.len > 0 || after;
-            let socket = conn.socket.as_fd();
-            let result = sys::splice_out(pipe.read_end(), socket, pipe.filled, more);
-            if let Ok(n) = result {
-                pipe.filled -= n;
-            }
-            conn.out.pipe = Some(pipe);
-            return match result {
-                Ok(0) => Err(io::ErrorKind::WriteZero.into()),
-                Ok(_) => {
-                    self.touch(index);
-                    Ok(true)
-                }
-                Err(e) if is_transient(&e) => {
-                    self.wait_writable(index);
-                    Ok(false)
-                }
-                Err(e) => Err(e),
-            };
-        }
-        if slice.len == 0 {
-            conn.out.pieces.pop_front();
-            conn.out.copy = false;
-            self.pipes.give_back(pipe);
-            return Ok(true);
-        }
-        if *budget == 0 {
-            conn.out.pipe = Some(pipe);
-            self.go_on_later(index);
-            return Ok(false);
-        }
-        let Some(log) = OpenLog::new(&slice.file) else {
-            let file = Arc::clone(&slice.file);
-            conn.out.pipe = Some(pipe);
-            self.open_slice(index, file)?;
-            return Ok(false);
-        };
-        let len = (slice.len as usize).min(pipe.capacity).min(*budget);
-        *budget -= len;
-        let file = log.as_fd();
-        if sys::is_resident(file, log.fs, slice.pos, len as u64, PROBE_STEP) {
-            match sys::splice_in(file, slice.pos, pipe.write_end(), len) {
-                Ok(0) => return Err(short_slice()),
-                Ok(n) => {
-                    pipe.filled = n;
-                    slice.pos += n as u64;
-                    slice.len -= n as u32;
-                    conn.out.pipe = Some(pipe);
-                    return Ok(true);
-                }
-                Err(e) if is_transient(&e) => {} // left the page cache since: the ring waits for it
-                Err(e) => return Err(e),
-            }
-        }
-        let pos = slice.pos;
-        conn.out.busy = true;
-        conn.ops += 1;
-        let op = Op::SpliceIn {
-            log,
-            pos,
-            pipe,
-            len,
-        };
-        self.ring.start(Owner::Conn(index), op);
-        Ok(false)
-    }
-
-    /// A splice from file to pipe ended.
-    pub(crate) fn on_splice_in(&mut self, index: u32, mut pipe: Pipe, result: io::Result<u32>) {
-        pipe.filled = result.as_ref().map_or(0, |n| *n as usize);
-        let Some(conn) = self.conns.get(index).filter(|conn| !conn.closed) else {
-            if let Some(conn) = self.conns.get(index) {
-                conn.out.busy = false;
-            }
-            return self.pipes.give_back(pipe);
-        };
-        conn.out.busy = false;
-        let Some(Piece::File(slice)) = conn.out.pieces.front_mut() else {
-            return self.pipes.give_back(pipe);
-        };
-        match result {
-            Ok(0) => {
-                self.pipes.give_back(pipe);
-                self.close_conn(index, &short_slice());
-            }
-            Ok(n) => {
-                slice.pos += u64::from(n);
-                slice.len -= n;
-                conn.out.pipe = Some(pipe);
-                self.mark_dirty(index);
-            }
-            Err(_) => {
-                // The file system can't splice, or an error that a plain read will name.
-                conn.out.copy = true;
-                self.pipes.give_back(pipe);
-                self.mark_dirty(index);
-            }
-        }
-    }
-
-    fn wait_writable(&mut self, index: u32) {
+    pub(crate) fn wait_writable(&mut self, index: u32) {
         if let Some(conn) = self.conns.get(index) {
             conn.out.busy = true;
             conn.ops += 1;
@@ -746,51 +411,6 @@ impl<C: ShardCore> Reactor<C> {
     }
 }
 
-/// The first `len` bytes of the slice as a part of the mapped file, where that is worth it and
-/// nothing has to be read; and whether the file was mapped before.
-fn mapped_part(log: &OpenLog, slice: &FileSlice, len: u32) -> Option<(MappedPart, bool)> {
-    if len < MAPPED_BYTES_MIN {
-        return None;
-    }
-    let before = log.handle.is_mapped();
-    let mapping = log.handle.mapping(slice.pos + u64::from(len))?;
-    let (pos, len) = (usize::try_from(slice.pos).ok()?, len as usize);
-    let there = log.fs == FileSystem::Tmpfs || mapping.is_resident(pos, len);
-    there.then_some((MappedPart { mapping, pos, len }, before))
-}
-
-/// Cuts a slice to `len` bytes, fewer than it has; gives the rest.
-fn split_slice(slice: &mut FileSlice, len: usize) -> FileSlice {
-    let cut = len as u32;
-    let rest = FileSlice {
-        file: slice.file.clone(),
-        pos: slice.pos + u64::from(cut),
-        len: slice.len - cut,
-    };
-    slice.len = cut;
-    rest
-}
-
-/// Reads as much of the slice as is in the page cache; whether that is all of it.
-fn read_what_is_resident(
-    log: &OpenLog,
-    slice: &FileSlice,
-    mut buf: BytesMut,
-) -> io::Result<(BytesMut, bool)> {
-    let len = slice.len as usize;
-    while buf.len() < len {
-        let (missing, pos) = (len - buf.len(), slice.pos + buf.len() as u64);
-        match sys::read_resident(log.as_fd(), log.fs, &mut buf, missing, pos) {
-            Ok(0) => return Err(short_slice()),
-            Ok(_) => {}
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) if is_cold(&e) => return Ok((buf, false)),
-            Err(e) => return Err(e),
-        }
-    }
-    Ok((buf, true))
-}
-
 /// Whether a read with RWF_NOWAIT has to be done by the ring: not resident, or the file system
 /// can't tell.
 pub(crate) fn is_cold(e: &io::Error) -> bool {
@@ -805,7 +425,7 @@ pub(crate) fn is_transient(e: &io::Error) -> bool {
     )
 }
 
-fn short_slice() -> io::Error {
+pub(crate) fn short_slice() -> io::Error {
     io::Error::new(
         io::ErrorKind::UnexpectedEof,
         "a log file is shorter than the slice to send",
