@@ -30,8 +30,8 @@ const ALLOCATING: &[&str] = &[
     "aligned_alloc",
 ];
 
-/// Counts all scenarios whose name contains `only`, as many at a time as there are CPUs. Callgrind's
-/// files stay in `keep`.
+/// Counts all scenarios whose name contains `only`, as many at a time as there are CPUs.
+/// Callgrind's files stay in `keep`.
 ///
 /// # Errors
 /// Valgrind is missing, or a scenario fails.
@@ -123,8 +123,8 @@ struct Profile {
 }
 
 impl Profile {
-    /// Names stand behind a number the first time, later the number stands alone. A line of costs is
-    /// address, line and instructions; that behind `calls=` is what the callee cost.
+    /// Names stand behind a number the first time, later the number stands alone. A line of costs
+    /// is address, line and instructions; that behind `calls=` is what the callee cost.
     fn parse(text: &str) -> Result<Self> {
         let mut names: HashMap<&str, &str> = HashMap::new();
         let mut functions: HashMap<&str, Cost> = HashMap::new();

@@ -268,9 +268,7 @@ impl Node {
                 });
                 // The list of buffers goes back with its completion, as the runtime does it.
                 let result = match (result, op) {
-                    (Ok(IoOutput::Done), DiskOp::Write { bufs, .. }) => {
-                        Ok(IoOutput::Written(bufs))
-                    }
+                    (Ok(IoOutput::Done), DiskOp::Write { bufs, .. }) => Ok(IoOutput::Written(bufs)),
                     (result, op) => {
                         self.release(n, op);
                         result
