@@ -23,7 +23,7 @@ const PARTITION_HEAD_BYTES: usize = 8 + 61;
 /// The batch that is arriving.
 struct Arriving {
     left: usize,
-    crc: u32,
+    crc: crc_fast::Digest,
     expected: u32,
     slot: Option<Slot>,
 }
@@ -235,7 +235,7 @@ impl Peer {
             let taken = batch.left.min(bytes.len());
             let part = bytes.get(..taken).unwrap_or_default();
             if let Some(slot) = &mut batch.slot {
-                batch.crc = crc32c::crc32c_append(batch.crc, part);
+                batch.crc.update(part);
                 let (slot, from) = (slot.advance(taken), at);
                 shared.pieces.push(Piece {
                     slot,
@@ -245,7 +245,8 @@ impl Peer {
             }
             batch.left -= taken;
             if batch.left == 0 {
-                let right = batch.slot.is_none() || batch.crc == batch.expected;
+                let crc = batch.crc.finalize();
+                let right = batch.slot.is_none() || crc == u64::from(batch.expected);
                 ensure!(right, "a batch with a wrong checksum");
                 request.batch = None;
             }
@@ -291,7 +292,8 @@ impl Peer {
         }
         request.batch = Some(Arriving {
             left: length - UNCOVERED_BYTES,
-            crc: 0,
+            // As quick as any broker's: a limit must not lose by its checksum.
+            crc: crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi),
             expected,
             slot,
         });
