@@ -1,5 +1,5 @@
-//! Slices of log files on their way into an answer: sent from where the file is mapped, or read into
-//! memory; opened and read by the ring where the disk is needed.
+//! Slices of log files on their way into an answer: sent from where the file is mapped, or read
+//! into memory; opened and read by the ring where the disk is needed.
 
 use crate::core::ShardCore;
 use crate::logfile::OpenLog;
