@@ -8,10 +8,13 @@ use crate::segment::{
     DELETED_SUFFIX, INDEX_SUFFIX, LOG_SUFFIX, SNAPSHOT_SUFFIX, Segment, SegmentState,
     TIME_INDEX_SUFFIX, TXN_INDEX_SUFFIX, segment_path,
 };
-use flumen_base::{Disk, Now, Offset, OpenMode};
+use flumen_base::{Disk, Mono, Now, Offset, OpenMode};
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// How long a rolled segment waits for its seal, milliseconds: what retention takes away by then
+/// needs no sync, and most of the rest has been written back without one.
+pub const SEAL_DELAY_MS: i64 = 2000;
 /// Entries of the newest segments' indexes that a log keeps in memory, 12 bytes each.
 const INDEX_ENTRIES_KEPT: usize = 4096;
 
@@ -106,7 +109,12 @@ impl EpochJob {
 pub struct DeleteJob {
     dir: PathBuf,
     bases: Vec<i64>,
-    active_base: i64,
+    /// The first segment that stays, and whether its name is on disk.
+    kept_base: i64,
+    kept_named: bool,
+    /// Offset and content of the producer snapshot of the end of those that go, where no seal has
+    /// written it.
+    snapshot: Option<(i64, Vec<u8>)>,
     delay_ms: i64,
 }
 
@@ -117,7 +125,7 @@ pub struct Deleted {
     pub unlink: UnlinkJob,
     /// Run it so many milliseconds later (`file.delete.delay.ms`).
     pub delay_ms: i64,
-    active_base: i64,
+    kept_base: i64,
 }
 
 impl DeleteJob {
@@ -129,7 +137,12 @@ impl DeleteJob {
     /// Does it.
     pub fn run(self, disk: &dyn Disk) -> io::Result<Deleted> {
         // Before the others go, or a crash would leave no trace of the offsets that were given.
-        if ensure_file(disk, &segment_path(&self.dir, self.active_base, LOG_SUFFIX))? {
+        if let Some((offset, bytes)) = &self.snapshot {
+            let path = segment_path(&self.dir, *offset, SNAPSHOT_SUFFIX);
+            replace(disk, &path, bytes)?;
+        }
+        let made = ensure_file(disk, &segment_path(&self.dir, self.kept_base, LOG_SUFFIX))?;
+        if made || !self.kept_named {
             disk.sync_dir(&self.dir)?;
         }
         let mut paths = Vec::new();
@@ -154,7 +167,7 @@ impl DeleteJob {
         Ok(Deleted {
             unlink: UnlinkJob { paths },
             delay_ms: self.delay_ms,
-            active_base: self.active_base,
+            kept_base: self.kept_base,
         })
     }
 }
@@ -221,23 +234,37 @@ pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<
 }
 
 impl Log {
-    /// The job that finishes the oldest rolled segment (sync, indexes, producer snapshot), if there
-    /// is one, all of it is written, and no such job runs.
-    pub fn take_seal_job(&mut self) -> Option<SealJob> {
-        // Segments are sealed in order: mostly all but the active one are.
-        let before = self.segments.len().checked_sub(2)?;
-        if self.segments.get(before)?.state == SegmentState::Sealed {
-            return None;
-        }
-        let index = self
-            .segments
-            .iter()
-            .position(|s| s.state != SegmentState::Sealed)?;
-        let next_base = self.segments.get(index + 1)?.base_offset;
-        let segment = self.segments.get_mut(index)?;
+    /// When the oldest rolled segment is to be sealed: its index, and the time, which has come where
+    /// synced writes may wait for its seal.
+    fn next_seal(&self) -> Option<(usize, Mono)> {
+        // Segments are sealed in order, so those to come stand at the end.
+        let sealed = |s: &Segment| s.state == SegmentState::Sealed;
+        let index = self.segments.iter().rposition(sealed).map_or(0, |n| n + 1);
+        let segment = self.segments.get(index)?;
         if segment.state != SegmentState::Rolled || segment.written < segment.mark.size {
             return None;
         }
+        let delay = match self.config.flush_messages {
+            i64::MAX => SEAL_DELAY_MS,
+            _ => 0,
+        };
+        Some((index, segment.rolled.plus_ms(delay)))
+    }
+
+    /// When [`Log::take_seal_job`] will have a job, as far as that is known.
+    pub fn seal_due(&self) -> Option<Mono> {
+        self.next_seal().map(|(_, due)| due)
+    }
+
+    /// The job that finishes the oldest rolled segment (sync, indexes, producer snapshot), if there
+    /// is one, its time has come, all of it is written, and no such job runs.
+    pub fn take_seal_job(&mut self, now: Mono) -> Option<SealJob> {
+        let (index, due) = self.next_seal()?;
+        if due > now {
+            return None;
+        }
+        let next_base = self.segments.get(index + 1)?.base_offset;
+        let segment = self.segments.get_mut(index)?;
         segment.state = SegmentState::Sealing;
         let snapshot = segment.roll_snapshot.take();
         Some(SealJob {
@@ -276,11 +303,11 @@ impl Log {
         }
     }
 
-    /// A job of [`Log::retention`] has ended. If it failed to put the name of a new active segment
-    /// on disk, the log fails.
+    /// A job of [`Log::retention`] has ended. If it failed to put the name of the first segment that
+    /// stays on disk, the log fails.
     pub fn retire_done(&mut self, result: &io::Result<Deleted>) {
         match result {
-            Ok(deleted) => self.set_named(deleted.active_base),
+            Ok(deleted) => self.set_named(deleted.kept_base),
             Err(_) => {
                 let first = self.segments.front();
                 self.failed |= first.is_some_and(|first| !first.named);
@@ -334,12 +361,14 @@ impl Log {
         if count == self.segments.len() {
             self.roll(now);
         }
-        let gone: Vec<i64> = self
-            .segments
-            .drain(..count)
-            .map(|s| s.base_offset)
-            .collect();
-        let first = self.segments.front()?.base_offset;
+        let mut snapshot = None;
+        let mut gone = Vec::with_capacity(count);
+        for segment in self.segments.drain(..count) {
+            gone.push(segment.base_offset);
+            snapshot = segment.roll_snapshot;
+        }
+        let kept = self.segments.front()?;
+        let (first, kept_named) = (kept.base_offset, kept.named);
         if first > self.log_start {
             self.log_start = first;
             self.epochs_dirty |= self.epochs.truncate_start(first);
@@ -348,7 +377,9 @@ impl Log {
         Some(DeleteJob {
             dir: self.dir.clone(),
             bases: gone,
-            active_base: self.segments.back()?.base_offset,
+            kept_base: first,
+            kept_named,
+            snapshot: snapshot.map(|bytes| (first, bytes)),
             delay_ms: self.config.file_delete_delay_ms,
         })
     }
@@ -389,14 +420,12 @@ impl Log {
         let mut count = from;
         for segment in self.segments.range(from..) {
             let next = self.segments.get(count + 1);
-            // Its seal job is what puts the next one's name on disk.
-            let names_next = next.is_some_and(|next| !next.named);
             let next = next.map(|s| s.base_offset);
             let empty_active = next.is_none() && segment.mark.size == 0;
             let busy =
                 segment.state == SegmentState::Sealing || segment.written < segment.mark.size;
             let below = high_watermark >= next.unwrap_or(self.log_end);
-            if empty_active || busy || names_next || !below || !may_go(segment, next) {
+            if empty_active || busy || !below || !may_go(segment, next) {
                 break;
             }
             count += 1;

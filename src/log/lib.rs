@@ -69,7 +69,9 @@ pub mod validate;
 pub use batch::{BatchBuilder, BatchError, BatchHeader, Record};
 pub use codec::Compression;
 pub use config::{CleanupPolicy, LogConfig, TargetCompression, TimestampType};
-pub use jobs::{CloseJob, Closed, DeleteJob, Deleted, EpochJob, SealJob, Sealed, UnlinkJob};
+pub use jobs::{
+    CloseJob, Closed, DeleteJob, Deleted, EpochJob, SEAL_DELAY_MS, SealJob, Sealed, UnlinkJob,
+};
 pub use log::Log;
 pub use ops::{AppendError, AppendInfo, FileIds, SyncOp, WriteDone, WriteOp};
 pub use read::{FileRange, ReadPlan, ReadRequest, Scan};

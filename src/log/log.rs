@@ -325,6 +325,7 @@ impl Log {
                 return;
             }
             active.state = SegmentState::Rolled;
+            active.rolled = now.mono;
             active.push_max_time();
             active.roll_snapshot = Some(self.producers.encode());
         }

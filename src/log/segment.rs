@@ -3,7 +3,7 @@
 use crate::batch::BatchHeader;
 use crate::config::LogConfig;
 use crate::index::{self, IndexEntry, OFFSET_ENTRY_LEN, OffsetIndex, TIME_ENTRY_LEN, TimeEntry};
-use flumen_base::{LogFile, Prng};
+use flumen_base::{LogFile, Mono, Prng};
 use smallvec::SmallVec;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -81,6 +81,8 @@ pub(crate) struct Segment {
     /// Wall clock of the last append.
     pub(crate) modified_ms: i64,
     pub(crate) jitter_ms: i64,
+    /// When it rolled.
+    pub(crate) rolled: Mono,
     /// Producer state at its end, taken when it rolled.
     pub(crate) roll_snapshot: Option<Vec<u8>>,
 }
@@ -117,6 +119,7 @@ impl Segment {
             times: Vec::new(),
             created_ms: now_ms,
             modified_ms: now_ms,
+            rolled: Mono(0),
             jitter_ms: Prng::new(seed).below(jitter_max) as i64,
             roll_snapshot: None,
         }

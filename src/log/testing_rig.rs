@@ -61,6 +61,11 @@ impl Rig {
         }
     }
 
+    /// When each rolled segment is due to be sealed.
+    pub(crate) fn later(&self) -> Mono {
+        self.now().mono.plus_ms(crate::SEAL_DELAY_MS)
+    }
+
     pub(crate) fn now(&self) -> Now {
         Now {
             mono: Mono(self.now_ms as u64 * 1_000_000),
@@ -104,7 +109,7 @@ impl Rig {
                 );
             }
             if self.log.has_pending_writes() {
-                let job = self.log.take_seal_job().unwrap();
+                let job = self.log.take_seal_job(self.later()).unwrap();
                 self.log.seal_done(job.run(&self.disk));
             }
         }
@@ -112,7 +117,7 @@ impl Rig {
     }
 
     pub(crate) fn seal(&mut self) {
-        while let Some(job) = self.log.take_seal_job() {
+        while let Some(job) = self.log.take_seal_job(self.later()) {
             self.log.seal_done(job.run(&self.disk));
         }
         if let Some(job) = self.log.take_epoch_job() {

@@ -241,6 +241,7 @@ impl Shard {
                 TimerKey::Housekeeping(task) => self.run_housekeeping(turn, task),
                 TimerKey::Unlink(n) => self.unlink_due(turn, n),
                 TimerKey::GroupLoad(n) => self.group_load_due(turn, n),
+                TimerKey::Seal(tp) => self.seal_due(turn, tp),
                 TimerKey::Reload(n) => self.reload_due(turn, n),
                 TimerKey::Shutdown => self.life_deadline(turn),
             }

@@ -217,13 +217,25 @@ impl Shard {
         let Some(log) = p.log_mut() else {
             return;
         };
-        let (seal, epoch) = (log.take_seal_job(), log.take_epoch_job());
+        let (seal, epoch) = (log.take_seal_job(turn.now.mono), log.take_epoch_job());
+        if let (None, Some(due), false) = (&seal, log.seal_due(), p.seal_armed) {
+            p.seal_armed = true;
+            self.timers.arm(due, TimerKey::Seal(tp));
+        }
         p.in_flight += u32::from(seal.is_some()) + u32::from(epoch.is_some());
         if let Some(job) = seal {
             self.start_job(turn, PendingJob::Seal(tp), Job::Seal(job));
         }
         if let Some(job) = epoch {
             self.start_job(turn, PendingJob::Epoch(tp), Job::Epoch(job));
+        }
+    }
+
+    /// The delay of a rolled segment's seal is over.
+    pub(crate) fn seal_due(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
+        if let Some(p) = self.partitions.map.get_mut(&tp) {
+            p.seal_armed = false;
+            self.start_log_jobs(turn, tp);
         }
     }
 

@@ -44,6 +44,8 @@ pub(crate) struct Partition {
     watchers: BTreeMap<OpFrom, Watcher>,
     /// In the shard's list of partitions to write at the end of the turn.
     pub(crate) dirty: bool,
+    /// A timer says when its next seal is due.
+    pub(crate) seal_armed: bool,
     /// Failed loads in a row.
     pub(crate) load_failures: u32,
     /// It has a share of the memory for latest batches.
@@ -170,6 +172,7 @@ impl Partition {
             validating: VecDeque::new(),
             watchers: BTreeMap::new(),
             dirty: false,
+            seal_armed: false,
             load_failures: 0,
             warm: false,
             appended: false,

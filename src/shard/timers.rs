@@ -1,7 +1,7 @@
 //! Deadlines of one shard: an ordered set, as the number armed at a time is small (long polls,
 //! group timers, housekeeping) and most are cancelled before they fire.
 
-use flumen_base::Mono;
+use flumen_base::{Mono, TopicPartition};
 use std::collections::BTreeSet;
 
 /// What a deadline is for.
@@ -15,6 +15,8 @@ pub(crate) enum TimerKey {
     Housekeeping(Task),
     /// Retired files whose delay is over.
     Unlink(u64),
+    /// A rolled segment of this partition is to be sealed.
+    Seal(TopicPartition),
     /// A failed load to be tried again.
     Reload(u64),
     /// A failed read of groups to be tried again.
