@@ -101,6 +101,9 @@ struct Load<'a> {
     seconds: f64,
     warmup: f64,
     cpus: String,
+    /// The client has its CPU for itself: it polls without sleeping, so that the broker does not
+    /// pay for waking it.
+    spin: bool,
     out: PathBuf,
     hdr_log: bool,
 }
@@ -291,6 +294,7 @@ impl Engine {
                     seconds: slice,
                     warmup: 0.0,
                     cpus: self.programs.client_cpu.to_string(),
+                    spin: true,
                     out: self.base.join("warm.json"),
                     hdr_log: false,
                 };
@@ -381,6 +385,7 @@ impl Engine {
             seconds: self.plan.seconds_of(scenario),
             warmup: self.plan.warmup(&step.variant),
             cpus: self.programs.client_cpu.to_string(),
+            spin: true,
             out: self.raw.join(folder(scenario, step.fs)).join(file),
             hdr_log: !plain,
             args,
@@ -423,6 +428,9 @@ impl Engine {
                 "--hdr-log",
                 load.out.with_extension("hlog").display().to_string(),
             );
+        }
+        if load.spin && args.first().is_some_and(|a| a != "idle") {
+            args.push("--spin".to_owned());
         }
         if args.first().is_some_and(|a| a == "mixed") && !args.iter().any(|a| a == "--tail") {
             args.extend(["--read-topic".to_owned(), format!("{}-read", load.topic)]);

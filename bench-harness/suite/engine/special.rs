@@ -168,6 +168,7 @@ impl Engine {
             let broker = self.programs.start(&variant, broker_cpus, &self.stop)?;
             let mut load = self.prepared(step, scenario, strings(args), &name);
             load.cpus.clone_from(client_cpus);
+            load.spin = false; // it shares its CPU with a shard
             last = Some(self.client(&load, &broker, Some(place))?);
             broker.stop();
         }
