@@ -42,6 +42,11 @@ pub trait Disk: Send + Sync {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
+    /// Removes a file that may be large and that nobody has open any more: its memory and blocks are
+    /// given back in steps, so that the caller's CPU is never taken for long.
+    fn remove_large_file(&self, path: &Path) -> io::Result<()> {
+        self.remove_file(path)
+    }
     /// Removes a directory with all that is in it.
     fn remove_dir_all(&self, path: &Path) -> io::Result<()>;
     /// Makes creations, renames and removals in this directory durable.

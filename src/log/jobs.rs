@@ -8,13 +8,16 @@ use crate::segment::{
     DELETED_SUFFIX, INDEX_SUFFIX, LOG_SUFFIX, SNAPSHOT_SUFFIX, Segment, SegmentState,
     TIME_INDEX_SUFFIX, TXN_INDEX_SUFFIX, segment_path,
 };
-use flumen_base::{Disk, Mono, Now, Offset, OpenMode};
+use flumen_base::{Disk, LogFile, Mono, Now, Offset, OpenMode};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// How long a rolled segment waits for its seal, milliseconds: what retention takes away by then
 /// needs no sync, and most of the rest has been written back without one.
 pub const SEAL_DELAY_MS: i64 = 2000;
+/// Between two looks at the size of a log that grows.
+const SIZE_CHECK_MS: i64 = 200;
 /// Entries of the newest segments' indexes that a log keeps in memory, 12 bytes each.
 const INDEX_ENTRIES_KEPT: usize = 4096;
 
@@ -116,6 +119,8 @@ pub struct DeleteJob {
     /// written it.
     snapshot: Option<(i64, Vec<u8>)>,
     delay_ms: i64,
+    /// Handles of those that go, as far as they are open.
+    files: Vec<Arc<LogFile>>,
 }
 
 /// Segments whose files wait to be unlinked.
@@ -165,10 +170,31 @@ impl DeleteJob {
         }
         disk.sync_dir(&self.dir)?;
         Ok(Deleted {
-            unlink: UnlinkJob { paths },
+            unlink: UnlinkJob {
+                paths,
+                files: self.files,
+            },
             delay_ms: self.delay_ms,
             kept_base: self.kept_base,
         })
+    }
+}
+
+/// When retention looked at the size of a growing log.
+#[derive(Debug)]
+pub(crate) struct SizeCheck {
+    /// Base offset of what was the active segment.
+    active: i64,
+    /// Not before this time again.
+    next: Mono,
+}
+
+impl Default for SizeCheck {
+    fn default() -> Self {
+        Self {
+            active: -1,
+            next: Mono(0),
+        }
     }
 }
 
@@ -176,13 +202,21 @@ impl DeleteJob {
 #[derive(Debug)]
 pub struct UnlinkJob {
     paths: Vec<PathBuf>,
+    /// The segments' own handles, which are closed here and not on a shard's core.
+    files: Vec<Arc<LogFile>>,
 }
 
 impl UnlinkJob {
     /// Does it. A file that is gone already is fine.
     pub fn run(self, disk: &dyn Disk) -> io::Result<()> {
+        // Somebody may still be reading one of them: then none is cut.
+        let free = self.files.iter().all(|file| Arc::strong_count(file) == 1);
         for path in &self.paths {
-            match disk.remove_file(path) {
+            let removed = match free {
+                true => disk.remove_large_file(path),
+                false => disk.remove_file(path),
+            };
+            match removed {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => {}
             }
@@ -363,8 +397,10 @@ impl Log {
         }
         let mut snapshot = None;
         let mut gone = Vec::with_capacity(count);
+        let mut files = Vec::with_capacity(count);
         for segment in self.segments.drain(..count) {
             gone.push(segment.base_offset);
+            files.push(segment.file);
             snapshot = segment.roll_snapshot;
         }
         let kept = self.segments.front()?;
@@ -381,7 +417,26 @@ impl Log {
             kept_named,
             snapshot: snapshot.map(|bytes| (first, bytes)),
             delay_ms: self.config.file_delete_delay_ms,
+            files,
         })
+    }
+
+    /// Whether segments have rolled since retention last looked and are more than
+    /// `retention.bytes` by now. Looked at as the log grows, at most so often, and not only each
+    /// `log.retention.check.interval.ms`: a log that grows by its own size within that time would
+    /// hold many times of what it may.
+    pub fn is_over_size(&mut self, now: Mono) -> bool {
+        let active = self.segments.back().map_or(-1, |s| s.base_offset);
+        let check = &mut self.size_check;
+        if active == check.active || now < check.next || self.config.retention_bytes < 0 {
+            return false;
+        }
+        check.active = active;
+        check.next = now.plus_ms(SIZE_CHECK_MS);
+        let kept: u64 = self.segments.iter().map(|s| s.mark.size).sum();
+        let first = self.segments.front().map_or(0, |s| s.mark.size);
+        self.config.cleanup_policy.delete
+            && kept.saturating_sub(first) >= self.config.retention_bytes as u64
     }
 
     /// How many of the oldest segments may go.

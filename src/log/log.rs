@@ -72,6 +72,7 @@ pub struct Log {
     pub(crate) epochs_dirty: bool,
     pub(crate) tail: Tail,
     pub(crate) positions: PositionCache,
+    pub(crate) size_check: crate::jobs::SizeCheck,
 }
 
 /// Batches staged for one segment, one behind the other.
@@ -149,6 +150,7 @@ impl Log {
             epochs_dirty: false,
             tail: Tail::default(),
             positions: PositionCache::default(),
+            size_check: Default::default(),
         }
     }
 

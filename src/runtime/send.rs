@@ -19,6 +19,7 @@ use crate::reactor::{Owner, Reactor};
 use crate::ring::Op;
 use crate::splice::Pipe;
 use bytes::{Buf, Bytes, BytesMut};
+use flumen_base::LogFile;
 use flumen_shard::io::{ConnId, FileSlice, Response, Segment};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -53,6 +54,8 @@ pub(crate) enum Piece {
 /// What is left to send of a part of a mapped file.
 pub(crate) struct MappedPart {
     pub(crate) mapping: Arc<Mapping>,
+    /// Its lease: a file that nobody holds may be cut before it goes.
+    pub(crate) _lease: Arc<LogFile>,
     pub(crate) pos: usize,
     pub(crate) len: usize,
 }

@@ -244,7 +244,14 @@ fn mapped_part(log: &OpenLog, slice: &FileSlice, len: u32) -> Option<(MappedPart
     let mapping = log.handle.mapping(slice.pos + u64::from(len))?;
     let (pos, len) = (usize::try_from(slice.pos).ok()?, len as usize);
     let there = log.fs == FileSystem::Tmpfs || mapping.is_resident(pos, len);
-    there.then_some((MappedPart { mapping, pos, len }, before))
+    let _lease = Arc::clone(&log.file);
+    let part = MappedPart {
+        mapping,
+        _lease,
+        pos,
+        len,
+    };
+    there.then_some((part, before))
 }
 
 /// Cuts a slice to `len` bytes, fewer than it has; gives the rest.

@@ -217,6 +217,9 @@ impl Shard {
         let Some(log) = p.log_mut() else {
             return;
         };
+        if log.is_over_size(turn.now.mono) {
+            return self.retention(turn, tp); // comes back here
+        }
         let (seal, epoch) = (log.take_seal_job(turn.now.mono), log.take_epoch_job());
         if let (None, Some(due), false) = (&seal, log.seal_due(), p.seal_armed) {
             p.seal_armed = true;
