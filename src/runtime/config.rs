@@ -86,7 +86,7 @@ impl Default for RuntimeConfig {
             splice_above_bytes: 256 << 10,
             write_strategy: WriteStrategy::Auto,
             metrics: None,
-            job_threads: 4,
+            job_threads: 8,
             shutdown_max: Duration::from_millis(4500),
         }
     }
