@@ -8,7 +8,7 @@ use crate::segment::{
     DELETED_SUFFIX, INDEX_SUFFIX, LOG_SUFFIX, SNAPSHOT_SUFFIX, Segment, SegmentState,
     TIME_INDEX_SUFFIX, TXN_INDEX_SUFFIX, segment_path,
 };
-use flumen_base::{Disk, LogFile, Mono, Now, Offset, OpenMode};
+use flumen_base::{Disk, DiskFile, LogFile, Mono, Now, Offset, OpenMode};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -143,8 +143,9 @@ impl DeleteJob {
     pub fn run(self, disk: &dyn Disk) -> io::Result<Deleted> {
         // Before the others go, or a crash would leave no trace of the offsets that were given.
         if let Some((offset, bytes)) = &self.snapshot {
+            // Not synced: it is for a killed process, the power takes unsynced segments with it.
             let path = segment_path(&self.dir, *offset, SNAPSHOT_SUFFIX);
-            replace(disk, &path, bytes)?;
+            write_whole(disk, &path, bytes)?;
         }
         let made = ensure_file(disk, &segment_path(&self.dir, self.kept_base, LOG_SUFFIX))?;
         if made || !self.kept_named {
@@ -168,9 +169,9 @@ impl DeleteJob {
                 }
             }
         }
-        disk.sync_dir(&self.dir)?;
         Ok(Deleted {
             unlink: UnlinkJob {
+                dir: self.dir,
                 paths,
                 files: self.files,
             },
@@ -201,6 +202,7 @@ impl Default for SizeCheck {
 /// Unlinks files.
 #[derive(Debug)]
 pub struct UnlinkJob {
+    dir: PathBuf,
     paths: Vec<PathBuf>,
     /// The segments' own handles, which are closed here and not on a shard's core.
     files: Vec<Arc<LogFile>>,
@@ -209,6 +211,11 @@ pub struct UnlinkJob {
 impl UnlinkJob {
     /// Does it. A file that is gone already is fine.
     pub fn run(self, disk: &dyn Disk) -> io::Result<()> {
+        // Under their old names they would be found cut after a power loss.
+        match disk.sync_dir(&self.dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()), // the topic is gone
+            result => result?,
+        }
         // Somebody may still be reading one of them: then none is cut.
         let free = self.files.iter().all(|file| Arc::strong_count(file) == 1);
         for path in &self.paths {
@@ -261,10 +268,14 @@ impl CloseJob {
 /// Writes a file as a whole and syncs it. A crash in between leaves it torn: recovery does not
 /// trust these files beyond what their segment needs.
 pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_whole(disk, path, bytes)?.sync()
+}
+
+fn write_whole(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<Box<dyn DiskFile>> {
     let file = disk.open(path, OpenMode::Create)?;
     file.write_all_at(bytes, 0)?;
     file.set_len(bytes.len() as u64)?;
-    file.sync()
+    Ok(file)
 }
 
 impl Log {
@@ -407,7 +418,8 @@ impl Log {
         let (first, kept_named) = (kept.base_offset, kept.named);
         if first > self.log_start {
             self.log_start = first;
-            self.epochs_dirty |= self.epochs.truncate_start(first);
+            // No new file for that: loading cuts the epochs at the log's start as well.
+            self.epochs.truncate_start(first);
         }
         self.advance_recovery_point();
         Some(DeleteJob {
