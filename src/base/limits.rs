@@ -15,7 +15,7 @@ pub const MESH_QUEUE_MESSAGES_MAX: usize = 4096;
 /// Connections of one shard.
 pub const SHARD_CONNECTIONS_MAX: usize = 16_384;
 /// Recently written batches kept in memory for tail fetches, per shard.
-pub const TAIL_CACHE_BYTES_MAX: usize = 32 << 20;
+pub const TAIL_CACHE_BYTES_MAX: usize = 8 << 20;
 /// Fetch sessions of one shard (`max.incremental.fetch.session.cache.slots` is per broker and
 /// divided among shards).
 pub const FETCH_SESSIONS_MAX: usize = 1000;
