@@ -18,6 +18,7 @@ pub mod engine;
 pub mod facts;
 pub mod kept;
 pub mod measure;
+mod memory;
 pub mod picture;
 pub mod place;
 pub mod plan;
@@ -155,6 +156,10 @@ fn measure(plan: Plan, shared: &SharedArgs, address: Option<&str>) -> Result<()>
     }
     let facts = facts(&plan, shared, &programs);
     pin(shared.client_cpu);
+    if !plan.quick && address.is_none() {
+        say("touching the memory once");
+        say(&format!("{} MiB touched", memory::touch()));
+    }
     let mut engine = Engine::new(plan, programs, stop, facts, base.0.clone());
     engine.remote = address.map(str::to_owned);
     let given = |speed: f64| [Fs::Ext4, Fs::XfsDisk, Fs::Dir].map(|fs| (fs, speed));

@@ -297,9 +297,9 @@ impl Log {
         if segment.state != SegmentState::Rolled || segment.written < segment.mark.size {
             return None;
         }
-        let delay = match self.config.flush_messages {
-            i64::MAX => SEAL_DELAY_MS,
-            _ => 0,
+        let delay = match (self.config.flush_messages, self.config.flush_ms) {
+            (i64::MAX, i64::MAX) => SEAL_DELAY_MS,
+            _ => 0, // it has promised to sync
         };
         Some((index, segment.rolled.plus_ms(delay)))
     }

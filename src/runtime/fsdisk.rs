@@ -10,6 +10,8 @@ use std::time::Duration;
 /// What is cut off a large file at once: some 100 us of work. Smaller steps cost more wake-ups than
 /// they spare a busy shard on the same CPU, and let removal fall behind a fast producer.
 const REMOVE_STEP_BYTES: u64 = 4 << 20;
+/// The page cache's unit.
+const PAGE_BYTES: u64 = 4096;
 /// Between two such steps: enough for a shard on the same CPU to run, little beside the step.
 const REMOVE_PAUSE: Duration = Duration::from_micros(50);
 
@@ -62,7 +64,9 @@ impl Disk for FsDisk {
         let file = OpenOptions::new().write(true).open(path)?;
         let mut len = file.metadata()?.len();
         while len > REMOVE_STEP_BYTES {
-            len -= REMOVE_STEP_BYTES;
+            // At a page's border: what is cut off within one would be overwritten with zeros, which
+            // may still wait in a socket.
+            len = (len - REMOVE_STEP_BYTES) / PAGE_BYTES * PAGE_BYTES;
             file.set_len(len)?;
             std::thread::sleep(REMOVE_PAUSE);
         }

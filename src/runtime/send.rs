@@ -14,17 +14,19 @@
 //! connection.
 
 use crate::core::ShardCore;
+use crate::logfile::OpenLog;
 use crate::mapped::{self, Mapping, SendBuf};
 use crate::reactor::{Owner, Reactor};
 use crate::ring::Op;
 use crate::splice::Pipe;
+use crate::sys;
 use bytes::{Buf, Bytes, BytesMut};
 use flumen_base::LogFile;
 use flumen_shard::io::{ConnId, FileSlice, Response, Segment};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -32,6 +34,9 @@ use std::sync::Arc;
 pub(crate) const TURN_BYTES: usize = 256 << 10;
 /// Bytes in memory that one sendmsg takes.
 const SEND_BYTES: usize = 1 << 20;
+/// From here on the pages of a file themselves go into the socket; below, copying them is quicker
+/// (docs/adr/0005).
+const PAGES_BYTES_MIN: usize = 128 << 10;
 /// Buffers that one sendmsg takes.
 pub(crate) const SEND_BUFS: usize = 128;
 /// Bytes that are read for several connections before the first send: they stay in the cache.
@@ -55,9 +60,21 @@ pub(crate) enum Piece {
 pub(crate) struct MappedPart {
     pub(crate) mapping: Arc<Mapping>,
     /// Its lease: a file that nobody holds may be cut before it goes.
-    pub(crate) _lease: Arc<LogFile>,
+    pub(crate) file: Arc<LogFile>,
     pub(crate) pos: usize,
     pub(crate) len: usize,
+}
+
+impl MappedPart {
+    /// Whether its pages go into the socket themselves, without a copy.
+    fn is_large(&self) -> bool {
+        self.len >= PAGES_BYTES_MIN
+    }
+
+    fn send_pages(&self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        let log = OpenLog::new(&self.file).ok_or_else(short_slice)?;
+        sys::sendfile(socket, log.as_fd(), self.pos as u64, self.len)
+    }
 }
 
 /// Buffers for file slices that go by copy: used again, because fresh memory costs more than the
@@ -161,6 +178,14 @@ impl Outgoing {
         ends + self.pop_ends()
     }
 
+    /// The large part of a file at the front, if that is what comes next.
+    fn large_part(&self) -> Option<&MappedPart> {
+        match self.pieces.front() {
+            Some(Piece::Mapped(part)) if part.is_large() => Some(part),
+            _ => None,
+        }
+    }
+
     /// The buffers at the front that lie in memory, and whether something of the same response
     /// follows them.
     fn gather(&self) -> (SmallVec<[SendBuf<'_>; 8]>, usize, bool) {
@@ -172,6 +197,7 @@ impl Outgoing {
                 Piece::File(_) => return (bufs, total, true),
                 Piece::Bytes(bytes) => SendBuf::new(bytes),
                 Piece::Read(buf, sent) => SendBuf::new(buf.get(*sent..).unwrap_or_default()),
+                Piece::Mapped(part) if part.is_large() => return (bufs, total, true),
                 Piece::Mapped(part) => part.mapping.part(part.pos, part.len),
             };
             total += buf.len();
@@ -309,6 +335,10 @@ impl<C: ShardCore> Reactor<C> {
         let Some(conn) = self.conns.get(index) else {
             return Ok(false);
         };
+        if let Some(part) = conn.out.large_part() {
+            let (result, len) = (part.send_pages(conn.socket.as_fd()), part.len);
+            return self.sent_now(index, result, len);
+        }
         let (bufs, total, more) = conn.out.gather();
         if total == 0 {
             drop(bufs);
@@ -318,6 +348,19 @@ impl<C: ShardCore> Reactor<C> {
         let more = more && *budget > 0;
         let result = mapped::send(conn.socket.as_fd(), &bufs, more);
         drop(bufs);
+        self.sent_now(index, result, total)
+    }
+
+    /// The socket has taken a part of `total` bytes at the front. True: go on.
+    fn sent_now(
+        &mut self,
+        index: u32,
+        result: io::Result<usize>,
+        total: usize,
+    ) -> io::Result<bool> {
+        let Some(conn) = self.conns.get(index) else {
+            return Ok(false);
+        };
         match result {
             Ok(0) => Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => {

@@ -244,10 +244,9 @@ fn mapped_part(log: &OpenLog, slice: &FileSlice, len: u32) -> Option<(MappedPart
     let mapping = log.handle.mapping(slice.pos + u64::from(len))?;
     let (pos, len) = (usize::try_from(slice.pos).ok()?, len as usize);
     let there = log.fs == FileSystem::Tmpfs || mapping.is_resident(pos, len);
-    let _lease = Arc::clone(&log.file);
     let part = MappedPart {
         mapping,
-        _lease,
+        file: Arc::clone(&log.file),
         pos,
         len,
     };

@@ -361,6 +361,20 @@ pub(crate) fn splice_in(
     })
 }
 
+/// Has a socket that does not block take pages of a file, without waiting for it; for the disk it
+/// would wait.
+pub(crate) fn sendfile(
+    socket: BorrowedFd<'_>,
+    file: BorrowedFd<'_>,
+    pos: u64,
+    len: usize,
+) -> io::Result<usize> {
+    let mut pos = libc::off_t::try_from(pos).map_err(io::Error::other)?;
+    // SAFETY: both descriptors are open over the call, and `pos` is its own.
+    let sent = unsafe { libc::sendfile(socket.as_raw_fd(), file.as_raw_fd(), &raw mut pos, len) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
 /// Splices from a pipe into a socket, without waiting.
 pub(crate) fn splice_out(
     pipe: BorrowedFd<'_>,
