@@ -1,5 +1,5 @@
-//! `bench-harness`: loads (`produce`, `fetch`, ...), the whole benchmark (`suite`, `strategies`) and
-//! what is made of results (`compare`, `publish`). See `--help` of each.
+//! `bench-harness`: loads (`produce`, `fetch`, ...), the whole benchmark (`suite`, `strategies`)
+//! and what is made of results (`compare`, `publish`). See `--help` of each.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout)] // the report is this program's output
 

@@ -7,16 +7,31 @@ set -euo pipefail
 HERE=$(cd "$(dirname "$0")/.." && pwd)
 DEPS=${FLUMEN_DEPS:-$HOME/.cache/flumen-deps}
 CLIENTS=$HERE/tests/clients
+BENCH=
+case ${1:-} in
+  --bench) BENCH=1 ;;
+  "") ;;
+  *) echo "usage: $0 [--bench]" >&2; exit 2 ;;
+esac
 
-# The instruction-count benchmark runs under it.
-if ! command -v valgrind >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-  echo "fetch-deps: valgrind" >&2
-  apt-get install -y -q valgrind >/dev/null ||
-    { apt-get update -q >/dev/null && apt-get install -y -q valgrind >/dev/null; } || true
+# As root on Debian, what is missing of TOOL is installed from PACKAGE; else it is told below.
+install() { # TOOL PACKAGE
+  if ! command -v "$1" >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "fetch-deps: $2" >&2
+    apt-get install -y -q "$2" >/dev/null ||
+      { apt-get update -q >/dev/null && apt-get install -y -q "$2" >/dev/null; } || true
+  fi
+}
+if [ -n "$BENCH" ]; then
+  install mkfs.xfs xfsprogs # scenarios on XFS are left out without it
+  tools="java javac mvn"
+else
+  install valgrind valgrind # the instruction-count benchmark runs under it
+  tools="java javac mvn python3 go node npm valgrind"
 fi
 
 missing=
-for tool in java javac mvn python3 go node npm valgrind; do
+for tool in $tools; do
   command -v "$tool" >/dev/null || missing="$missing $tool"
 done
 if [ -n "$missing" ]; then

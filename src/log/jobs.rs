@@ -287,8 +287,8 @@ fn write_whole(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<Box<dyn
 }
 
 impl Log {
-    /// When the oldest rolled segment is to be sealed: its index, and the time, which has come where
-    /// synced writes may wait for its seal.
+    /// When the oldest rolled segment is to be sealed: its index, and the time, which has come
+    /// where synced writes may wait for its seal.
     fn next_seal(&self) -> Option<(usize, Mono)> {
         // Segments are sealed in order, so those to come stand at the end.
         let sealed = |s: &Segment| s.state == SegmentState::Sealed;
@@ -356,8 +356,8 @@ impl Log {
         }
     }
 
-    /// A job of [`Log::retention`] has ended. If it failed to put the name of the first segment that
-    /// stays on disk, the log fails.
+    /// A job of [`Log::retention`] has ended. If it failed to put the name of the first segment
+    /// that stays on disk, the log fails.
     pub fn retire_done(&mut self, result: &io::Result<Deleted>) {
         match result {
             Ok(deleted) => self.set_named(deleted.kept_base),

@@ -24,8 +24,8 @@ const VMSTAT_LEN_MAX: usize = 16 << 10;
 const CALM: Duration = Duration::from_millis(100);
 const CLOSE: Duration = Duration::from_millis(25);
 /// Share of the free run, in percent, from which it is looked at closely; at which it is behind;
-/// and at which it has caught up. Background write-back begins at two thirds by default: before that it
-/// is not behind, it has not begun.
+/// and at which it has caught up. Background write-back begins at two thirds by default: before
+/// that it is not behind, it has not begun.
 const CLOSE_AT: u64 = 10;
 const BEHIND_AT: u64 = 80;
 const CAUGHT_UP_AT: u64 = 40;
