@@ -4,11 +4,12 @@ use crate::checkpoint::ensure_file;
 use crate::epoch;
 use crate::index;
 use crate::log::Log;
+use crate::ops::AppendError;
 use crate::segment::{
     DELETED_SUFFIX, INDEX_SUFFIX, LOG_SUFFIX, SNAPSHOT_SUFFIX, Segment, SegmentState,
     TIME_INDEX_SUFFIX, TXN_INDEX_SUFFIX, segment_path,
 };
-use flumen_base::{Disk, DiskFile, LogFile, Mono, Now, Offset, OpenMode};
+use flumen_base::{Disk, DiskFile, ErrorCode, LogFile, Mono, Now, Offset, OpenMode};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -287,6 +288,19 @@ fn write_whole(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<Box<dyn
 }
 
 impl Log {
+    /// Whether it takes appends.
+    pub(crate) fn check_open(&self) -> Result<(), AppendError> {
+        let (code, message) = match (self.failed, self.closed) {
+            (true, _) => {
+                let message = "the log failed and waits to be loaded again";
+                (ErrorCode::KafkaStorageError, message)
+            }
+            (false, true) => (ErrorCode::NotLeaderOrFollower, "the broker is stopping"),
+            (false, false) => return Ok(()),
+        };
+        Err(AppendError::new(code, message.to_owned()))
+    }
+
     /// When the oldest rolled segment is to be sealed: its index, and the time, which has come
     /// where synced writes may wait for its seal.
     fn next_seal(&self) -> Option<(usize, Mono)> {
@@ -509,8 +523,10 @@ impl Log {
     }
 
     /// For a clean shutdown, with nothing staged and no job running: the job that syncs the log and
-    /// writes all indexes and the producer snapshot. Appends after this would not be covered.
+    /// writes all indexes and the producer snapshot. Appends after this are refused: the job cuts
+    /// the file where it ends now.
     pub fn close_job(&mut self) -> CloseJob {
+        self.closed = true;
         for segment in &mut self.segments {
             if segment.state == SegmentState::Active {
                 segment.push_max_time();

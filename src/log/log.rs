@@ -67,6 +67,8 @@ pub struct Log {
     spare_bufs: SmallVec<[Vec<Bytes>; 2]>,
     /// A write or a seal failed: no more appends.
     pub(crate) failed: bool,
+    /// Its close job has been taken: no more appends either.
+    pub(crate) closed: bool,
     pub(crate) producers: ProducerState,
     pub(crate) epochs: EpochCache,
     pub(crate) epochs_dirty: bool,
@@ -145,6 +147,7 @@ impl Log {
             copies_len: COPIES_LEN_FIRST,
             spare_bufs: SmallVec::new(),
             failed: false,
+            closed: false,
             producers: loaded.producers,
             epochs: loaded.epochs,
             epochs_dirty: false,
@@ -179,10 +182,7 @@ impl Log {
         batch: &ValidBatch,
         leader_epoch: LeaderEpoch,
     ) -> Result<AppendInfo, AppendError> {
-        if self.failed {
-            let message = "the log failed and waits to be loaded again".to_owned();
-            return Err(AppendError::new(ErrorCode::KafkaStorageError, message));
-        }
+        self.check_open()?;
         let len = batch.len() as u64;
         if len > u64::from(self.config.segment_bytes) {
             let message = format!(
