@@ -304,6 +304,9 @@ impl Log {
     /// When the oldest rolled segment is to be sealed: its index, and the time, which has come
     /// where synced writes may wait for its seal.
     fn next_seal(&self) -> Option<(usize, Mono)> {
+        if self.closed {
+            return None; // the close job does it
+        }
         // Segments are sealed in order, so those to come stand at the end.
         let sealed = |s: &Segment| s.state == SegmentState::Sealed;
         let index = self.segments.iter().rposition(sealed).map_or(0, |n| n + 1);
@@ -422,8 +425,8 @@ impl Log {
     /// may go, the active segment is rolled first.
     pub fn retention(&mut self, now: Now, high_watermark: Offset) -> Option<DeleteJob> {
         let count = self.count_to_delete(now, high_watermark.0);
-        if count == 0 {
-            return None;
+        if count == 0 || self.closed {
+            return None; // or the close job would make files again that are gone
         }
         if count == self.segments.len() {
             self.roll(now);

@@ -234,3 +234,23 @@ fn a_rolled_segment_waits_for_its_seal_and_retention_may_come_first() {
     assert!(recovered.log.log_start_offset() >= Offset(3));
     assert!(recovered.log.log_end_offset() >= Offset(3));
 }
+
+#[test]
+fn after_the_close_job_nothing_is_appended_sealed_or_deleted() {
+    let mut rig = Rig::new(LogConfig {
+        retention_bytes: 0,
+        ..config()
+    });
+    for i in 0..3 {
+        rig.append(batch(1 + i, i as u64, 1, 800)).unwrap();
+    }
+    rig.write();
+    let job = rig.log.close_job();
+    let refused = rig.append(batch(4, 3, 1, 800)).unwrap_err();
+    assert_eq!(refused.code, ErrorCode::NotLeaderOrFollower);
+    assert!(rig.log.take_seal_job(rig.later()).is_none());
+    assert_eq!(retain(&mut rig, 3), 0);
+    job.run(&rig.disk).unwrap();
+    let mut rig = Rig::open(rig.disk.clone(), config(), 3, 0, true);
+    assert_eq!(rig.consume(0, 10_000).len(), 3);
+}

@@ -2,7 +2,7 @@
 
 use crate::config::WriteStrategy;
 use crate::core::ShardCore;
-use crate::logfile::{OpenLog, open};
+use crate::logfile::{OpenLog, open, path_of};
 use crate::reactor::{Owner, Reactor};
 use crate::ring::{Op, OpenFirst};
 use crate::send::{is_cold, is_transient};
@@ -10,10 +10,8 @@ use crate::sys::{self, FileSystem};
 use bytes::{Bytes, BytesMut};
 use flumen_base::LogFile;
 use flumen_shard::io::{DiskOp, Input, IoFailure, IoOutput, Token};
-use std::ffi::CString;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 /// How one write goes.
@@ -113,9 +111,9 @@ impl<C: ShardCore> Reactor<C> {
         bufs: Vec<Bytes>,
         sync: bool,
     ) {
-        let path = match CString::new(file.path().as_os_str().as_bytes()) {
+        let path = match path_of(&file) {
             Ok(path) => path,
-            Err(e) => return self.io_failed(token, "open", &file, &e.into()),
+            Err(e) => return self.io_failed(token, "open", &file, &e),
         };
         let first = Box::new(OpenFirst {
             file,

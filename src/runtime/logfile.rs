@@ -4,9 +4,11 @@ use crate::mapped::Mapping;
 use crate::sys::{self, FileSystem};
 use flumen_base::LogFile;
 use flumen_base::aligned::LastBlock;
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -196,6 +198,11 @@ impl AsRawFd for OpenLog {
     fn as_raw_fd(&self) -> RawFd {
         self.handle.file.as_raw_fd()
     }
+}
+
+/// A log file's path as a system call takes it.
+pub(crate) fn path_of(file: &LogFile) -> io::Result<CString> {
+    Ok(CString::new(file.path().as_os_str().as_bytes())?)
 }
 
 /// The open file, opened (with `create`: made) where it is not open yet.

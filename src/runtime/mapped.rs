@@ -6,6 +6,7 @@
 //! would make it wait for the disk, so they are looked for first ([`Mapping::is_resident`]). One of
 //! the files of this crate that may hold unsafe code.
 
+use crate::sys::check_len;
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -136,5 +137,5 @@ pub(crate) fn send(fd: BorrowedFd<'_>, bufs: &[SendBuf<'_>], more: bool) -> io::
         // kernel only reads them.
         unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const msg, flags) }
     };
-    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    check_len(sent)
 }

@@ -2,7 +2,7 @@
 //! into memory; opened and read by the ring where the disk is needed.
 
 use crate::core::ShardCore;
-use crate::logfile::OpenLog;
+use crate::logfile::{OpenLog, path_of};
 use crate::reactor::{Owner, Reactor};
 use crate::ring::Op;
 use crate::send::{
@@ -12,10 +12,8 @@ use crate::sys::{self, FileSystem};
 use bytes::BytesMut;
 use flumen_base::{LogFile, Mono};
 use flumen_shard::io::FileSlice;
-use std::ffi::CString;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 /// Shorter slices are not worth the page table's work: they are read.
@@ -151,7 +149,7 @@ impl<C: ShardCore> Reactor<C> {
 
     /// Opens the file of a slice off the core: its directory may have to be read from the disk.
     pub(crate) fn open_slice(&mut self, index: u32, file: Arc<LogFile>) -> io::Result<()> {
-        let path = CString::new(file.path().as_os_str().as_bytes()).map_err(io::Error::other)?;
+        let path = path_of(&file)?;
         if let Some(conn) = self.conns.get(index) {
             conn.out.busy = true;
             conn.ops += 1;

@@ -15,7 +15,8 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     }
 }
 
-fn check_len(result: libc::ssize_t) -> io::Result<usize> {
+/// What a call gives that gives a length.
+pub(crate) fn check_len(result: libc::ssize_t) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
@@ -41,8 +42,6 @@ pub(crate) enum FileSystem {
     /// tmpfs: what is in a file is in memory (or swapped out, like any memory of ours). It refuses
     /// RWF_NOWAIT, and does not need it.
     Tmpfs,
-    /// ext2, ext3, ext4: one magic number.
-    Ext,
     /// XFS.
     Xfs,
     /// Any other.
@@ -59,7 +58,6 @@ pub(crate) fn file_system(fd: BorrowedFd<'_>) -> io::Result<FileSystem> {
     };
     Ok(match stat.f_type {
         libc::TMPFS_MAGIC => FileSystem::Tmpfs,
-        libc::EXT4_SUPER_MAGIC => FileSystem::Ext,
         libc::XFS_SUPER_MAGIC => FileSystem::Xfs,
         _ => FileSystem::Other,
     })
@@ -371,8 +369,7 @@ pub(crate) fn sendfile(
 ) -> io::Result<usize> {
     let mut pos = libc::off_t::try_from(pos).map_err(io::Error::other)?;
     // SAFETY: both descriptors are open over the call, and `pos` is its own.
-    let sent = unsafe { libc::sendfile(socket.as_raw_fd(), file.as_raw_fd(), &raw mut pos, len) };
-    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    check_len(unsafe { libc::sendfile(socket.as_raw_fd(), file.as_raw_fd(), &raw mut pos, len) })
 }
 
 /// Splices from a pipe into a socket, without waiting.

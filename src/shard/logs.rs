@@ -220,11 +220,16 @@ impl Shard {
         if log.is_over_size(turn.now.mono) {
             return self.retention(turn, tp); // comes back here
         }
-        let (seal, epoch) = (log.take_seal_job(turn.now.mono), log.take_epoch_job());
-        if let (None, Some(due), false) = (&seal, log.seal_due(), p.seal_armed) {
-            p.seal_armed = true;
-            self.timers.arm(due, TimerKey::Seal(tp));
-        }
+        let epoch = log.take_epoch_job();
+        let seal = match log.seal_due() {
+            Some(due) if due <= turn.now.mono => log.take_seal_job(turn.now.mono),
+            Some(due) if !p.seal_armed => {
+                p.seal_armed = true;
+                self.timers.arm(due, TimerKey::Seal(tp));
+                None
+            }
+            _ => None,
+        };
         p.in_flight += u32::from(seal.is_some()) + u32::from(epoch.is_some());
         if let Some(job) = seal {
             self.start_job(turn, PendingJob::Seal(tp), Job::Seal(job));

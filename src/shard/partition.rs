@@ -255,6 +255,13 @@ impl Partition {
         }
     }
 
+    /// Puts it on the list of those to write at the end of the turn.
+    pub(crate) fn mark_dirty(&mut self, list: &mut Vec<TopicPartition>) {
+        if !std::mem::replace(&mut self.dirty, true) {
+            list.push(self.tp);
+        }
+    }
+
     /// Whether its log is being loaded: appends wait.
     pub(crate) fn is_loading(&self) -> bool {
         matches!(self.state, State::Loading(_))

@@ -111,11 +111,8 @@ impl Partitions {
 
     /// Puts a partition on the list of those to write at the end of the turn.
     pub(crate) fn mark_dirty(&mut self, tp: TopicPartition) {
-        if let Some(p) = self.map.get_mut(&tp)
-            && !p.dirty
-        {
-            p.dirty = true;
-            self.dirty.push(tp);
+        if let Some(p) = self.map.get_mut(&tp) {
+            p.mark_dirty(&mut self.dirty);
         }
     }
 }
@@ -248,9 +245,7 @@ impl Shard {
                 p.validating.push_back(Validating { id: 0, to, outcome });
             }
         }
-        if !std::mem::replace(&mut p.dirty, true) {
-            self.partitions.dirty.push(tp);
-        }
+        p.mark_dirty(&mut self.partitions.dirty);
         if let Some(job) = job {
             self.validate_in_job(turn, tp, to, job);
         }
@@ -368,9 +363,7 @@ impl Shard {
         match done {
             WriteDone::Advanced(end) => {
                 p.advanced(end, &mut out);
-                if !std::mem::replace(&mut p.dirty, true) {
-                    self.partitions.dirty.push(tp);
-                }
+                p.mark_dirty(&mut self.partitions.dirty);
                 self.start_log_jobs(turn, tp);
             }
             WriteDone::Failed(_) => {

@@ -79,7 +79,7 @@ impl Reply {
         writer.patch_i32(0, (writer.len() - 4) as i32);
         let mut buf = writer.into_buf();
         let frame = buf.split().freeze();
-        memory.rest = buf;
+        memory.give_back(buf);
         checked?;
         Ok(Response {
             segments: smallvec![Segment::Bytes(frame)],

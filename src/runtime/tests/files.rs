@@ -141,15 +141,17 @@ fn a_slice_past_the_end_closes_the_connection() {
     rig.stop();
 }
 
+const STRATEGIES: [WriteStrategy; 5] = [
+    WriteStrategy::Auto,
+    WriteStrategy::Inline,
+    WriteStrategy::Ring,
+    WriteStrategy::Uncached,
+    WriteStrategy::Direct,
+];
+
 #[test]
 fn writes_syncs_and_reads_are_whole() {
-    for write_strategy in [
-        WriteStrategy::Auto,
-        WriteStrategy::Inline,
-        WriteStrategy::Ring,
-        WriteStrategy::Uncached,
-        WriteStrategy::Direct,
-    ] {
+    for write_strategy in STRATEGIES {
         let config = RuntimeConfig {
             write_strategy,
             ..on_one_cpu(1)
@@ -188,13 +190,7 @@ fn writes_syncs_and_reads_are_whole() {
 /// Appends of all sizes, some synced, each read back: only what is behind the end may differ.
 #[test]
 fn small_appends_are_whole_whatever_the_strategy() {
-    for write_strategy in [
-        WriteStrategy::Auto,
-        WriteStrategy::Inline,
-        WriteStrategy::Ring,
-        WriteStrategy::Uncached,
-        WriteStrategy::Direct,
-    ] {
+    for write_strategy in STRATEGIES {
         let rig = Rig::new(RuntimeConfig {
             write_strategy,
             ..on_one_cpu(1)
