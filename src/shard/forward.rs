@@ -36,7 +36,7 @@ impl Shard {
         };
         self.free_frames(turn, conn.frame_bytes());
         for fetch in conn.fetches {
-            self.cancel_fetch(turn, fetch);
+            self.cancel_fetch(fetch);
         }
     }
 

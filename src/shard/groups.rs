@@ -3,7 +3,9 @@
 
 use crate::Shard;
 use crate::io::{DiskOp, Effect, FileSlice, IoFailure, IoOutput, Segment};
-use crate::ops::{GroupOp, GroupResult, Op, OpFrom, OpResult, PartitionOp, ReadOp, ReadResult};
+use crate::ops::{
+    GroupOp, GroupResult, OF_GROUPS, Op, OpFrom, OpResult, PartitionOp, ReadOp, ReadResult,
+};
 use crate::partition::AckTo;
 use crate::partitions::Pending;
 use crate::request::{Reply, Request};
@@ -426,7 +428,7 @@ impl Shard {
             last_fetched_epoch: -1,
             committed_only: false,
         });
-        self.send_op(turn, self.id, load, 0, Op::Partition(tp, op));
+        self.send_op(turn, self.id, OF_GROUPS | load, 0, Op::Partition(tp, op));
     }
 
     /// A chunk's place is known: bytes in memory, or a range of a file to be read.

@@ -98,6 +98,7 @@ impl Shard {
         }
         for change in &delta.partitions {
             self.adopt_partition(&change.topic, change.index);
+            self.wake_watchers(turn, id_of(&change.topic, change.index));
         }
         self.apply_configs(delta);
         if self.id == ShardId::FIRST {

@@ -101,11 +101,11 @@ pub enum Effect<M = Message, J = Job> {
 #[derive(Debug, Default)]
 pub struct Response {
     /// In order of sending.
-    pub segments: SmallVec<[Segment; 3]>,
+    pub segments: SmallVec<[Segment; 4]>,
 }
 
 /// A piece of a response.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Segment {
     /// Bytes in memory.
     Bytes(Bytes),

@@ -38,6 +38,7 @@ mod metrics;
 mod ops;
 mod partition;
 mod partitions;
+mod reads;
 mod request;
 mod session;
 mod slab;
@@ -48,6 +49,7 @@ pub mod testing;
 mod testing_io;
 mod timers;
 mod turn;
+mod watch;
 
 pub use config::{LogDir, LogDirState, ShardConfig, ShardInit};
 pub use jobs::{Job, JobOutput};
@@ -84,7 +86,7 @@ pub struct Shard {
     image: Arc<Image>,
     /// Whether the image came from shard 0 (and not with the start).
     image_followed: bool,
-    /// The last number given to a fetch, job or forwarded request.
+    /// The last number given to a job, a load of groups or a forwarded request.
     last_id: u64,
     conns: IdMap<ConnId, Conn>,
     /// Bytes of frames in work, of all connections.
@@ -97,8 +99,8 @@ pub struct Shard {
     /// Lists of slots of produce requests that were answered, empty.
     spare_slots: Vec<Vec<api::produce::Slot>>,
     responses: ResponseMemory,
-    fetches: IdMap<u64, api::fetch::Fetch>,
-    fetch_lists: api::fetch::FetchLists,
+    fetches: Slab<api::fetch::Fetch>,
+    fetch_lists: api::fetch_answer::FetchLists,
     sessions: Sessions,
     partitions: Partitions,
     outbox: Outbox,
@@ -158,8 +160,8 @@ impl Shard {
             gathers: Slab::default(),
             spare_slots: Vec::new(),
             responses: ResponseMemory::default(),
-            fetches: IdMap::default(),
-            fetch_lists: api::fetch::FetchLists::default(),
+            fetches: Slab::default(),
+            fetch_lists: api::fetch_answer::FetchLists::default(),
             sessions: Sessions::new(id, shards, slots),
             partitions: Partitions::new(id, init.log_dirs),
             outbox: Outbox::new(id, shards),
@@ -254,7 +256,7 @@ impl Shard {
         self.timers.next()
     }
 
-    /// A number that was not used before, for fetches, jobs and forwarded requests.
+    /// A number that was not used before, for jobs, loads of groups and forwarded requests.
     fn next_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
@@ -307,7 +309,6 @@ impl Shard {
         use mesh::Message as M;
         match message {
             M::Batch(batch) => self.on_batch(turn, from, batch),
-            M::Unwatch(gather) => self.unwatch(from, gather),
             M::Forward(n, request) => self.on_forwarded(turn, from, n, *request),
             M::Forwarded(n, answer) => self.on_forward_answered(turn, n, answer),
             M::ForwardedClose(n, reason) => self.on_forward_close(turn, n, reason),

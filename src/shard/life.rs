@@ -87,7 +87,7 @@ impl Shard {
         self.life = Life::Draining;
         let at = turn.now.mono.plus_ms(DRAIN_MS);
         self.timers.arm(at, TimerKey::Shutdown);
-        let fetches: Vec<u64> = self.fetches.keys().copied().collect();
+        let fetches: Vec<u64> = self.fetches.ids().collect();
         for fetch in fetches {
             self.fetch_timed_out(turn, fetch);
         }

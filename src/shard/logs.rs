@@ -204,7 +204,11 @@ impl Shard {
             return;
         }
         let mut out = Vec::new();
-        p.fail_all(ErrorCode::KafkaStorageError, &mut out);
+        p.fail_all(
+            ErrorCode::KafkaStorageError,
+            &mut self.partitions.watches,
+            &mut out,
+        );
         self.reload(turn, tp);
         self.carry_outcomes(turn, out);
     }
@@ -285,6 +289,7 @@ impl Shard {
         if let Some(job) = job {
             p.in_flight += 1;
             self.start_job(turn, PendingJob::Retire(tp), Job::Retire(job));
+            self.tell_watchers(turn, tp); // the log may start elsewhere now
         }
         self.start_log_jobs(turn, tp);
     }
@@ -323,7 +328,11 @@ impl Shard {
             return;
         };
         let mut out = Vec::new();
-        p.fail_all(ErrorCode::UnknownTopicOrPartition, &mut out);
+        p.fail_all(
+            ErrorCode::UnknownTopicOrPartition,
+            &mut self.partitions.watches,
+            &mut out,
+        );
         if let State::Loading(parked) = std::mem::replace(&mut p.state, State::Removing) {
             for (from, op) in parked {
                 let result = refused_op(&op, ErrorCode::UnknownTopicOrPartition);

@@ -25,8 +25,6 @@ use std::sync::Arc;
 pub enum Message {
     /// Operations for partitions and groups of the receiver, and results of those it sent.
     Batch(Box<Batch>),
-    /// The fetch with this number at the sender no longer waits for data.
-    Unwatch(u64),
     /// A whole request to be handled by the receiver; the number is the sender's.
     Forward(u64, Box<Request>),
     /// The answer to a forwarded request; `None` where nothing is to be sent (acks=0).

@@ -199,6 +199,11 @@ impl Shard {
                 "Disk operations and jobs under way.",
                 self.pending.len(),
             ),
+            (
+                "fetch_watches",
+                "Partitions watched for fetches and their sessions.",
+                self.partitions.watches.len(),
+            ),
             ("fetch_sessions", "Incremental fetch sessions.", sessions),
             (
                 "fetch_session_partitions",

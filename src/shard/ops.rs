@@ -39,6 +39,8 @@ pub(crate) enum Op {
     ProducerIds,
     /// Shard 0: create these topics with the broker's defaults.
     AutoCreate(Vec<String>),
+    /// The watch of the same gather and index ends. There is no result.
+    Unwatch,
 }
 
 /// What to do with a partition.
@@ -46,9 +48,8 @@ pub(crate) enum Op {
 pub(crate) enum PartitionOp {
     Append(AppendOp),
     Read(ReadOp),
-    /// Send [`OpResult::Wake`] when the high watermark is above this one (long poll), until
-    /// [`Message::Unwatch`].
-    Watch(i64),
+    /// Send [`OpResult::Wake`] when there is more to read (long poll), until [`Op::Unwatch`].
+    Watch(WatchOp),
     ListOffset(ListOffsetOp),
     EpochEnd {
         current_leader_epoch: i32,
@@ -74,7 +75,7 @@ pub(crate) struct AppendOp {
 }
 
 /// A fetch from one partition.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ReadOp {
     pub(crate) offset: i64,
     pub(crate) max_bytes: u32,
@@ -83,6 +84,24 @@ pub(crate) struct ReadOp {
     pub(crate) current_leader_epoch: i32,
     pub(crate) last_fetched_epoch: i32,
     pub(crate) committed_only: bool,
+}
+
+/// What somebody waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WatchOp {
+    /// A high watermark above this one.
+    pub(crate) above: i64,
+    /// Or a log that starts elsewhere than here.
+    pub(crate) log_start: Option<i64>,
+    /// The first news end it.
+    pub(crate) once: bool,
+}
+
+impl WatchOp {
+    /// Whether there is news, with this high watermark and log start.
+    pub(crate) fn is_due(&self, high_watermark: i64, log_start: i64) -> bool {
+        high_watermark > self.above || self.log_start.is_some_and(|start| start != log_start)
+    }
 }
 
 /// One ListOffsets partition.
@@ -180,7 +199,7 @@ impl AppendResult {
 }
 
 /// The answer to a fetch from one partition.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ReadResult {
     pub(crate) error: ErrorCode,
     pub(crate) high_watermark: i64,
@@ -242,6 +261,11 @@ pub(crate) enum GroupResult {
     List(Result<Vec<wire::list_groups_response::ListedGroup<'static>>, ErrorCode>),
 }
 
+/// Marks gather numbers of reads for loads of groups; those of gathers and fetches are below.
+pub(crate) const OF_GROUPS: u64 = 1 << 62;
+/// Marks gather numbers of watches for fetch sessions.
+pub(crate) const OF_SESSIONS: u64 = 1 << 63;
+
 /// Collects the results of one request's operations.
 pub(crate) trait Gathering: Send {
     /// Takes one result.
@@ -301,7 +325,7 @@ impl Outbox {
     }
 
     /// Sends an operation with the turn's message.
-    fn op(&mut self, to: ShardId, op: OpRequest) {
+    pub(crate) fn op(&mut self, to: ShardId, op: OpRequest) {
         if let Some(batch) = self.batch(to) {
             batch.items.push(BatchItem::Op(op));
         }
@@ -424,6 +448,7 @@ impl Shard {
         while let Some(reply) = self.outbox.here.pop_front() {
             self.take_result(turn, reply);
         }
+        self.partitions.shared = None;
     }
 
     /// One result of an operation of ours. A gather that is gone (its connection closed) is
@@ -457,6 +482,7 @@ impl Shard {
             Op::Group(op) => self.run_group_op(turn, from, op),
             Op::ProducerIds => self.run_producer_ids(turn, from),
             Op::AutoCreate(names) => self.run_auto_create(turn, from, names),
+            Op::Unwatch => self.partitions.unwatch(&from),
             Op::Partition(tp, op) => self.run_partition_op(turn, from, tp, op),
         }
     }

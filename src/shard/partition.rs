@@ -10,13 +10,16 @@
 //! created again starts afresh.
 
 use crate::io::Segment;
-use crate::ops::{AppendDetails, AppendResult, OpFrom, OpResult, PartitionOp, ReadOp, ReadResult};
+use crate::ops::{
+    AppendDetails, AppendResult, OpFrom, OpResult, PartitionOp, ReadOp, ReadResult, WatchOp,
+};
+use crate::watch::{Watch, WatchList, Watches};
 use bytes::Bytes;
 use flumen_base::{ErrorCode, Now, Offset, ShardId, TopicPartition};
 use flumen_coordinator::WriteToken;
 use flumen_log::{AppendInfo, Log, LogConfig, ReadPlan, ReadRequest, Scan, ValidBatch};
 use smallvec::SmallVec;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -41,7 +44,8 @@ pub(crate) struct Partition {
     acks: VecDeque<Ack>,
     /// Appends whose batches are being checked by jobs, and those behind them, in order of arrival.
     pub(crate) validating: VecDeque<Validating>,
-    watchers: BTreeMap<OpFrom, Watcher>,
+    /// Who waits for its data.
+    pub(crate) watches: WatchList,
     /// In the shard's list of partitions to write at the end of the turn.
     pub(crate) dirty: bool,
     /// A timer says when its next seal is due.
@@ -102,11 +106,6 @@ pub(crate) struct Validating {
     pub(crate) outcome: Option<Result<ValidBatch, flumen_log::ValidateError>>,
 }
 
-struct Watcher {
-    above: i64,
-    size_at_start: u64,
-}
-
 /// What a completed write or append means for somebody outside.
 pub(crate) enum Outcome {
     Result(OpFrom, OpResult),
@@ -125,7 +124,8 @@ pub(crate) struct SpareResults(Vec<Box<ReadResult>>);
 const SPARE_RESULTS_MAX: usize = 1024;
 
 impl SpareResults {
-    fn fill(&mut self, result: ReadResult) -> Box<ReadResult> {
+    /// A result, in the memory of one that is done with.
+    pub(crate) fn fill(&mut self, result: ReadResult) -> Box<ReadResult> {
         match self.0.pop() {
             Some(mut spare) => {
                 *spare = result;
@@ -170,7 +170,7 @@ impl Partition {
             in_flight: 0,
             acks: VecDeque::new(),
             validating: VecDeque::new(),
-            watchers: BTreeMap::new(),
+            watches: WatchList::default(),
             dirty: false,
             seal_armed: false,
             load_failures: 0,
@@ -285,67 +285,81 @@ impl Partition {
         }
     }
 
-    /// Everything below `end` is written: acks leave, watchers wake.
-    pub(crate) fn advanced(&mut self, end: Offset, out: &mut Vec<Outcome>) {
+    /// Everything below `end` is written: acks leave, watchers wake. Gives how many do.
+    pub(crate) fn advanced(
+        &mut self,
+        end: Offset,
+        watches: &mut Watches,
+        out: &mut Vec<Outcome>,
+    ) -> usize {
         while self.acks.front().is_some_and(|a| a.last_offset < end) {
             if let Some(a) = self.acks.pop_front() {
                 ack(a.to, &a.info, out);
             }
         }
-        let size = self.log().map_or(0, Log::size_bytes);
-        for (from, watcher) in &self.watchers {
-            if end.0 > watcher.above {
-                let added = size.saturating_sub(watcher.size_at_start).max(1);
-                out.push(Outcome::Result(*from, OpResult::Wake(added)));
-            }
-        }
+        self.wake(watches, out)
+    }
+
+    /// Wakes those who wait for something that is so now. Gives how many.
+    pub(crate) fn wake(&mut self, watches: &mut Watches, out: &mut Vec<Outcome>) -> usize {
+        let Some(log) = self.log() else {
+            return 0;
+        };
+        let (high, start) = (log.written_end_offset().0, log.log_start_offset().0);
+        let size = log.size_bytes();
+        watches.wake(
+            &mut self.watches,
+            |watch| watch.op.is_due(high, start),
+            |watch| {
+                let added = size.saturating_sub(watch.size).max(1);
+                out.push(Outcome::Result(watch.from, OpResult::Wake(added)));
+            },
+        )
     }
 
     /// The log is gone (failed write, deletion): everybody who waits is told.
-    pub(crate) fn fail_all(&mut self, error: ErrorCode, out: &mut Vec<Outcome>) {
+    pub(crate) fn fail_all(
+        &mut self,
+        error: ErrorCode,
+        watches: &mut Watches,
+        out: &mut Vec<Outcome>,
+    ) {
         for a in self.acks.drain(..) {
             refuse(a.to, error, -1, out);
         }
         for v in self.validating.drain(..) {
             refuse(v.to, error, -1, out);
         }
-        for (from, _) in std::mem::take(&mut self.watchers) {
-            out.push(Outcome::Result(from, OpResult::Wake(u64::MAX)));
-        }
+        self.wake_all(watches, out);
     }
 
-    /// Wakes `from` when the high watermark is above `above`; at once if it is.
-    pub(crate) fn watch(&mut self, from: OpFrom, above: i64, out: &mut Vec<Outcome>) -> bool {
-        let (hw, size) = match self.log() {
-            Some(log) => (log.written_end_offset().0, log.size_bytes()),
-            None => (i64::MAX, 0),
-        };
-        if hw > above {
-            out.push(Outcome::Result(from, OpResult::Wake(u64::MAX)));
-            return false;
-        }
-        let watcher = Watcher {
-            above,
-            size_at_start: size,
-        };
-        self.watchers.insert(from, watcher);
-        true
+    /// Ends all watches: what was known of this partition does not hold any more.
+    pub(crate) fn wake_all(&mut self, watches: &mut Watches, out: &mut Vec<Outcome>) {
+        watches.end_all(&mut self.watches, |watch| {
+            out.push(Outcome::Result(watch.from, OpResult::Wake(u64::MAX)));
+        });
     }
 
-    /// Ends all watches of one fetch.
-    pub(crate) fn unwatch(&mut self, shard: ShardId, gather: u64) {
-        let first = OpFrom {
-            shard,
-            gather,
-            index: 0,
+    /// Wakes `from` when what it waits for is so; at once if it is.
+    pub(crate) fn watch(
+        &mut self,
+        from: OpFrom,
+        op: WatchOp,
+        watches: &mut Watches,
+        out: &mut Vec<Outcome>,
+    ) {
+        let Some(log) = self.log() else {
+            out.push(Outcome::Result(from, OpResult::Wake(u64::MAX)));
+            return;
         };
-        let last = OpFrom {
-            index: u32::MAX,
-            ..first
-        };
-        while let Some((&from, _)) = self.watchers.range(first..=last).next() {
-            self.watchers.remove(&from);
+        let (high, start) = (log.written_end_offset().0, log.log_start_offset().0);
+        if op.is_due(high, start) {
+            out.push(Outcome::Result(from, OpResult::Wake(u64::MAX)));
+            return;
         }
+        let size = log.size_bytes();
+        let watch = Watch { from, op, size };
+        watches.add(&mut self.watches, self.tp, watch);
     }
 
     /// Starts a read: the checks, then the log's plan.

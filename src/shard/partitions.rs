@@ -13,7 +13,9 @@ use crate::ops::{
 use crate::partition::{
     AckTo, Outcome, Partition, ReadStep, SpareResults, State, Validating, refused_batch, refused_op,
 };
+use crate::reads::SharedRead;
 use crate::turn::Turn;
+use crate::watch::Watches;
 use bytes::Bytes;
 use flumen_base::limits::{DECOMPRESSED_BATCH_BYTES_MAX, VALIDATE_INLINE_BYTES_MAX};
 use flumen_base::{ErrorCode, IdMap, Offset, ShardId, TopicPartition};
@@ -32,8 +34,9 @@ pub(crate) struct Partitions {
     /// Those to be loaded when a job slot is free.
     pub(crate) to_load: VecDeque<TopicPartition>,
     pub(crate) loading: usize,
-    /// Which partitions each parked fetch watches.
-    watched: IdMap<(ShardId, u64), Vec<TopicPartition>>,
+    pub(crate) watches: Watches,
+    /// What several readers are about to read.
+    pub(crate) shared: Option<SharedRead>,
     pub(crate) file_ids: FileIds,
     pub(crate) found: Arc<Vec<LogDirState>>,
     /// Log directories with leftovers of deletions (shard 0).
@@ -42,7 +45,7 @@ pub(crate) struct Partitions {
     pub(crate) reloads: IdMap<u64, TopicPartition>,
     /// Retired files that wait for their delay.
     pub(crate) unlinks: IdMap<u64, UnlinkJob>,
-    scratch: Vec<Outcome>,
+    pub(crate) scratch: Vec<Outcome>,
     pub(crate) spare_results: SpareResults,
 }
 
@@ -88,7 +91,8 @@ impl Partitions {
             dirty: Vec::new(),
             to_load: VecDeque::new(),
             loading: 0,
-            watched: IdMap::default(),
+            watches: Watches::default(),
+            shared: None,
             file_ids: FileIds::starting_at((u64::from(id.0) + 1) << 48),
             found,
             left_behind: Vec::new(),
@@ -157,6 +161,9 @@ impl Shard {
             };
             if let Some(result) = error {
                 self.outbox.result(from, result);
+            } else if matches!(op, PartitionOp::Watch(_)) {
+                // A read tells more, and waits; a watch that waits could not be taken back.
+                self.outbox.result(from, OpResult::Wake(u64::MAX));
             } else if let Err((op, error)) = p.park(from, op) {
                 self.outbox.result(from, refused_op(&op, error));
             }
@@ -167,11 +174,14 @@ impl Shard {
                 let step = p.read(&op, &mut self.partitions.spare_results);
                 self.read_step(turn, from, tp, op, step);
             }
-            PartitionOp::Watch(above) => self.watch(turn, from, tp, above),
+            PartitionOp::Watch(op) => self.watch(turn, from, tp, op),
             PartitionOp::ListOffset(op) => self.list_offset(turn, from, tp, &op),
             op => {
                 let result = simple_op(p, &op);
                 self.outbox.result(from, result);
+                if matches!(op, PartitionOp::DeleteRecords(_)) {
+                    self.tell_watchers(turn, tp);
+                }
             }
         }
     }
@@ -362,19 +372,23 @@ impl Shard {
         log.reuse_bufs(written.unwrap_or_default());
         match done {
             WriteDone::Advanced(end) => {
-                p.advanced(end, &mut out);
+                let woken = p.advanced(end, &mut self.partitions.watches, &mut out);
+                if woken > 1 {
+                    self.partitions.shared = Some(SharedRead::of(tp));
+                }
                 p.mark_dirty(&mut self.partitions.dirty);
                 self.start_log_jobs(turn, tp);
             }
             WriteDone::Failed(_) => {
-                p.fail_all(ErrorCode::KafkaStorageError, &mut out);
+                let watches = &mut self.partitions.watches;
+                p.fail_all(ErrorCode::KafkaStorageError, watches, &mut out);
                 self.reload(turn, tp);
             }
         }
         self.carry_outcomes(turn, out);
     }
 
-    fn read_step(
+    pub(crate) fn read_step(
         &mut self,
         turn: &mut Turn<'_>,
         from: OpFrom,
@@ -417,28 +431,6 @@ impl Shard {
         };
         let refused = Box::new(ReadResult::refused(error));
         self.outbox.result(from, OpResult::Read(refused));
-    }
-
-    fn watch(&mut self, turn: &mut Turn<'_>, from: OpFrom, tp: TopicPartition, above: i64) {
-        let Some(p) = self.partitions.map.get_mut(&tp) else {
-            return;
-        };
-        let mut out = std::mem::take(&mut self.partitions.scratch);
-        if p.watch(from, above, &mut out) {
-            let key = (from.shard, from.gather);
-            self.partitions.watched.entry(key).or_default().push(tp);
-        }
-        self.carry_outcomes(turn, out);
-    }
-
-    /// A fetch of shard `from` does not wait any more.
-    pub(crate) fn unwatch(&mut self, from: ShardId, gather: u64) {
-        let watched = self.partitions.watched.remove(&(from, gather));
-        for tp in watched.into_iter().flatten() {
-            if let Some(p) = self.partitions.map.get_mut(&tp) {
-                p.unwatch(from, gather);
-            }
-        }
     }
 
     fn list_offset(

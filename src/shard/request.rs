@@ -133,7 +133,7 @@ impl ResponseMemory {
 
 /// Puts the size into a frame begun with [`Reply::start`], which is followed by `rest`.
 pub(crate) fn finish(mut head: BytesMut, rest: impl IntoIterator<Item = Segment>) -> Response {
-    let mut segments: SmallVec<[Segment; 3]> = smallvec![Segment::Bytes(Bytes::new())];
+    let mut segments: SmallVec<[Segment; 4]> = smallvec![Segment::Bytes(Bytes::new())];
     segments.extend(rest);
     let len = head.len() - 4 + segments.iter().map(Segment::len).sum::<usize>();
     head[..4].copy_from_slice(&(len as u32).to_be_bytes());

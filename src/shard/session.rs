@@ -2,14 +2,25 @@
 //! changed since its last request, and the broker answers only what changed since its last
 //! response.
 //!
+//! Nor does the broker look at the others. A partition that had nothing to give when it was read is
+//! watched: its owner tells once when that changes. What a fetch of the session reads are the
+//! partitions that are *due*:
+//!
+//! ```text
+//! named in the request, or new in the session ----------+
+//! told of by the owner, the last answer gave data,       +--> due --> read by the next fetch
+//! was cut off by the limit, or failed -------------------+              |
+//!    ^                                                                  | nothing there
+//!    +---------------- news ---------------- watched <------------------+
+//! ```
 //! A session belongs to the shard that made it; [`shard_of`] finds that shard from the id, so that
 //! a session goes on over another connection. Sessions are bounded in number
 //! (`max.incremental.fetch.session.cache.slots`, divided among shards) and in partitions; where
 //! there is no room the fetch is answered without a session, which every client accepts.
 
 use flumen_base::limits::{FETCH_SESSION_PARTITIONS_MAX, FETCH_SESSIONS_MAX};
-use flumen_base::{ErrorCode, IdMap, Mono, PartitionIndex, Prng, ShardId, Uuid};
-use std::collections::BTreeMap;
+use flumen_base::{ErrorCode, IdMap, Mono, PartitionIndex, Prng, ShardId, TopicPartition, Uuid};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// A session that was not used for this long gives way to a new one (Kafka's
@@ -43,14 +54,6 @@ pub(crate) struct FetchPartition {
     pub(crate) max_bytes: i32,
 }
 
-#[derive(Clone, Debug)]
-struct Cached {
-    want: FetchPartition,
-    /// As last sent; -1 makes the next answer include the partition.
-    high_watermark: i64,
-    log_start: i64,
-}
-
 /// What the answer for one partition says, as far as sessions care.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Answered {
@@ -61,40 +64,157 @@ pub(crate) struct Answered {
     pub(crate) diverging: bool,
 }
 
+impl Answered {
+    /// Whether the next fetch has to look again, whatever happens meanwhile.
+    pub(crate) fn is_news(&self) -> bool {
+        self.bytes > 0 || self.error != 0 || self.diverging
+    }
+}
+
+/// One partition of a session.
+#[derive(Clone, Debug)]
+struct Cached {
+    want: FetchPartition,
+    /// As last sent; -1 makes the next answer include the partition.
+    high_watermark: i64,
+    log_start: i64,
+    /// It is among those that the next fetch reads.
+    due: bool,
+    /// Its place among those that the fetch in progress reads.
+    read_as: Option<u32>,
+    /// Its owner tells when there is news.
+    watched: Option<TopicPartition>,
+}
+
+/// What a request says of the session it belongs to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Said {
+    pub(crate) id: i32,
+    pub(crate) epoch: i32,
+    /// Topics are named by id.
+    pub(crate) by_id: bool,
+    /// Only committed records are wanted.
+    pub(crate) committed_only: bool,
+}
+
+/// Where the partitions of a fetch of a session are gathered. They keep their places.
+pub(crate) trait Reads {
+    /// One more.
+    fn add(&mut self, slot: u32, want: FetchPartition);
+    /// This one again: what was read of it is out of date.
+    fn again(&mut self, place: u32);
+    /// How many there are.
+    fn count(&self) -> u32;
+}
+
 #[derive(Debug)]
 struct Session {
     by_id: bool,
+    committed_only: bool,
     epoch: i32,
     last_used: Mono,
-    /// In the order in which they are served: those that gave data last move to the end, so that
-    /// none starves.
-    order: BTreeMap<u64, Cached>,
-    place: BTreeMap<(TopicKey, PartitionIndex), u64>,
-    next_place: u64,
+    slots: Vec<Option<Cached>>,
+    free: Vec<u32>,
+    place: BTreeMap<(TopicKey, PartitionIndex), u32>,
+    /// The slots of those that are due, in the order in which they are served: those that gave data
+    /// last stand at the end, so that none starves. Others may be among them.
+    due: VecDeque<u32>,
+    /// The fetch in progress.
+    fetch: Option<u64>,
 }
 
 impl Session {
-    fn put(&mut self, want: FetchPartition) {
+    fn cached(&mut self, slot: u32) -> Option<&mut Cached> {
+        self.slots.get_mut(slot as usize)?.as_mut()
+    }
+
+    /// Adds a partition or changes what is wanted of it.
+    fn put(&mut self, want: FetchPartition) -> u32 {
         let key = (want.topic.clone(), want.partition);
-        if let Some(cached) = self.place.get(&key).and_then(|p| self.order.get_mut(p)) {
-            cached.want = want;
-            return;
+        if let Some(&slot) = self.place.get(&key) {
+            if let Some(cached) = self.cached(slot) {
+                cached.want = want;
+            }
+            return slot;
         }
-        let place = self.next_place;
-        self.next_place += 1;
-        self.place.insert(key, place);
-        let cached = Cached {
+        let cached = Some(Cached {
             want,
             high_watermark: -1,
             log_start: -1,
+            due: false,
+            read_as: None,
+            watched: None,
+        });
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                if let Some(place) = self.slots.get_mut(slot as usize) {
+                    *place = cached;
+                }
+                slot
+            }
+            None => {
+                self.slots.push(cached);
+                (self.slots.len() - 1) as u32
+            }
         };
-        self.order.insert(place, cached);
+        self.place.insert(key, slot);
+        slot
     }
 
-    fn forget(&mut self, topic: TopicKey, partition: PartitionIndex) {
-        if let Some(place) = self.place.remove(&(topic, partition)) {
-            self.order.remove(&place);
+    /// Takes a partition out; gives its slot, and the partition if it was watched.
+    fn forget(&mut self, topic: TopicKey, n: PartitionIndex) -> Option<(u32, TopicPartition)> {
+        let slot = self.place.remove(&(topic, n))?;
+        let cached = self.slots.get_mut(slot as usize)?.take()?;
+        self.free.push(slot);
+        Some((slot, cached.watched?))
+    }
+
+    fn mark_due(&mut self, slot: u32) {
+        if let Some(cached) = self.cached(slot)
+            && !std::mem::replace(&mut cached.due, true)
+        {
+            self.due.push_back(slot);
         }
+    }
+
+    fn mark_all_due(&mut self) {
+        for slot in 0..self.slots.len() as u32 {
+            self.mark_due(slot);
+        }
+    }
+
+    /// Moves those that are due into a fetch; whether there were any.
+    fn take_due(&mut self, reads: &mut impl Reads) -> bool {
+        let mut any = false;
+        while let Some(slot) = self.due.pop_front() {
+            let Some(cached) = self.cached(slot).filter(|cached| cached.due) else {
+                continue;
+            };
+            any = true;
+            cached.due = false;
+            match cached.read_as {
+                Some(place) => reads.again(place),
+                None => {
+                    cached.read_as = Some(reads.count());
+                    reads.add(slot, cached.want.clone());
+                }
+            }
+        }
+        any
+    }
+
+    /// The fetch in progress comes to nothing; gives its id.
+    fn interrupt(&mut self) -> Option<u64> {
+        let fetch = self.fetch.take()?;
+        for slot in 0..self.slots.len() as u32 {
+            if self
+                .cached(slot)
+                .is_some_and(|c| c.read_as.take().is_some())
+            {
+                self.mark_due(slot);
+            }
+        }
+        Some(fetch)
     }
 }
 
@@ -109,6 +229,22 @@ pub(crate) enum Mode {
     Incremental(i32),
 }
 
+/// What sessions that ended or changed leave to be tidied up by the shard.
+#[derive(Debug, Default)]
+pub(crate) struct Leftovers {
+    /// Fetches of sessions that have ended, or that another fetch has overtaken.
+    pub(crate) fetches: Vec<u64>,
+    /// Session, slot and partition of watches that nobody wants any more.
+    pub(crate) watches: Vec<(i32, u32, TopicPartition)>,
+}
+
+impl Leftovers {
+    /// Whether there is nothing to be done.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.fetches.is_empty() && self.watches.is_empty()
+    }
+}
+
 /// All sessions of a shard.
 #[derive(Debug)]
 pub(crate) struct Sessions {
@@ -117,6 +253,8 @@ pub(crate) struct Sessions {
     slots_max: usize,
     shard: ShardId,
     shards: u16,
+    /// To be taken by the shard after [`Sessions::begin`] and [`Sessions::create`].
+    pub(crate) left: Leftovers,
 }
 
 impl Sessions {
@@ -128,6 +266,7 @@ impl Sessions {
             slots_max: slots_max.min(FETCH_SESSIONS_MAX),
             shard,
             shards: shards.max(1),
+            left: Leftovers::default(),
         }
     }
 
@@ -136,17 +275,18 @@ impl Sessions {
         (self.map.len(), self.partitions)
     }
 
-    /// Decides how a fetch with this id and epoch is answered, and brings the session up to date
-    /// with the request. `wants` are the partitions named in the request; for an incremental fetch
-    /// they become those of the session.
+    /// Decides how the fetch with this number is answered, and brings its session up to date with
+    /// the request: `named` partitions and those `forgotten`. Only an incremental fetch takes them;
+    /// [`Sessions::take_due`] tells what it reads.
     pub(crate) fn begin(
         &mut self,
         now: Mono,
-        (id, epoch): (i32, i32),
-        by_id: bool,
-        wants: &mut Vec<FetchPartition>,
-        forgotten: Vec<(TopicKey, PartitionIndex)>,
+        said: Said,
+        fetch: u64,
+        named: impl ExactSizeIterator<Item = FetchPartition>,
+        forgotten: impl Iterator<Item = (TopicKey, PartitionIndex)>,
     ) -> Result<Mode, ErrorCode> {
+        let Said { id, epoch, .. } = said;
         if epoch == INITIAL_EPOCH || epoch == FINAL_EPOCH {
             self.remove(id);
             return Ok(if epoch == FINAL_EPOCH {
@@ -162,111 +302,170 @@ impl Sessions {
         if session.epoch != epoch {
             return Err(ErrorCode::InvalidFetchSessionEpoch);
         }
-        if session.by_id != by_id {
+        if session.by_id != said.by_id {
             return Err(ErrorCode::FetchSessionTopicIdError);
         }
-        if wants.len() > room {
+        if named.len() > room {
             self.remove(id);
             return Err(ErrorCode::FetchSessionIdNotFound);
         }
-        let before = session.order.len();
-        for want in wants.drain(..) {
-            session.put(want);
+        self.left.fetches.extend(session.interrupt());
+        if std::mem::replace(&mut session.committed_only, said.committed_only)
+            != said.committed_only
+        {
+            session.mark_all_due(); // what is not committed counts now, or does no more
+        }
+        let before = session.place.len();
+        for want in named {
+            let slot = session.put(want);
+            session.mark_due(slot);
         }
         for (topic, partition) in forgotten {
-            session.forget(topic, partition);
+            let watch = session.forget(topic, partition);
+            let watch = watch.map(|(slot, tp)| (id, slot, tp));
+            self.left.watches.extend(watch);
         }
-        self.partitions = self.partitions - before + session.order.len();
-        if session.order.is_empty() {
+        self.partitions = self.partitions - before + session.place.len();
+        if session.place.is_empty() {
             self.remove(id);
             return Ok(Mode::Sessionless);
         }
         session.last_used = now;
         session.epoch = next_epoch(session.epoch);
-        wants.extend(session.order.values().map(|c| c.want.clone()));
+        session.fetch = Some(fetch);
         Ok(Mode::Incremental(id))
     }
 
-    /// Makes a session for a full fetch; 0 if there is no room.
+    /// Moves the partitions of a session that are due into its fetch; whether there were any.
+    pub(crate) fn take_due(&mut self, id: i32, reads: &mut impl Reads) -> bool {
+        let session = self.map.get_mut(&id);
+        session.is_some_and(|session| session.take_due(reads))
+    }
+
+    /// Makes a session for a full fetch; 0 if there is no room. The slots of its partitions follow
+    /// from [`Sessions::add`].
     pub(crate) fn create(
         &mut self,
         now: Mono,
-        by_id: bool,
+        said: Said,
         prng: &mut Prng,
-        wants: &[(FetchPartition, Answered)],
+        partitions: usize,
     ) -> i32 {
-        if wants.is_empty() || self.partitions + wants.len() > FETCH_SESSION_PARTITIONS_MAX {
+        if partitions == 0 || self.partitions + partitions > FETCH_SESSION_PARTITIONS_MAX {
             return 0;
         }
         if self.map.len() >= self.slots_max && !self.evict(now) {
             return 0;
         }
         let id = self.draw_id(prng);
-        let mut session = Session {
-            by_id,
+        let session = Session {
+            by_id: said.by_id,
+            committed_only: said.committed_only,
             epoch: next_epoch(INITIAL_EPOCH),
             last_used: now,
-            order: BTreeMap::new(),
+            slots: Vec::with_capacity(partitions),
+            free: Vec::new(),
             place: BTreeMap::new(),
-            next_place: 0,
+            due: VecDeque::new(),
+            fetch: None,
         };
-        for (want, answered) in wants {
-            session.put(want.clone());
-            if let Some(mut last) = session.order.last_entry() {
-                last.get_mut().note(answered);
-            }
-        }
-        self.partitions += session.order.len();
         self.map.insert(id, session);
         id
     }
 
-    /// Whether the incremental answer must name this partition; remembers what is said.
-    pub(crate) fn must_answer(
-        &mut self,
-        id: i32,
-        topic: &TopicKey,
-        partition: PartitionIndex,
-        answered: &Answered,
-    ) -> bool {
+    /// Adds a partition to a session that was just made; gives its slot.
+    pub(crate) fn add(&mut self, id: i32, want: FetchPartition) -> u32 {
         let Some(session) = self.map.get_mut(&id) else {
+            return 0; // not reached
+        };
+        let before = session.place.len();
+        let slot = session.put(want);
+        self.partitions += session.place.len() - before;
+        slot
+    }
+
+    /// Whether the incremental answer must name this partition; remembers what is said.
+    pub(crate) fn must_answer(&mut self, id: i32, slot: u32, answered: &Answered) -> bool {
+        let Some(cached) = self.cached(id, slot) else {
             return true;
         };
-        let key = (topic.clone(), partition);
-        let Some(&place) = session.place.get(&key) else {
-            return true;
-        };
-        let Some(cached) = session.order.get_mut(&place) else {
-            return true;
-        };
-        let must = answered.bytes > 0
-            || answered.error != 0
-            || answered.diverging
+        let must = answered.is_news()
             || answered.high_watermark != cached.high_watermark
             || answered.log_start != cached.log_start;
         cached.note(answered);
-        if answered.bytes > 0
-            && let Some(cached) = session.order.remove(&place)
-        {
-            let end = session.next_place;
-            session.next_place += 1;
-            session.order.insert(end, cached);
-            session.place.insert(key, end);
-        }
         must
     }
 
-    /// Whether the session is there with the epoch that follows `epoch` (another request did not
-    /// overtake this one).
-    pub(crate) fn is_current(&self, id: i32, epoch: i32) -> bool {
-        self.map
-            .get(&id)
-            .is_some_and(|s| s.epoch == next_epoch(epoch))
+    /// The next fetch reads this partition before all others: this one had no room for it.
+    pub(crate) fn due_first(&mut self, id: i32, slot: u32) {
+        let Some(session) = self.map.get_mut(&id) else {
+            return;
+        };
+        if let Some(cached) = session.cached(slot) {
+            cached.due = true;
+            session.due.push_front(slot); // if it was there, that place counts no more
+        }
+    }
+
+    /// The next fetch reads this partition after all others.
+    pub(crate) fn due_last(&mut self, id: i32, slot: u32) {
+        if let Some(session) = self.map.get_mut(&id) {
+            session.mark_due(slot);
+        }
+    }
+
+    /// Whether nobody would tell of news of this partition.
+    pub(crate) fn is_unwatched(&mut self, id: i32, slot: u32) -> bool {
+        self.cached(id, slot).is_some_and(|c| c.watched.is_none())
+    }
+
+    /// The owner of this partition tells of news from now on.
+    pub(crate) fn watched(&mut self, id: i32, slot: u32, tp: TopicPartition) {
+        if let Some(cached) = self.cached(id, slot) {
+            cached.watched = Some(tp);
+        }
+    }
+
+    /// There is news of a partition: it is due. Gives the session's fetch, if one is in progress.
+    pub(crate) fn moved(&mut self, id: i32, slot: u32) -> Option<u64> {
+        let session = self.map.get_mut(&id)?;
+        session.cached(slot)?.watched = None;
+        session.mark_due(slot);
+        session.fetch
+    }
+
+    /// A partition is no longer read by the fetch in progress.
+    pub(crate) fn was_read(&mut self, id: i32, slot: u32) {
+        if let Some(cached) = self.cached(id, slot) {
+            cached.read_as = None;
+        }
+    }
+
+    /// The fetch in progress has ended.
+    pub(crate) fn fetch_ended(&mut self, id: i32) {
+        if let Some(session) = self.map.get_mut(&id) {
+            session.fetch = None;
+        }
+    }
+
+    /// Whether this fetch is the one in progress (another request did not overtake it).
+    pub(crate) fn is_current(&self, id: i32, fetch: u64) -> bool {
+        self.map.get(&id).is_some_and(|s| s.fetch == Some(fetch))
+    }
+
+    fn cached(&mut self, id: i32, slot: u32) -> Option<&mut Cached> {
+        self.map.get_mut(&id)?.cached(slot)
     }
 
     fn remove(&mut self, id: i32) {
-        if let Some(session) = self.map.remove(&id) {
-            self.partitions -= session.order.len();
+        let Some(session) = self.map.remove(&id) else {
+            return;
+        };
+        self.partitions -= session.place.len();
+        self.left.fetches.extend(session.fetch);
+        for (slot, cached) in (0..).zip(&session.slots) {
+            let tp = cached.as_ref().and_then(|cached| cached.watched);
+            self.left.watches.extend(tp.map(|tp| (id, slot, tp)));
         }
     }
 
@@ -311,72 +510,5 @@ fn next_epoch(epoch: i32) -> i32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn want(partition: i32) -> FetchPartition {
-        FetchPartition {
-            topic: TopicKey::Name("t".into()),
-            partition,
-            current_leader_epoch: -1,
-            fetch_offset: 0,
-            last_fetched_epoch: -1,
-            max_bytes: 1,
-        }
-    }
-
-    fn answered(high_watermark: i64, bytes: usize) -> Answered {
-        Answered {
-            error: 0,
-            high_watermark,
-            log_start: 0,
-            bytes,
-            diverging: false,
-        }
-    }
-
-    #[test]
-    fn incremental_names_only_changes() {
-        let mut prng = Prng::new(1);
-        let mut sessions = Sessions::new(ShardId(2), 4, 10);
-        let now = Mono(0);
-        let full = [(want(0), answered(5, 0)), (want(1), answered(7, 0))];
-        let id = sessions.create(now, false, &mut prng, &full);
-        assert_eq!(shard_of(id, 4), ShardId(2));
-        let mut wants = vec![];
-        let mode = sessions.begin(now, (id, 1), false, &mut wants, vec![]);
-        assert_eq!(mode, Ok(Mode::Incremental(id)));
-        assert_eq!(wants.len(), 2);
-        let topic = TopicKey::Name("t".into());
-        assert!(!sessions.must_answer(id, &topic, 0, &answered(5, 0)));
-        assert!(sessions.must_answer(id, &topic, 1, &answered(8, 0)));
-        assert_eq!(
-            sessions.begin(now, (id, 1), false, &mut wants, vec![]),
-            Err(ErrorCode::InvalidFetchSessionEpoch)
-        );
-        assert_eq!(
-            sessions.begin(now, (id, 2), true, &mut wants, vec![]),
-            Err(ErrorCode::FetchSessionTopicIdError)
-        );
-        wants.clear();
-        let forgotten = vec![(topic.clone(), 0), (topic, 1)];
-        let mode = sessions.begin(now, (id, 2), false, &mut wants, forgotten);
-        assert_eq!(mode, Ok(Mode::Sessionless));
-        assert_eq!(sessions.counts(), (0, 0));
-    }
-
-    #[test]
-    fn those_that_gave_data_move_to_the_end() {
-        let mut prng = Prng::new(1);
-        let mut sessions = Sessions::new(ShardId(0), 1, 10);
-        let full = [(want(0), answered(5, 0)), (want(1), answered(7, 0))];
-        let id = sessions.create(Mono(0), false, &mut prng, &full);
-        let topic = TopicKey::Name("t".into());
-        assert!(sessions.must_answer(id, &topic, 0, &answered(5, 10)));
-        let mut wants = vec![];
-        sessions
-            .begin(Mono(0), (id, 1), false, &mut wants, vec![])
-            .unwrap();
-        assert_eq!(wants[0].partition, 1);
-    }
-}
+#[path = "session_test.rs"]
+mod tests;

@@ -4,13 +4,21 @@
 /// Bits of an id that name its slot; the others count the slot's uses.
 const INDEX_BITS: u32 = 24;
 const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
+/// Bits of an id: what is above them tells other numbers from these.
+const ID_BITS: u32 = 61;
+const USES_MASK: u64 = (1 << (ID_BITS - INDEX_BITS)) - 1;
+
+/// The count of uses that follows.
+fn next_use(uses: u64) -> u64 {
+    ((uses + 1) & USES_MASK).max(1)
+}
 
 struct Slot<T> {
     uses: u64,
     value: Option<T>,
 }
 
-/// Values by ids that the slab gives. An id is not given again before its slot was used 2^39 times.
+/// Values by ids that the slab gives. An id is not given again before its slot was used 2^35 times.
 pub(crate) struct Slab<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
@@ -62,7 +70,7 @@ impl<T> Slab<T> {
         let Some(slot) = self.slots.get_mut(index) else {
             return 0; // not reached: the index is of a slot
         };
-        slot.uses += 1;
+        slot.uses = next_use(slot.uses);
         slot.uses << INDEX_BITS | index as u64
     }
 
@@ -78,10 +86,22 @@ impl<T> Slab<T> {
         self.slot(id)?.value.as_mut()
     }
 
+    /// Takes the value with this id out for a while: the id stays, for [`Slab::fill`].
+    pub(crate) fn lift(&mut self, id: u64) -> Option<T> {
+        self.slot(id)?.value.take()
+    }
+
+    /// The ids of all values.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = u64> + '_ {
+        let slots = self.slots.iter().enumerate();
+        let used = slots.filter(|(_, slot)| slot.value.is_some());
+        used.map(|(index, slot)| slot.uses << INDEX_BITS | index as u64)
+    }
+
     /// Takes the value with this id out, or takes back what was reserved.
     pub(crate) fn remove(&mut self, id: u64) -> Option<T> {
         let slot = self.slot(id)?;
-        slot.uses += 1; // the id is of the past from now on
+        slot.uses = next_use(slot.uses); // the id is of the past from now on
         let value = slot.value.take();
         self.free.push((id & INDEX_MASK) as u32);
         value
@@ -112,7 +132,14 @@ mod tests {
         let d = slab.reserve();
         assert_eq!((slab.len(), slab.get_mut(d)), (1, None));
         slab.fill(d, 'd');
-        assert_eq!((slab.remove(d), slab.len()), (Some('d'), 0));
+        assert_eq!(slab.ids().collect::<Vec<_>>(), [d]);
+        assert_eq!(
+            (slab.lift(d), slab.lift(d), slab.len()),
+            (Some('d'), None, 1)
+        );
+        assert_eq!(slab.ids().next(), None);
+        slab.fill(d, 'D');
+        assert_eq!((slab.remove(d), slab.len()), (Some('D'), 0));
         let e = slab.reserve();
         assert_eq!((slab.remove(e), slab.len()), (None, 0));
         assert!(slab.is_empty());

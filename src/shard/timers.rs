@@ -1,8 +1,13 @@
-//! Deadlines of one shard: an ordered set, as the number armed at a time is small (long polls,
-//! group timers, housekeeping) and most are cancelled before they fire.
+//! Deadlines of one shard: an ordered set, as the number armed at a time is small (group timers,
+//! housekeeping), and a queue for fetches that wait: nearly all wait for the same time, so that
+//! their deadlines come in the order in which they are armed, and most are taken back before they
+//! fire.
 
 use flumen_base::{Mono, TopicPartition};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+
+/// Waits in the queue; more stand in the ordered set.
+const QUEUE_MAX: usize = 1 << 16;
 
 /// What a deadline is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +49,20 @@ pub(crate) enum Task {
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
     set: BTreeSet<(Mono, TimerKey)>,
+    /// Fetches that wait, by ascending deadline; 0 where one was taken back. The first is none of
+    /// those.
+    waits: VecDeque<(Mono, u64)>,
+    /// How many have left the front of `waits`.
+    gone: u64,
+}
+
+/// Where the deadline of a waiting fetch stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WaitTimer {
+    /// In the queue, under this number.
+    Queue(u64),
+    /// Among the others.
+    Set,
 }
 
 impl Timers {
@@ -57,17 +76,98 @@ impl Timers {
         self.set.remove(&(at, key));
     }
 
+    /// Arms [`TimerKey::Fetch`] at `at`. The caller remembers all of it for
+    /// [`Timers::disarm_wait`].
+    pub(crate) fn arm_wait(&mut self, at: Mono, fetch: u64) -> WaitTimer {
+        let is_last = self.waits.back().is_none_or(|(last, _)| *last <= at);
+        if is_last && self.waits.len() < QUEUE_MAX {
+            self.waits.push_back((at, fetch));
+            return WaitTimer::Queue(self.gone + self.waits.len() as u64 - 1);
+        }
+        self.arm(at, TimerKey::Fetch(fetch));
+        WaitTimer::Set
+    }
+
+    /// Takes the deadline of a waiting fetch back.
+    pub(crate) fn disarm_wait(&mut self, at: Mono, fetch: u64, timer: WaitTimer) {
+        let WaitTimer::Queue(number) = timer else {
+            return self.disarm(at, TimerKey::Fetch(fetch));
+        };
+        let index = number.checked_sub(self.gone).map(|n| n as usize);
+        if let Some(wait) = index.and_then(|n| self.waits.get_mut(n))
+            && wait.1 == fetch
+        {
+            wait.1 = 0;
+            self.drop_taken_back();
+        }
+    }
+
+    fn drop_taken_back(&mut self) {
+        while let Some((_, 0)) = self.waits.front() {
+            self.waits.pop_front();
+            self.gone += 1;
+        }
+    }
+
     /// The earliest deadline.
     pub(crate) fn next(&self) -> Option<Mono> {
-        self.set.first().map(|(at, _)| *at)
+        let first = self.set.first().map(|(at, _)| *at);
+        let waits = self.waits.front().map(|(at, _)| *at);
+        first.into_iter().chain(waits).min()
     }
 
     /// The earliest deadline that has passed, removed.
     pub(crate) fn pop_due(&mut self, now: Mono) -> Option<TimerKey> {
+        let first = self.set.first().map(|(at, _)| *at);
+        match self.waits.front() {
+            Some(&(at, fetch)) if at <= now && first.is_none_or(|first| at < first) => {
+                self.waits.pop_front();
+                self.gone += 1;
+                self.drop_taken_back();
+                return Some(TimerKey::Fetch(fetch));
+            }
+            _ => {}
+        }
         let &(at, key) = self.set.first()?;
         (at <= now).then(|| {
             self.set.pop_first();
             key
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn due(timers: &mut Timers, now: u64) -> Vec<TimerKey> {
+        std::iter::from_fn(|| timers.pop_due(Mono(now))).collect()
+    }
+
+    #[test]
+    fn deadlines_come_in_order_whatever_holds_them() {
+        use TimerKey::{Fetch, Groups, Shutdown};
+        let mut timers = Timers::default();
+        timers.arm(Mono(20), Groups);
+        let one = timers.arm_wait(Mono(10), 1);
+        let two = timers.arm_wait(Mono(30), 2);
+        assert_eq!(timers.arm_wait(Mono(25), 3), WaitTimer::Set);
+        let four = timers.arm_wait(Mono(40), 4);
+        let five = timers.arm_wait(Mono(40), 5);
+        timers.arm(Mono(30), Shutdown);
+        assert_eq!(timers.next(), Some(Mono(10)));
+        timers.disarm_wait(Mono(10), 1, one);
+        timers.disarm_wait(Mono(10), 1, one); // nothing is left of it
+        timers.disarm_wait(Mono(40), 4, four);
+        assert_eq!(timers.next(), Some(Mono(20)));
+        assert_eq!(due(&mut timers, 30), [Groups, Fetch(3), Shutdown, Fetch(2)]);
+        assert_eq!(timers.next(), Some(Mono(40)));
+        let six = timers.arm_wait(Mono(50), 6);
+        timers.disarm_wait(Mono(30), 2, two);
+        timers.disarm_wait(Mono(40), 5, five);
+        assert_eq!(timers.next(), Some(Mono(50)));
+        assert_eq!(due(&mut timers, 49), []);
+        timers.disarm_wait(Mono(50), 6, six);
+        assert_eq!((timers.next(), timers.waits.len()), (None, 0));
     }
 }

@@ -342,14 +342,22 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Skips a tag section without tags, the usual one; false where it is another, which is left.
+    #[inline]
+    pub(crate) fn skip_no_tags(&mut self) -> bool {
+        let Some((0, rest)) = self.rest.split_first() else {
+            return false;
+        };
+        self.rest = rest;
+        true
+    }
+
     /// Skips a tag section of which no tag is known.
     #[inline]
     pub fn skip_tags(&mut self) {
-        if let Some((0, rest)) = self.rest.split_first() {
-            self.rest = rest; // none: the usual
-            return;
+        if !self.skip_no_tags() {
+            self.skip_some_tags();
         }
-        self.skip_some_tags();
     }
 
     fn skip_some_tags(&mut self) {

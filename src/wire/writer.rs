@@ -123,11 +123,20 @@ impl Writer {
     /// Unsigned variable-length integer.
     #[inline]
     pub fn uvarint(&mut self, mut value: u32) {
-        while value >= 0x80 {
-            self.u8(value as u8 | 0x80);
-            value >>= 7;
+        if value < 0x80 {
+            return self.u8(value as u8);
         }
-        self.u8(value as u8);
+        let (mut bytes, mut len) = ([0; 5], 0);
+        for byte in &mut bytes {
+            *byte = value as u8 | 0x80;
+            len += 1;
+            value >>= 7;
+            if value == 0 {
+                *byte &= 0x7f;
+                break;
+            }
+        }
+        self.raw(&bytes[..len]);
     }
 
     /// Length of a string: int16, or compact where `flexible`; -1 for null.

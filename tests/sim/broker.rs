@@ -511,7 +511,6 @@ fn check_size(bytes: &[u8], announced: usize) -> Check {
 fn message_name(message: &Message) -> String {
     match message {
         Message::Batch(batch) => format!("Batch({})", batch.len()),
-        Message::Unwatch(n) => format!("Unwatch({n})"),
         Message::Forward(n, _) => format!("Forward({n})"),
         Message::Forwarded(n, _) => format!("Forwarded({n})"),
         Message::ForwardedClose(n, reason) => format!("ForwardedClose({n}, {reason})"),

@@ -16,6 +16,8 @@ pub(crate) mod describe_log_dirs;
 pub(crate) mod describe_producers;
 pub(crate) mod describe_topic_partitions;
 pub(crate) mod fetch;
+pub(crate) mod fetch_answer;
+mod fetch_watch;
 pub(crate) mod fill;
 pub(crate) mod find_coordinator;
 pub(crate) mod group_apis;

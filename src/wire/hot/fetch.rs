@@ -70,6 +70,21 @@ impl<'a> FetchRequest<'a> {
     /// # Errors
     /// Any [`DecodeError`], as the generated decoder.
     pub fn parse(frame: &'a [u8], body_at: usize, version: i16) -> Result<Self, DecodeError> {
+        Self::parse_with(frame, body_at, version, |_| {})
+    }
+
+    /// As [`FetchRequest::parse`], and `visit`s each partition on the way. What was visited counts
+    /// only if there is no error.
+    ///
+    /// # Errors
+    /// Any [`DecodeError`], as the generated decoder.
+    #[inline]
+    pub fn parse_with(
+        frame: &'a [u8],
+        body_at: usize,
+        version: i16,
+        mut visit: impl FnMut(&FetchPartition<'a>),
+    ) -> Result<Self, DecodeError> {
         if !(4..=18).contains(&version) {
             return Err(DecodeError::Version(version));
         }
@@ -95,7 +110,10 @@ impl<'a> FetchRequest<'a> {
         };
         let mut check = request.walk.clone();
         request.topic_count = check.topics_left;
-        request.partition_count = check.by_ref().count();
+        for partition in check.by_ref() {
+            request.partition_count += 1;
+            visit(&partition);
+        }
         r = check.r;
         if version >= 7 {
             request.forgotten = Forgotten::at(r, version);
@@ -106,7 +124,7 @@ impl<'a> FetchRequest<'a> {
         if version >= 11 {
             request.rack_id = r.str(flexible);
         }
-        if flexible {
+        if flexible && !r.skip_no_tags() {
             request.read_tags(&mut r, version);
         }
         r.finish()?;
@@ -144,6 +162,25 @@ impl<'a> FetchRequest<'a> {
     }
 }
 
+impl<'a> FetchPartition<'a> {
+    /// What only followers send.
+    fn read_tags(&mut self, r: &mut Reader<'a>, version: i16) {
+        let mut tags = r.tags();
+        while let Some((tag, mut t)) = r.next_tag(&mut tags) {
+            match tag {
+                0 if version >= 17 => self.replica_directory_id = t.uuid(),
+                1 if version >= 18 => self.high_watermark = t.i64(),
+                0 | 1 => {
+                    r.fail(DecodeError::TagNotInVersion(tag));
+                    continue;
+                }
+                _ => continue,
+            }
+            r.end_tag(t);
+        }
+    }
+}
+
 /// A walk through a request's partitions.
 #[derive(Clone, Debug)]
 pub struct Partitions<'a> {
@@ -172,6 +209,7 @@ impl<'a> Partitions<'a> {
         }
     }
 
+    #[inline]
     fn partition(&mut self) -> FetchPartition<'a> {
         let (r, version) = (&mut self.r, self.version);
         let mut partition = FetchPartition {
@@ -186,20 +224,8 @@ impl<'a> Partitions<'a> {
             replica_directory_id: Uuid::ZERO,
             high_watermark: i64::MAX,
         };
-        if version >= FLEXIBLE_FROM {
-            let mut tags = r.tags();
-            while let Some((tag, mut t)) = r.next_tag(&mut tags) {
-                match tag {
-                    0 if version >= 17 => partition.replica_directory_id = t.uuid(),
-                    1 if version >= 18 => partition.high_watermark = t.i64(),
-                    0 | 1 => {
-                        r.fail(DecodeError::TagNotInVersion(tag));
-                        continue;
-                    }
-                    _ => continue,
-                }
-                r.end_tag(t);
-            }
+        if version >= FLEXIBLE_FROM && !r.skip_no_tags() {
+            partition.read_tags(r, version);
         }
         partition
     }
@@ -208,6 +234,7 @@ impl<'a> Partitions<'a> {
 impl<'a> Iterator for Partitions<'a> {
     type Item = FetchPartition<'a>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         let version = self.version;
         let flexible = version >= FLEXIBLE_FROM;

@@ -124,17 +124,27 @@ impl FetchFramer {
                 version,
             });
         }
-        w.i32(0);
-        write_response_header(&mut w, ApiKey::Fetch, version, correlation_id);
-        w.i32(throttle_time_ms);
-        if version >= 7 {
-            w.i16(error_code);
-            w.i32(session_id);
-        } else if session_id != 0 {
-            w.fail(EncodeError::NotInVersion {
-                field: "SessionId",
-                version,
-            });
+        if version >= FLEXIBLE_FROM {
+            // Room for the length, the header with no tags, the first fields.
+            let mut start = [0; 19];
+            start[4..8].copy_from_slice(&correlation_id.to_be_bytes());
+            start[9..13].copy_from_slice(&throttle_time_ms.to_be_bytes());
+            start[13..15].copy_from_slice(&error_code.to_be_bytes());
+            start[15..].copy_from_slice(&session_id.to_be_bytes());
+            w.raw(&start);
+        } else {
+            w.i32(0);
+            write_response_header(&mut w, ApiKey::Fetch, version, correlation_id);
+            w.i32(throttle_time_ms);
+            if version >= 7 {
+                w.i16(error_code);
+                w.i32(session_id);
+            } else if session_id != 0 {
+                w.fail(EncodeError::NotInVersion {
+                    field: "SessionId",
+                    version,
+                });
+            }
         }
         w.long_len(Some(topic_count), version >= FLEXIBLE_FROM);
         Self {
@@ -173,28 +183,19 @@ impl FetchFramer {
     pub fn partition(&mut self, p: &PartitionHead<'_>) {
         let (w, version) = (&mut self.w, self.version);
         let flexible = version >= FLEXIBLE_FROM;
-        w.i32(p.index);
-        w.i16(p.error_code);
-        w.i64(p.high_watermark);
-        w.i64(p.last_stable_offset);
-        if version >= 5 {
-            w.i64(p.log_start_offset);
-        }
-        w.long_len(p.aborted.map(<[_]>::len), flexible);
-        for &(producer_id, first_offset) in p.aborted.unwrap_or(&[]) {
-            w.i64(producer_id);
-            w.i64(first_offset);
-            if flexible {
-                w.u8(0);
-            }
-        }
-        if version >= 11 {
-            w.i32(p.preferred_read_replica);
-        } else if p.preferred_read_replica != -1 {
-            w.fail(EncodeError::NotInVersion {
-                field: "PreferredReadReplica",
-                version,
-            });
+        let mut fixed = [0; 35];
+        fixed[..4].copy_from_slice(&p.index.to_be_bytes());
+        fixed[4..6].copy_from_slice(&p.error_code.to_be_bytes());
+        fixed[6..14].copy_from_slice(&p.high_watermark.to_be_bytes());
+        fixed[14..22].copy_from_slice(&p.last_stable_offset.to_be_bytes());
+        fixed[22..30].copy_from_slice(&p.log_start_offset.to_be_bytes());
+        // Behind them a compact null, for no list of aborted transactions.
+        fixed[31..].copy_from_slice(&p.preferred_read_replica.to_be_bytes());
+        if flexible && p.aborted.is_none() {
+            w.raw(&fixed);
+        } else {
+            w.raw(&fixed[..if version >= 5 { 30 } else { 22 }]);
+            write_aborted(w, p, version);
         }
         w.long_len(p.records_len, flexible);
         if let Some(len) = p.records_len.filter(|&n| n > 0) {
@@ -252,6 +253,27 @@ impl FetchFramer {
             gaps: self.gaps,
             gap_bytes: self.gap_bytes,
         })
+    }
+}
+
+/// The aborted transactions and what follows them up to the records.
+fn write_aborted(w: &mut Writer, p: &PartitionHead<'_>, version: i16) {
+    let flexible = version >= FLEXIBLE_FROM;
+    w.long_len(p.aborted.map(<[_]>::len), flexible);
+    for &(producer_id, first_offset) in p.aborted.unwrap_or(&[]) {
+        w.i64(producer_id);
+        w.i64(first_offset);
+        if flexible {
+            w.u8(0);
+        }
+    }
+    if version >= 11 {
+        w.i32(p.preferred_read_replica);
+    } else if p.preferred_read_replica != -1 {
+        w.fail(EncodeError::NotInVersion {
+            field: "PreferredReadReplica",
+            version,
+        });
     }
 }
 

@@ -1,0 +1,106 @@
+//! Reads and watches of this shard's own partitions, for fetches of its own connections.
+
+use crate::Shard;
+use crate::ops::{OpFrom, PartitionOp, ReadOp, ReadResult, WatchOp};
+use crate::partition::{Partition, ReadStep};
+use crate::partitions::Partitions;
+use crate::turn::Turn;
+use flumen_base::TopicPartition;
+
+/// A read that several readers of a partition are about to ask for: those at the end of its log,
+/// which a write has woken. The first is planned; the others get the same memory and file ranges.
+#[derive(Debug)]
+pub(crate) struct SharedRead {
+    tp: TopicPartition,
+    known: Option<(ReadOp, ReadResult)>,
+}
+
+impl SharedRead {
+    /// For readers of this partition. Holds until the step ends: nothing else happens to the
+    /// partition before.
+    pub(crate) fn of(tp: TopicPartition) -> Self {
+        Self { tp, known: None }
+    }
+}
+
+impl Partitions {
+    /// Ends a watch, if it is still there.
+    pub(crate) fn unwatch(&mut self, from: &OpFrom) {
+        let tp = self.watches.partition_of(from);
+        if let Some(p) = tp.and_then(|tp| self.map.get_mut(&tp)) {
+            self.watches.remove(&mut p.watches, from);
+        }
+    }
+}
+
+impl Shard {
+    /// Reads from a partition of this shard and gives the result, unless that has to wait for the
+    /// disk or for the log: then it comes as any other result.
+    pub(crate) fn read_here(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: OpFrom,
+        tp: TopicPartition,
+        op: ReadOp,
+    ) -> Option<Box<ReadResult>> {
+        let partitions = &mut self.partitions;
+        let serving = |p: &&mut Partition| p.log().is_some();
+        let Some(p) = partitions.map.get_mut(&tp).filter(serving) else {
+            self.run_partition_op(turn, from, tp, PartitionOp::Read(op));
+            return None;
+        };
+        let spare = &mut partitions.spare_results;
+        let shared = partitions.shared.as_mut().filter(|shared| shared.tp == tp);
+        if let Some((known, result)) = shared.as_ref().and_then(|shared| shared.known.as_ref())
+            && *known == op
+        {
+            return Some(spare.fill(result.clone()));
+        }
+        match p.read(&op, spare) {
+            ReadStep::Done(result) => {
+                if let Some(shared) = shared {
+                    shared.known = Some((op, (*result).clone()));
+                }
+                Some(result)
+            }
+            step @ ReadStep::Scan(_) => {
+                self.read_step(turn, from, tp, op, step);
+                None
+            }
+        }
+    }
+
+    /// Begins a watch of a partition of this shard; one that has news at once only tells them.
+    pub(crate) fn watch(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: OpFrom,
+        tp: TopicPartition,
+        op: WatchOp,
+    ) {
+        if let Some(p) = self.partitions.map.get_mut(&tp) {
+            let mut out = std::mem::take(&mut self.partitions.scratch);
+            p.watch(from, op, &mut self.partitions.watches, &mut out);
+            self.carry_outcomes(turn, out);
+        }
+    }
+
+    /// Something about a partition has changed besides its end: those who watch for that are told.
+    pub(crate) fn tell_watchers(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
+        if let Some(p) = self.partitions.map.get_mut(&tp) {
+            let mut out = std::mem::take(&mut self.partitions.scratch);
+            p.wake(&mut self.partitions.watches, &mut out);
+            self.carry_outcomes(turn, out);
+        }
+    }
+
+    /// What was known of a partition does not hold any more (its leader's epoch has changed): all
+    /// who watch it are told.
+    pub(crate) fn wake_watchers(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
+        if let Some(p) = self.partitions.map.get_mut(&tp) {
+            let mut out = std::mem::take(&mut self.partitions.scratch);
+            p.wake_all(&mut self.partitions.watches, &mut out);
+            self.carry_outcomes(turn, out);
+        }
+    }
+}
