@@ -42,8 +42,8 @@ pub trait Disk: Send + Sync {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
-    /// Removes a file that may be large and that nobody has open any more: its memory and blocks
-    /// are given back in steps, so that the caller's CPU is never taken for long.
+    /// Removes a file that may be large and that nobody reads any more: its name first, then its
+    /// memory and blocks in steps, so that the caller's CPU is never taken for long.
     fn remove_large_file(&self, path: &Path) -> io::Result<()> {
         self.remove_file(path)
     }

@@ -19,9 +19,6 @@ use std::sync::Arc;
 pub const SEAL_DELAY_MS: i64 = 2000;
 /// Between two looks at the size of a log that grows.
 const SIZE_CHECK_MS: i64 = 200;
-/// Segments above this size are removed in steps: at once they would take a CPU for longer than a
-/// client should wait.
-const LARGE_BYTES: u64 = 64 << 20;
 /// Entries of the newest segments' indexes that a log keeps in memory, 12 bytes each.
 const INDEX_ENTRIES_KEPT: usize = 4096;
 
@@ -217,15 +214,8 @@ impl UnlinkJob {
     pub fn run(self, disk: &dyn Disk) -> io::Result<()> {
         // Somebody may still be reading one of them: then none is cut.
         let free = self.files.iter().all(|file| Arc::strong_count(file) == 1);
-        let mut synced = false;
         for path in &self.paths {
-            let large = free && disk.len(path).is_ok_and(|len| len > LARGE_BYTES);
-            if large && !synced {
-                // Under its old name it would be found cut after a power loss.
-                disk.sync_dir(&self.dir)?;
-                synced = true;
-            }
-            let removed = match large {
+            let removed = match free {
                 true => disk.remove_large_file(path),
                 false => disk.remove_file(path),
             };

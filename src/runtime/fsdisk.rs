@@ -1,19 +1,36 @@
 //! The real disk for blocking jobs: `std::fs`.
 
+use crate::sys::ShortTurns;
 use flumen_base::{Disk, DiskFile, OpenMode};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// What is cut off a large file at once: some 100 us of work. Smaller steps cost more wake-ups than
-/// they spare a busy shard on the same CPU, and let removal fall behind a fast producer.
-const REMOVE_STEP_BYTES: u64 = 4 << 20;
+/// How files are taken away that may be large: cut in steps of so many bytes, if they have more.
+#[derive(Clone, Copy)]
+struct Steps {
+    bytes: u64,
+    least: u64,
+}
+
+/// Where a thread gets its turns soon that asks for short ones: some 25 us of work each.
+const SMALL_STEPS: Steps = Steps {
+    bytes: 1 << 20,
+    least: 2 << 20,
+};
+/// Where each pause ends with a wait for a busy CPU: small steps would let removal fall behind a
+/// fast producer, so only what takes very long is cut.
+const LARGE_STEPS: Steps = Steps {
+    bytes: 4 << 20,
+    least: 64 << 20,
+};
 /// The page cache's unit.
 const PAGE_BYTES: u64 = 4096;
-/// Between two such steps: enough for a shard on the same CPU to run, little beside the step.
-const REMOVE_PAUSE: Duration = Duration::from_micros(50);
+/// Between two steps a shard on the same CPU has at least this time, and as long as the step took.
+const PAUSE_MIN: Duration = Duration::from_micros(50);
+const PAUSE_MAX: Duration = Duration::from_micros(500);
 
 /// Files of this machine. Only jobs on helper threads use it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,16 +78,15 @@ impl Disk for FsDisk {
     }
 
     fn remove_large_file(&self, path: &Path) -> io::Result<()> {
-        let file = OpenOptions::new().write(true).open(path)?;
-        let mut len = file.metadata()?.len();
-        while len > REMOVE_STEP_BYTES {
-            // At a page's border: what is cut off within one would be overwritten with zeros, which
-            // may still wait in a socket.
-            len = (len - REMOVE_STEP_BYTES) / PAGE_BYTES * PAGE_BYTES;
-            file.set_len(len)?;
-            std::thread::sleep(REMOVE_PAUSE);
+        if fs::metadata(path)?.len() <= SMALL_STEPS.least {
+            return fs::remove_file(path);
         }
-        fs::remove_file(path)
+        let turns = ShortTurns::begin();
+        let steps = match turns {
+            Some(_) => SMALL_STEPS,
+            None => LARGE_STEPS,
+        };
+        remove_in_steps(path, steps)
     }
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -86,6 +102,24 @@ impl Disk for FsDisk {
         };
         File::open(path)?.sync_all()
     }
+}
+
+/// Takes the name away, then the bytes. In this order: a file system's journal keeps it, so that
+/// after a power loss no file is found cut under a name that it had.
+fn remove_in_steps(path: &Path, steps: Steps) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    let len_before = file.metadata()?.len();
+    let mut len = len_before;
+    fs::remove_file(path)?;
+    while len > steps.bytes && len_before > steps.least {
+        let begun = Instant::now();
+        // At a page's border: what is cut off within one would be overwritten with zeros, which may
+        // still wait in a socket.
+        len = (len - steps.bytes) / PAGE_BYTES * PAGE_BYTES;
+        file.set_len(len)?;
+        std::thread::sleep(begun.elapsed().clamp(PAUSE_MIN, PAUSE_MAX));
+    }
+    Ok(())
 }
 
 impl DiskFile for FsFile {
@@ -129,10 +163,14 @@ mod tests {
         assert!(!FsDisk.exists(&path));
         FsDisk.remove_file(&sub.join("g")).unwrap();
         let large = sub.join("large");
-        let file = FsDisk.open(&large, OpenMode::Create).unwrap();
-        file.set_len(3 * REMOVE_STEP_BYTES + 5).unwrap();
-        FsDisk.remove_large_file(&large).unwrap();
-        assert!(!FsDisk.exists(&large));
+        for len in [5, 5 * SMALL_STEPS.bytes + 5, LARGE_STEPS.least + 5] {
+            let file = FsDisk.open(&large, OpenMode::Create).unwrap();
+            file.set_len(len).unwrap();
+            FsDisk.remove_large_file(&large).unwrap();
+            assert!(!FsDisk.exists(&large));
+            // Whoever still has it sees the beginning of it.
+            assert_eq!(file.len().unwrap().min(1), 1);
+        }
         assert!(FsDisk.remove_large_file(&large).is_err());
         FsDisk.remove_dir_all(&dir.path().join("a")).unwrap();
         assert!(!FsDisk.exists(&sub));

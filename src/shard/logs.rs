@@ -28,6 +28,9 @@ use std::io;
 /// name may still be there), so many times.
 const RELOAD_DELAY_MS: i64 = 50;
 const RELOADS_MAX: u32 = 100;
+/// Jobs that unlink at the same time at most; one more for so many that wait.
+const UNLINK_JOBS_MAX: usize = 4;
+const UNLINKS_PER_JOB: usize = 8;
 
 impl Shard {
     /// Emits load jobs while fewer than the limit run; before the first, removes what deletions
@@ -96,6 +99,11 @@ impl Shard {
                 self.validated(turn, tp, id, outcome);
             }
             (PendingJob::Quorum, JobOutput::Quorum(result)) => self.quorum_job_done(result),
+            (PendingJob::Unlink, JobOutput::Done(result)) => {
+                warn_failed("unlink", &result);
+                self.partitions.unlinking -= 1;
+                self.unlink_more(turn);
+            }
             (PendingJob::CleanShutdown, JobOutput::Done(result)) => {
                 warn_failed("clean shutdown", &result);
                 self.all_stopped(turn);
@@ -272,8 +280,20 @@ impl Shard {
 
     /// `file.delete.delay.ms` of retired segments is over.
     pub(crate) fn unlink_due(&mut self, turn: &mut Turn<'_>, n: u64) {
-        if let Some(unlink) = self.partitions.unlinks.remove(&n) {
-            self.start_job(turn, PendingJob::Background("unlink"), Job::Unlink(unlink));
+        let due = self.partitions.unlinks.remove(&n);
+        self.partitions.to_unlink.extend(due);
+        self.unlink_more(turn);
+    }
+
+    /// Unlinks what waits for it, one after the other: to free a segment takes the CPU that the
+    /// shard may be on, and other jobs wait for the threads. Several only where it falls behind.
+    fn unlink_more(&mut self, turn: &mut Turn<'_>) {
+        let most = (1 + self.partitions.to_unlink.len() / UNLINKS_PER_JOB).min(UNLINK_JOBS_MAX);
+        while self.partitions.unlinking < most
+            && let Some(unlink) = self.partitions.to_unlink.pop_front()
+        {
+            self.partitions.unlinking += 1;
+            self.start_job(turn, PendingJob::Unlink, Job::Unlink(unlink));
         }
     }
 

@@ -45,6 +45,9 @@ pub(crate) struct Partitions {
     pub(crate) reloads: IdMap<u64, TopicPartition>,
     /// Retired files that wait for their delay.
     pub(crate) unlinks: IdMap<u64, UnlinkJob>,
+    /// Those whose delay is over, and how many are being unlinked.
+    pub(crate) to_unlink: VecDeque<UnlinkJob>,
+    pub(crate) unlinking: usize,
     pub(crate) scratch: Vec<Outcome>,
     pub(crate) spare_results: SpareResults,
 }
@@ -73,6 +76,7 @@ pub(crate) enum PendingJob {
     Seal(TopicPartition),
     Epoch(TopicPartition),
     Retire(TopicPartition),
+    Unlink,
     Close(TopicPartition),
     /// The flag says whether the answer has room for a leader epoch.
     Lookup(OpFrom, bool),
@@ -98,6 +102,8 @@ impl Partitions {
             left_behind: Vec::new(),
             reloads: IdMap::default(),
             unlinks: IdMap::default(),
+            to_unlink: VecDeque::new(),
+            unlinking: 0,
             scratch: Vec::new(),
             spare_results: SpareResults::default(),
         }
