@@ -76,16 +76,16 @@ impl<C: ShardCore> Reactor<C> {
         self.inputs.push_back(Input::IoDone(token, Err(failure)));
     }
 
-    /// How a write to this file goes.
-    fn way(&self, log: &OpenLog, sync: bool) -> Way {
+    /// How a write of so many bytes to this file goes.
+    fn way(&self, log: &OpenLog, bytes: usize, sync: bool) -> Way {
         let way = match self.config.write_strategy {
             WriteStrategy::Inline => Way::Inline,
             WriteStrategy::Ring => Way::Ring,
             WriteStrategy::Uncached => Way::Uncached,
             WriteStrategy::Direct => Way::Direct,
-            WriteStrategy::Auto => match (log.fs, self.shared.writeback.note_write()) {
-                // Nothing is ever written back there.
-                (FileSystem::Tmpfs, _) => Way::Inline,
+            // Nothing is ever written back there.
+            WriteStrategy::Auto if log.fs == FileSystem::Tmpfs => Way::Inline,
+            WriteStrategy::Auto => match (log.fs, self.is_behind(bytes)) {
                 (_, true) => WHEN_BEHIND,
                 // Not where only every so many are synced: a file should keep to one way.
                 (_, false) if sync && log.handle.is_synced() => WHEN_SYNCED,
@@ -99,6 +99,11 @@ impl<C: ShardCore> Reactor<C> {
             Way::Uncached if !log.handle.takes_uncached() => Way::Ring,
             way => way,
         }
+    }
+
+    /// Notes a write; whether write-back is behind.
+    fn is_behind(&self, bytes: usize) -> bool {
+        self.shared.writeback.note_write(bytes as u64)
     }
 
     /// Makes and opens the file beside the shard, then writes: making a file can take as long as
@@ -139,7 +144,7 @@ impl<C: ShardCore> Reactor<C> {
 
     fn start_write(&mut self, token: Token, log: OpenLog, pos: u64, bufs: Vec<Bytes>, sync: bool) {
         let total: usize = bufs.iter().map(Bytes::len).sum();
-        let (mut way, mut write) = (self.way(&log, sync), (log, pos, bufs, sync));
+        let (mut way, mut write) = (self.way(&log, total, sync), (log, pos, bufs, sync));
         if way == Way::Direct {
             match self.start_direct(token, write) {
                 Ok(()) => return,

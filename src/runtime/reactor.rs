@@ -378,10 +378,9 @@ impl<C: ShardCore> Reactor<C> {
     }
 
     fn take_messages(&mut self) {
-        let shared = Arc::clone(&self.shared);
         let mut opened = Vec::new();
         let inputs = &mut self.inputs;
-        self.mesh.receive(&shared, |from, item| match item {
+        self.mesh.receive(&self.shared, |from, item| match item {
             Item::Core(message) => inputs.push_back(Input::Mesh(from, message)),
             Item::Conn(socket, info) => opened.push((socket, info)),
         });
@@ -444,8 +443,7 @@ impl<C: ShardCore> Reactor<C> {
 
     /// Submits, and sleeps if there is nothing to do.
     fn rest(&mut self) -> Result<(), String> {
-        let own = Arc::clone(&self.shared);
-        let own = &own.shards[self.shard.index()];
+        let own = &self.shared.shards[self.shard.index()];
         let jobs_due = self.jobs.needs_turn() || self.jobs.has_ended();
         let inputs_due = !self.inputs.is_empty() || self.has_undelivered();
         let sends_due = !self.dirty.is_empty() || !self.dirty_later.is_empty();

@@ -12,7 +12,7 @@ use crate::jobs::HelperCpus;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
@@ -34,8 +34,12 @@ const CAUGHT_UP_AT: u64 = 40;
 const HOLD_MIN: Duration = Duration::from_secs(1);
 const HOLD_MAX: Duration = Duration::from_secs(60);
 const RELAPSE: Duration = Duration::from_secs(10);
-/// Looks without a write between them, after which the thread sleeps until the next write.
+/// Pauses without a write, after which the thread sleeps until the next write.
 const IDLE_LOOKS: u32 = 10;
+/// While little is dirty it is looked at again only when so much was written, in bytes (a look costs
+/// as much as several writes), or after so many pauses: others write too.
+const LOOK_BYTES: u64 = 32 << 20;
+const PAUSES_MAX: u32 = 10;
 
 /// What the kernel says, in pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,21 +113,25 @@ impl Judge {
 #[derive(Debug, Default)]
 pub(crate) struct Writeback {
     behind: AtomicBool,
-    /// A write came since the last look.
-    written: AtomicBool,
+    /// Bytes of writes that came since the last pause.
+    written: AtomicU64,
     asleep: AtomicBool,
     ended: AtomicBool,
     thread: OnceLock<Thread>,
 }
 
 impl Writeback {
-    /// A log write happens now. True if write-back is behind.
-    pub(crate) fn note_write(&self) -> bool {
-        if !self.written.load(Ordering::Relaxed) {
-            self.written.store(true, Ordering::SeqCst);
+    /// A log write of so many bytes happens now. True if write-back is behind.
+    pub(crate) fn note_write(&self, bytes: u64) -> bool {
+        let before = self.written.load(Ordering::Relaxed);
+        if before == 0 {
+            self.written.store(bytes, Ordering::SeqCst);
             if self.asleep.load(Ordering::SeqCst) {
                 self.wake();
             }
+        } else if before < LOOK_BYTES {
+            // Shards may overwrite each other's counts: it is a hint.
+            self.written.store(before + bytes, Ordering::Relaxed);
         }
         self.behind.load(Ordering::Relaxed)
     }
@@ -159,37 +167,39 @@ impl Writeback {
         let start = Instant::now();
         let mut judge = Judge::default();
         let mut buf = vec![0; VMSTAT_LEN_MAX];
-        let mut idle = 0;
+        let (mut idle, mut pauses, mut bytes) = (0, 0, 0);
+        let (mut behind, mut calm) = (false, false);
         while !self.ended.load(Ordering::SeqCst) {
-            let Some(dirty) = read(file, &mut buf) else {
-                tracing::warn!("{VMSTAT} can't be understood: log writes don't follow write-back");
-                self.behind.store(false, Ordering::Relaxed);
-                return;
-            };
-            let behind = judge.look(start.elapsed(), dirty);
-            if self.behind.swap(behind, Ordering::Relaxed) != behind {
-                tracing::info!(
-                    behind,
-                    percent = dirty.percent(),
-                    "write-back of dirty memory"
-                );
+            if !calm || bytes >= LOOK_BYTES || pauses >= PAUSES_MAX {
+                (pauses, bytes) = (0, 0);
+                let Some(dirty) = read(file, &mut buf) else {
+                    let why = "log writes don't follow write-back";
+                    tracing::warn!("{VMSTAT} can't be understood: {why}");
+                    self.behind.store(false, Ordering::Relaxed);
+                    return;
+                };
+                behind = judge.look(start.elapsed(), dirty);
+                if self.behind.swap(behind, Ordering::Relaxed) != behind {
+                    let percent = dirty.percent();
+                    tracing::info!(behind, percent, "write-back of dirty memory");
+                }
+                calm = !behind && dirty.percent() < CLOSE_AT;
             }
-            idle = match self.written.swap(false, Ordering::SeqCst) {
-                true => 0,
-                false => idle + 1,
-            };
-            let calm = !behind && dirty.percent() < CLOSE_AT;
+            pauses += 1;
+            let written = self.written.swap(0, Ordering::SeqCst);
+            bytes += written;
+            idle = if written > 0 { 0 } else { idle + 1 };
             if idle < IDLE_LOOKS || behind {
                 std::thread::park_timeout(if calm { CALM } else { CLOSE });
                 continue;
             }
             self.asleep.store(true, Ordering::SeqCst);
             // A write between the two would see no sleeper.
-            if !self.written.load(Ordering::SeqCst) && !self.ended.load(Ordering::SeqCst) {
+            if self.written.load(Ordering::SeqCst) == 0 && !self.ended.load(Ordering::SeqCst) {
                 std::thread::park();
             }
             self.asleep.store(false, Ordering::SeqCst);
-            idle = 0;
+            (idle, calm) = (0, false); // others may have written meanwhile
         }
     }
 }
@@ -283,8 +293,8 @@ mod tests {
             assert!(Instant::now() < by, "it does not fall asleep");
             std::thread::yield_now();
         }
-        writeback.note_write();
-        while writeback.written.load(Ordering::SeqCst) {
+        writeback.note_write(1);
+        while writeback.written.load(Ordering::SeqCst) > 0 {
             assert!(Instant::now() < by, "it does not wake");
             std::thread::yield_now();
         }
