@@ -16,7 +16,7 @@ use super::place::{Fs, Place};
 use super::plan::{Plan, Step};
 use super::process::{Managed, Stop};
 use super::progress::Progress;
-use super::scenario::{KEEP, Run, Scenario, Stage};
+use super::scenario::{KEEP, Run, Scenario, Stage, Trouble};
 use super::trouble::Disturbance;
 use super::warm::Slices;
 
@@ -324,7 +324,7 @@ impl Engine {
         step: &Step,
         scenario: &'static Scenario,
         place: &Place,
-        broker: &Broker,
+        broker: &mut Broker,
     ) -> Result<Outcome> {
         match scenario.run {
             Run::Load(args) => self.load(step, scenario, strings(args), broker, place),
@@ -357,6 +357,9 @@ impl Engine {
                 load.config = strings(KEEP);
                 self.client(&load, broker, Some(place))?;
                 delete_topics(&broker.address, &[&topic], None, &self.stop)?;
+                if trouble == Trouble::Recovery {
+                    self.restart_to_recover(step, broker)?;
+                }
                 let disturbance = Disturbance::begin(trouble, &broker.address)?;
                 let outcome = self.load(step, scenario, strings(args), broker, place)?;
                 disturbance.end().context("the trouble itself")?;

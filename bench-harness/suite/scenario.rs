@@ -69,6 +69,8 @@ pub enum Trouble {
     SlowConsumers,
     /// A topic of many partitions is created, written to and deleted again and again.
     TopicChurn,
+    /// The broker was killed with a GiB that it has to recover, and has just begun to serve again.
+    Recovery,
 }
 
 /// When a scenario runs.
@@ -176,6 +178,15 @@ const RETENTION_STORM: &[&str] = &[
     "file.delete.delay.ms=0",
     "retention.ms=-1",
 ];
+/// An index entry per batch, and the log flushed with its indexes twice a second.
+const INDEX_STORM: &[&str] = &[
+    "retention.bytes=67108864",
+    "segment.bytes=1048576",
+    "file.delete.delay.ms=0",
+    "retention.ms=-1",
+    "index.interval.bytes=1",
+    "flush.ms=500",
+];
 const KEEP_ALL: &[&str] = &["segment.bytes=16777216", "retention.ms=-1"];
 const MANY: &[&str] = &["retention.ms=-1", "segment.bytes=16777216"];
 /// 10 GiB over 8 partitions.
@@ -238,6 +249,37 @@ const TAILED: &[&str] = &[
     "1000",
     "--batch-bytes",
     "16384",
+    "--partitions",
+    "4",
+    "--connections",
+    "4",
+];
+
+/// The same from the first request on.
+const TAILED_AT_ONCE: &[&str] = &[
+    "mixed",
+    "--tail",
+    "--rate",
+    "1000",
+    "--batch-bytes",
+    "16384",
+    "--partitions",
+    "4",
+    "--connections",
+    "4",
+    "--warmup",
+    "0",
+];
+/// Single records of 200 B at 4,000/s with a tail reader of each partition.
+const TAILED_SMALL: &[&str] = &[
+    "mixed",
+    "--tail",
+    "--rate",
+    "4000",
+    "--batch-bytes",
+    "1",
+    "--record-bytes",
+    "200",
     "--partitions",
     "4",
     "--connections",

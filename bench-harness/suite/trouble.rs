@@ -21,6 +21,11 @@ const SLOW_REQUESTS: usize = 32;
 /// Partitions of a topic that comes and goes.
 const CHURN_PARTITIONS: i32 = 64;
 const CHURN_PAUSE: Duration = Duration::from_secs(1);
+/// Partitions to be recovered, bytes of each, and a segment that holds them all: nothing of it is
+/// sealed or synced by then.
+const RECOVER_PARTITIONS: i32 = 4;
+const RECOVER_BYTES: u64 = 256 << 20;
+const RECOVER_CONFIG: &[(&str, &str)] = &[("segment.bytes", "1073741824"), ("retention.ms", "-1")];
 
 /// What goes on until this is dropped.
 #[derive(Debug, Default)]
@@ -36,7 +41,7 @@ impl Disturbance {
     /// The broker refused.
     pub fn begin(trouble: Trouble, address: &str) -> Result<Self> {
         match trouble {
-            Trouble::Itself => Ok(Self::default()),
+            Trouble::Itself | Trouble::Recovery => Ok(Self::default()),
             Trouble::SlowConsumers => Ok(Self {
                 held: slow_consumers(address)?,
                 churn: None,
@@ -80,6 +85,26 @@ impl Drop for Disturbance {
 fn configs() -> Vec<(String, String)> {
     let pairs = KEEP.iter().filter_map(|c| c.split_once('='));
     pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+}
+
+/// Fills a topic that a broker has to recover when it is killed after this.
+///
+/// # Errors
+/// The broker refused.
+pub fn fill_to_recover(address: &str) -> Result<()> {
+    let topic = "flumen-bench-trouble-recover";
+    let pairs = RECOVER_CONFIG.iter();
+    let configs: Vec<(String, String)> = pairs
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect();
+    let mut admin = Admin::connect(resolve(address)?)?;
+    admin.create_topic(topic, RECOVER_PARTITIONS, &configs)?;
+    let made = batch(records_for(65_536, 1000), 1000, 1_700_000_000_000)?;
+    for partition in 0..RECOVER_PARTITIONS {
+        let produce = frames::produce(topic, &[partition], &made.bytes, -1)?;
+        admin.fill(&produce, RECOVER_BYTES)?;
+    }
+    Ok(())
 }
 
 fn slow_consumers(address: &str) -> Result<Vec<TcpStream>> {

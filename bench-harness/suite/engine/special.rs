@@ -1,16 +1,23 @@
 //! What is not simply a client on a warm broker: limits, the disk, starts, two shards.
 
 use std::fs;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::{Engine, first_produce, folder, strings, unreachable_run};
 use crate::report::{Latency, Report};
+use crate::suite::broker::Broker;
 use crate::suite::disk;
 use crate::suite::measure::{Outcome, START};
 use crate::suite::place::{Fs, Place};
 use crate::suite::plan::Step;
 use crate::suite::scenario::{Run, Scenario};
+use crate::suite::trouble;
+
+/// Longest time until the port of a killed broker is free.
+const FREED_MAX: Duration = Duration::from_secs(5);
 
 impl Engine {
     /// The same client against each probe of a scenario; the better one's report is kept.
@@ -88,6 +95,24 @@ impl Engine {
         let path = self.raw.join(folder(scenario, step.fs)).join(file);
         fs::write(path, serde_json::to_string(&report)?)?;
         Ok(Outcome::Run(Box::new(report)))
+    }
+
+    /// Gives the broker something to recover, kills it, and starts it again. Returns when it serves
+    /// a new topic.
+    pub(super) fn restart_to_recover(&self, step: &Step, broker: &mut Broker) -> Result<()> {
+        ensure!(step.variant.is_broker(), "only a broker of ours is killed");
+        let address = broker.address.clone();
+        trouble::fill_to_recover(&address).context("what is to be recovered")?;
+        std::mem::replace(broker, Broker::remote(&address)).kill();
+        // The kernel lets go of a killed process's sockets a little later.
+        let begun = Instant::now();
+        while TcpStream::connect(&address).is_ok() && begun.elapsed() < FREED_MAX {
+            self.stop.sleep(Duration::from_millis(10))?;
+        }
+        let cpu = self.programs.broker_cpu.to_string();
+        *broker = self.programs.start(&step.variant, &cpu, &self.stop)?;
+        first_produce(&address, ("flumen-bench-trouble-ready", 1), true, &self.stop)?;
+        Ok(())
     }
 
     /// From the process's start to the first acknowledged produce.

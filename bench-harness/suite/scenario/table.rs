@@ -430,6 +430,35 @@ pub const SCENARIOS: &[Scenario] = &[
         ..SOUND
     },
     Scenario {
+        name: "trouble-index",
+        about: "200 B at 4,000/s with tail readers; an index entry per batch, flushed twice a second",
+        run: Run::Trouble {
+            args: TAILED_SMALL,
+            calm: TAILED_SMALL,
+            trouble: Trouble::Itself,
+        },
+        topic: INDEX_STORM,
+        fs: DISK,
+        main: Measure::P99,
+        floors: UNDISTURBED_BOTH,
+        stage: Stage::Once { seconds: 60 },
+        ..SOUND
+    },
+    Scenario {
+        name: "trouble-recovery",
+        about: "16 KiB at 1,000/s with tail readers right after a kill, with a GiB to be recovered",
+        run: Run::Trouble {
+            args: TAILED_AT_ONCE,
+            calm: TAILED,
+            trouble: Trouble::Recovery,
+        },
+        fs: DISK,
+        main: Measure::P99,
+        floors: UNDISTURBED_BOTH,
+        stage: Stage::Once { seconds: 60 },
+        ..SOUND
+    },
+    Scenario {
         name: "trouble-cold",
         about: "16 KiB at 1,000/s beside cold catch-up readers for a minute",
         run: Run::Trouble {
