@@ -57,6 +57,10 @@ scenarios! {
     "fetch/8-partitions" "8 partitions of 16 KiB each, from memory" fetch_many(64);
     "fetch/parks-and-wakes" "a fetch that waits, and the produce of 100 B that wakes it" tail(1, 128);
     "fetch/10-parked" "10 fetches that wait, and the produce of 100 B that wakes them" tail(10, 32);
+    "fetch/session-waits" "a fetch of a session that waits, and the produce of 100 B that wakes it"
+        session(1, 500, 128);
+    "fetch/session-1000" "a produce of 100 B, and a fetch of a session of 1,000 partitions after it"
+        session(1000, 0, 64);
     "group/heartbeat" "a classic member's heartbeat" heartbeat(256);
     "hop/produce-100b-home" "1 record of 100 B for another shard: connection's side"
         hop(1, 100, Counted::Only(0), 256);
@@ -282,6 +286,45 @@ fn tail(consumers: usize, n: u32) -> u64 {
         settled(node, consumers + 1, 0)
     });
     counted / (consumers as u64 + 1)
+}
+
+/// A consumer with a session, and a producer to its partitions in turns: before each fetch, or
+/// while that waits.
+fn session(partitions: i32, wait_ms: i32, n: u32) -> u64 {
+    let (mut node, clients) = one_shard(2, partitions);
+    let records = built(100);
+    let all: Vec<(i32, i64)> = (0..partitions).map(|p| (p, 0)).collect();
+    let mut open = fetch_request(&all, 64 * KIB, 0);
+    open.session_epoch = 0;
+    let r: wire::FetchResponse<'_> = node.call(clients[0], &open, FETCH);
+    assert_ne!(r.session_id, 0);
+    let (mut epoch, mut ends) = (0, vec![0; partitions as usize]);
+    let mut last: Option<i32> = None;
+    rounds(&mut node, Counted::All, n, |node| {
+        epoch += 1;
+        let partition = epoch * 7 % partitions;
+        // The position has moved on where the last answer had data.
+        let moved: Vec<(i32, i64)> = last.iter().map(|p| (*p, ends[*p as usize])).collect();
+        let mut request = fetch_request(&moved, 64 * KIB, wait_ms);
+        (request.session_id, request.session_epoch) = (r.session_id, epoch);
+        if moved.is_empty() {
+            request.topics.clear();
+        }
+        let produce = produce_request(&[partition], &records);
+        if wait_ms > 0 {
+            node.offer(clients[0], &request, FETCH);
+            settled(node, 0, 0);
+            node.offer(clients[1], &produce, PRODUCE);
+        } else {
+            node.offer(clients[1], &produce, PRODUCE);
+            settled(node, 1, 0);
+            node.offer(clients[0], &request, FETCH);
+        }
+        last = Some(partition);
+        ends[partition as usize] += 1;
+        settled(node, if wait_ms > 0 { 2 } else { 1 }, 100);
+        1
+    })
 }
 
 fn heartbeat(n: u32) -> u64 {

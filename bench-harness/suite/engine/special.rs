@@ -111,7 +111,12 @@ impl Engine {
         }
         let cpu = self.programs.broker_cpu.to_string();
         *broker = self.programs.start(&step.variant, &cpu, &self.stop)?;
-        first_produce(&address, ("flumen-bench-trouble-ready", 1), true, &self.stop)?;
+        first_produce(
+            &address,
+            ("flumen-bench-trouble-ready", 1),
+            true,
+            &self.stop,
+        )?;
         Ok(())
     }
 
