@@ -86,6 +86,8 @@ pub struct Quorum {
     bytes_since_snapshot: u64,
     failure: Option<String>,
     failure_announced: bool,
+    /// Something was done since the last [`Quorum::poll`].
+    touched: bool,
 }
 
 impl Quorum {
@@ -194,6 +196,7 @@ impl Quorum {
             snapshot_running: None,
             failure: None,
             failure_announced: false,
+            touched: true,
         };
         quorum.follow_leadership();
         Ok(quorum)
@@ -234,6 +237,7 @@ impl Quorum {
         if self.node.raft.state != StateRole::Leader {
             return Err(ProposeError::NotLeader);
         }
+        self.touched = true;
         let index = self.node.raft.raft_log.last_index() + 1;
         // Applied in place: nobody shares the latest image within a turn, so that many proposals
         // copy its maps once.
@@ -259,6 +263,9 @@ impl Quorum {
     /// Appends what there is to do to `out`. Call it at the end of every turn in which anything
     /// else was called.
     pub fn poll(&mut self, out: &mut Vec<Effect>) {
+        if !std::mem::take(&mut self.touched) {
+            return; // nearly every turn: to ask the raft crate costs more
+        }
         // While a frame is written, proposals gather in the raft crate and become one frame
         // together.
         while self.failure.is_none() && self.writing.is_none() && self.node.has_ready() {
@@ -279,6 +286,7 @@ impl Quorum {
         let Some(number) = self.writing.take() else {
             return;
         };
+        self.touched = true;
         match result {
             Ok(()) => self.node.on_persist_ready(number),
             // What is on disk is unknown now, and no write may follow a failed sync: only a restart
@@ -293,6 +301,7 @@ impl Quorum {
         let Some((index, term)) = self.snapshot_running.take() else {
             return;
         };
+        self.touched = true;
         // Also after a failure: it is tried again only when the log has grown once more.
         self.bytes_since_snapshot = 0;
         let Ok(removed) = result else {
@@ -312,6 +321,7 @@ impl Quorum {
     /// Time passes (elections and heartbeats of a larger group).
     pub fn tick(&mut self, _now: Now) {
         if self.failure.is_none() && self.next_deadline().is_some() {
+            self.touched = true;
             self.node.tick();
         }
     }

@@ -340,26 +340,19 @@ impl Partition {
         });
     }
 
-    /// Wakes `from` when what it waits for is so; at once if it is.
-    pub(crate) fn watch(
-        &mut self,
-        from: OpFrom,
-        op: WatchOp,
-        watches: &mut Watches,
-        out: &mut Vec<Outcome>,
-    ) {
+    /// Has `from` told when what it waits for is so. False if it is already, or there is no log.
+    pub(crate) fn watch(&mut self, from: OpFrom, op: WatchOp, watches: &mut Watches) -> bool {
         let Some(log) = self.log() else {
-            out.push(Outcome::Result(from, OpResult::Wake(u64::MAX)));
-            return;
+            return false;
         };
         let (high, start) = (log.written_end_offset().0, log.log_start_offset().0);
         if op.is_due(high, start) {
-            out.push(Outcome::Result(from, OpResult::Wake(u64::MAX)));
-            return;
+            return false;
         }
         let size = log.size_bytes();
         let watch = Watch { from, op, size };
         watches.add(&mut self.watches, self.tp, watch);
+        true
     }
 
     /// Starts a read: the checks, then the log's plan.

@@ -180,7 +180,7 @@ impl Shard {
                 let step = p.read(&op, &mut self.partitions.spare_results);
                 self.read_step(turn, from, tp, op, step);
             }
-            PartitionOp::Watch(op) => self.watch(turn, from, tp, op),
+            PartitionOp::Watch(op) => self.watch(from, tp, op),
             PartitionOp::ListOffset(op) => self.list_offset(turn, from, tp, &op),
             op => {
                 let result = simple_op(p, &op);

@@ -1,7 +1,7 @@
 //! Reads and watches of this shard's own partitions, for fetches of its own connections.
 
 use crate::Shard;
-use crate::ops::{OpFrom, PartitionOp, ReadOp, ReadResult, WatchOp};
+use crate::ops::{OpFrom, OpResult, PartitionOp, ReadOp, ReadResult, WatchOp};
 use crate::partition::{Partition, ReadStep};
 use crate::partitions::Partitions;
 use crate::turn::Turn;
@@ -70,18 +70,13 @@ impl Shard {
         }
     }
 
-    /// Begins a watch of a partition of this shard; one that has news at once only tells them.
-    pub(crate) fn watch(
-        &mut self,
-        turn: &mut Turn<'_>,
-        from: OpFrom,
-        tp: TopicPartition,
-        op: WatchOp,
-    ) {
-        if let Some(p) = self.partitions.map.get_mut(&tp) {
-            let mut out = std::mem::take(&mut self.partitions.scratch);
-            p.watch(from, op, &mut self.partitions.watches, &mut out);
-            self.carry_outcomes(turn, out);
+    /// Begins a watch of a partition of this shard. Where there is news at once, or no log, that is
+    /// told: a read says more.
+    pub(crate) fn watch(&mut self, from: OpFrom, tp: TopicPartition, op: WatchOp) {
+        let watches = &mut self.partitions.watches;
+        let p = self.partitions.map.get_mut(&tp);
+        if !p.is_some_and(|p| p.watch(from, op, watches)) {
+            self.outbox.result(from, OpResult::Wake(u64::MAX));
         }
     }
 

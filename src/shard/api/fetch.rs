@@ -23,7 +23,7 @@
 
 use crate::ops::{
     OF_GROUPS, OF_SESSIONS, Op, OpFrom, OpReply, OpRequest, OpResult, PartitionOp, ReadOp,
-    ReadResult, WatchOp,
+    ReadResult,
 };
 use crate::request::{Reply, ReplyTo, Request};
 use crate::session::{self, FetchPartition, Mode, Reads, Said, TopicKey};
@@ -409,7 +409,7 @@ impl Shard {
         let had: u64 = results().map(|r| r.bytes() as u64).sum();
         let urgent = results().any(|r| !r.error.is_none() || r.diverging.is_some());
         let late = fetch.deadline <= turn.now.mono || self.life.is_stopping();
-        let nothing = fetch.wants.is_empty() && fetch.mode == Mode::Sessionless;
+        let nothing = fetch.wants.is_empty() && !matches!(fetch.mode, Mode::Incremental(_));
         if had >= fetch.min_bytes || urgent || late || nothing {
             return self.answer_fetch(turn, id, fetch);
         }
@@ -420,10 +420,10 @@ impl Shard {
                     return self.read_wants(turn, id, fetch);
                 }
                 for want in &fetch.wants {
-                    self.watch_for_session(turn, session, want);
+                    self.watch_for_session(session, want);
                 }
             }
-            Mode::Sessionless | Mode::Full => self.watch_wants(turn, id, had, &mut fetch),
+            Mode::Sessionless | Mode::Full => self.watch_wants(id, had, &mut fetch),
         }
         fetch.phase = Phase::Waiting { had };
         if fetch.timer.is_none() {

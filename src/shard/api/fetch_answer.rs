@@ -53,7 +53,7 @@ impl Shard {
             Mode::Sessionless => 0,
             Mode::Full => self.make_session(turn, &mut fetch),
             Mode::Incremental(session) if self.sessions.is_current(session, id) => {
-                self.note_in_session(turn, session, &mut fetch.wants, true);
+                self.note_in_session(session, &mut fetch.wants, true);
                 self.sessions.fetch_ended(session);
                 session
             }
@@ -74,7 +74,7 @@ impl Shard {
             for want in &mut fetch.wants {
                 want.slot = self.sessions.add(id, want.want.clone());
             }
-            self.note_in_session(turn, id, &mut fetch.wants, false);
+            self.note_in_session(id, &mut fetch.wants, false);
         }
         self.tidy_sessions(turn);
         id
@@ -82,13 +82,7 @@ impl Shard {
 
     /// Remembers in the session what is answered, and which partitions its next fetch has to read;
     /// the others are watched. With `only_changes`, takes the results away that say nothing new.
-    fn note_in_session(
-        &mut self,
-        turn: &mut Turn<'_>,
-        session: i32,
-        wants: &mut [Want],
-        only_changes: bool,
-    ) {
+    fn note_in_session(&mut self, session: i32, wants: &mut [Want], only_changes: bool) {
         for want in wants.iter().rev() {
             self.sessions.was_read(session, want.slot);
             if want.result.is_none() || want.cut {
@@ -103,7 +97,7 @@ impl Shard {
             if answered.is_news() {
                 self.sessions.due_last(session, want.slot);
             } else if !want.cut {
-                self.watch_for_session(turn, session, want);
+                self.watch_for_session(session, want);
             }
             if only_changes
                 && !changed

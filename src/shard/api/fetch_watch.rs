@@ -14,7 +14,7 @@ fn session_number(session: i32) -> u64 {
 
 impl Shard {
     /// Has the owners tell this fetch when its partitions grow.
-    pub(super) fn watch_wants(&mut self, turn: &mut Turn<'_>, id: u64, had: u64, fetch: &mut Fetch) {
+    pub(super) fn watch_wants(&mut self, id: u64, had: u64, fetch: &mut Fetch) {
         let once = had.saturating_add(1) >= fetch.min_bytes;
         for (index, want) in (0..).zip(&mut fetch.wants) {
             let (Ok(tp), Some(result), false) = (want.tp, &want.result, want.watched) else {
@@ -26,12 +26,12 @@ impl Shard {
                 log_start: None,
                 once,
             };
-            self.begin_watch(turn, tp, (id, index), op);
+            self.begin_watch(tp, (id, index), op);
         }
     }
 
     /// Has the owner of a partition that was read tell the session of news.
-    pub(super) fn watch_for_session(&mut self, turn: &mut Turn<'_>, session: i32, want: &Want) {
+    pub(super) fn watch_for_session(&mut self, session: i32, want: &Want) {
         let (Ok(tp), Some(result)) = (want.tp, &want.result) else {
             return;
         };
@@ -42,20 +42,23 @@ impl Shard {
                 log_start: Some(result.log_start),
                 once: true,
             };
-            self.begin_watch(turn, tp, (session_number(session), want.slot), op);
+            self.begin_watch(tp, (session_number(session), want.slot), op);
         }
     }
 
-    fn begin_watch(
-        &mut self,
-        turn: &mut Turn<'_>,
-        tp: TopicPartition,
-        (gather, index): (u64, u32),
-        op: WatchOp,
-    ) {
+    fn begin_watch(&mut self, tp: TopicPartition, (gather, index): (u64, u32), op: WatchOp) {
         let owner = self.owner(tp);
-        let op = Op::Partition(tp, PartitionOp::Watch(op));
-        self.send_op(turn, owner, gather, index, op);
+        if owner == self.id {
+            let from = OpFrom {
+                shard: owner,
+                gather,
+                index,
+            };
+            self.watch(from, tp, op);
+        } else {
+            let op = Op::Partition(tp, PartitionOp::Watch(op));
+            self.outbox.op(owner, OpRequest { gather, index, op });
+        }
     }
 
     fn end_watch(&mut self, tp: TopicPartition, gather: u64, index: u32) {
