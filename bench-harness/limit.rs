@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -151,7 +151,7 @@ pub struct Server {
     topics: Topics,
     input: Vec<u8>,
     pieces: Vec<Piece>,
-    helper: Sender<Removed>,
+    helper: SyncSender<Removed>,
     syncer: Option<Syncer>,
     dirty: Vec<Arc<File>>,
 }

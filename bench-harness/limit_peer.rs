@@ -13,7 +13,7 @@ use crate::frames::{self, FETCH_VERSION, Fields, PRODUCE_VERSION};
 use crate::limit::{Kind, Topics};
 use crate::limit_answers::{CORRELATION_AT, FetchHead, produced, set_up};
 use crate::limit_store::{Log, Piece, Removed, Slot};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::SyncSender;
 
 /// Before a batch's bytes that are not covered by its checksum are past.
 const UNCOVERED_BYTES: usize = 21;
@@ -79,7 +79,7 @@ pub struct Shared<'a> {
     /// Writes of this read.
     pub pieces: &'a mut Vec<Piece>,
     /// Removes segments.
-    pub helper: &'a Sender<Removed>,
+    pub helper: &'a SyncSender<Removed>,
 }
 
 impl Peer {

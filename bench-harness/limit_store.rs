@@ -7,7 +7,7 @@ use std::io::IoSlice;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result, ensure};
@@ -19,6 +19,9 @@ const SEGMENT_BYTES: u64 = 16 << 20;
 const KEPT_SEGMENTS: usize = 4;
 /// Slices of one vectored write.
 const SLICES: usize = 64;
+/// Segments that may wait for their removal. Beyond that the probe waits too: what is written and
+/// not yet removed must not fill the disk, nor memory until the kernel begins to write it back.
+const REMOVED_WAITING: usize = 16;
 /// Threads that sync files at the same time.
 const SYNC_THREADS: usize = 16;
 
@@ -112,7 +115,7 @@ impl Log {
         &mut self,
         bytes: u64,
         records: i64,
-        helper: &Sender<Removed>,
+        helper: &SyncSender<Removed>,
     ) -> Result<(Slot, i64)> {
         let full = self.filled > 0 && self.filled + bytes > SEGMENT_BYTES;
         if self.oldest != Oldest::Kept && full {
@@ -132,7 +135,7 @@ impl Log {
         Ok((slot, base))
     }
 
-    fn roll(&mut self, helper: &Sender<Removed>) -> Result<()> {
+    fn roll(&mut self, helper: &SyncSender<Removed>) -> Result<()> {
         if self.dirty {
             self.ended.push(Arc::clone(&self.file));
         }
@@ -264,8 +267,8 @@ pub struct Removed {
 }
 
 /// The thread that removes segments: freeing their pages takes as long as writing them.
-pub fn remover() -> Sender<Removed> {
-    let (to, from): (Sender<Removed>, Receiver<Removed>) = channel();
+pub fn remover() -> SyncSender<Removed> {
+    let (to, from): (SyncSender<Removed>, Receiver<Removed>) = sync_channel(REMOVED_WAITING);
     std::thread::spawn(move || {
         for removed in from {
             // What cannot be removed is the caller's directory to clean up.

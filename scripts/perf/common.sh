@@ -15,7 +15,8 @@ Options of every script:
   --out DIR       where the result goes (/tmp/flumen-perf-<time>)
   --seconds N     how long to look (5)
   --load NAME     tiny: 1 x 100 B; 16k (default), 64k, 8x16k: produce; fetch64k: catch-up reads;
-                  lat16k: 3,000 x 16 KiB per second; idle: none
+                  lat16k: 3,000 x 16 KiB per second; e2e1k: 1,000 x 1 KiB per second with a waiting
+                  consumer; fanout100: 100 of those; idle: none
   --shards N      shards of the broker that is started (1)
   --shard N       the shard to look at (0); requests are always those of the whole broker
 Environment:
@@ -151,6 +152,8 @@ load_args() {
     64k) echo produce --record-bytes 1000 --batch-bytes 65536 ;;
     8x16k) echo produce --record-bytes 1000 --batch-bytes 16384 --partitions-per-request 8 ;;
     lat16k) echo produce --record-bytes 1000 --batch-bytes 16384 --rate 3000 ;;
+    e2e1k) echo end-to-end --record-bytes 1024 --rate 1000 --partitions 1 ;;
+    fanout100) echo fan-out --batch-bytes 16384 --partitions 1 --rate 100 --consumers 100 ;;
     fetch64k) echo fetch --record-bytes 1000 --batch-bytes 16384 --fetch-bytes 65536 \
       --connections 4 --partitions 4 ;;
     *) die "unknown load $LOAD" ;;
