@@ -185,7 +185,7 @@ fn only_partitions_with_news_are_answered_until_they_are_read() {
         let (mut s, lines) = Session::open(&mut d, a, 20);
         assert_eq!(lines.len(), 20);
         assert_eq!(watches(&mut d), 20);
-        assert_eq!(s.fetch(&mut d, a, &[], &[]), []);
+        assert!(s.fetch(&mut d, a, &[], &[]).is_empty());
         produce(&mut d, a, 7, 100);
         produce(&mut d, a, 13, 100);
         let lines = s.fetch(&mut d, a, &[], &[]);
@@ -194,8 +194,8 @@ fn only_partitions_with_news_are_answered_until_they_are_read() {
         // Not moved on: the same data comes again.
         assert_eq!(s.fetch(&mut d, a, &[], &[]), lines);
         assert_eq!(s.fetch(&mut d, a, &[(7, 1)], &[]), lines[1..]);
-        assert_eq!(s.fetch(&mut d, a, &[(13, 1)], &[]), []);
-        assert_eq!(s.fetch(&mut d, a, &[], &[]), []);
+        assert!(s.fetch(&mut d, a, &[(13, 1)], &[]).is_empty());
+        assert!(s.fetch(&mut d, a, &[], &[]).is_empty());
         assert_eq!(watches(&mut d), 20);
         // Back to where there is data.
         assert_eq!(s.fetch(&mut d, a, &[(7, 0)], &[]), lines[..1]);
@@ -203,7 +203,7 @@ fn only_partitions_with_news_are_answered_until_they_are_read() {
         let beyond = [(7, 1, 0)];
         assert_eq!(s.fetch(&mut d, a, &[(7, 9)], &[]), beyond);
         assert_eq!(s.fetch(&mut d, a, &[], &[]), beyond);
-        assert_eq!(s.fetch(&mut d, a, &[], &[7]), []);
+        assert!(s.fetch(&mut d, a, &[], &[7]).is_empty());
         assert_eq!(watches(&mut d), 19);
         s.epoch = -1;
         s.fetch(&mut d, a, &[], &[]);
@@ -218,18 +218,20 @@ fn a_waiting_session_wakes_with_the_partition_that_grew() {
         create(&mut d, a, 8);
         let (mut s, _) = Session::open(&mut d, a, 8);
         s.wait_ms = 500;
-        for (n, offset) in [(3, 0), (3, 1), (6, 0)] {
-            let id = d.send(a, &s.request(&[(n, offset)], &[]), VERSION);
+        let moves: [(i32, &[(i32, i64)]); 3] =
+            [(3, &[(3, 0)]), (3, &[(3, 1)]), (6, &[(3, 2), (6, 0)])];
+        for (n, named) in moves {
+            let id = d.send(a, &s.request(named, &[]), VERSION);
             assert_eq!(s.answer(&mut d, a, id), None);
             produce(&mut d, b, n, 50);
             let lines = s.answer(&mut d, a, id).unwrap();
             assert_eq!((lines.len(), lines[0].0), (1, n));
         }
-        let id = d.send(a, &s.request(&[(3, 2), (6, 1)], &[]), VERSION);
+        let id = d.send(a, &s.request(&[(6, 1)], &[]), VERSION);
         d.run_for_ms(499);
         assert_eq!(s.answer(&mut d, a, id), None);
         d.run_for_ms(2);
-        assert_eq!(s.answer(&mut d, a, id).unwrap(), []);
+        assert!(s.answer(&mut d, a, id).unwrap().is_empty());
         assert_eq!(watches(&mut d), 8);
     });
 }
@@ -283,7 +285,7 @@ fn deleted_records_and_topics_are_news() {
         create(&mut d, a, 4);
         produce(&mut d, a, 2, 10);
         let (mut s, _) = Session::open(&mut d, a, 4);
-        assert_eq!(s.fetch(&mut d, a, &[(2, 1)], &[]), []);
+        assert!(s.fetch(&mut d, a, &[(2, 1)], &[]).is_empty());
         let request = wire::DeleteRecordsRequest {
             topics: vec![wire::delete_records_request::DeleteRecordsTopic {
                 name: "t".into(),
@@ -297,7 +299,7 @@ fn deleted_records_and_topics_are_news() {
         let r: wire::DeleteRecordsResponse<'_> = d.call(a, &request, 2);
         assert_eq!(r.topics[0].partitions[0].error_code, 0);
         assert_eq!(s.fetch(&mut d, a, &[], &[]), [(2, 0, 0)]); // its log starts elsewhere
-        assert_eq!(s.fetch(&mut d, a, &[], &[]), []);
+        assert!(s.fetch(&mut d, a, &[], &[]).is_empty());
         let delete = wire::DeleteTopicsRequest {
             topics: vec![wire::delete_topics_request::DeleteTopicState {
                 name: Some("t".into()),
@@ -318,7 +320,7 @@ fn deleted_records_and_topics_are_news() {
         let lines = s.fetch(&mut d, a, &[], &[]);
         assert_eq!(lines.len(), 4);
         assert!(lines.iter().any(|l| l.0 == 1 && l.2 > 0), "{lines:?}");
-        assert_eq!(s.fetch(&mut d, a, &[(1, 1)], &[]), []);
+        assert!(s.fetch(&mut d, a, &[(1, 1)], &[]).is_empty());
         assert_eq!(watches(&mut d), 4);
     });
 }
