@@ -98,35 +98,52 @@ impl Conn {
         answer: Option<Response>,
         fx: &mut Effects,
     ) {
-        let index = seq.checked_sub(self.first).map(|n| n as usize);
-        let Some(slot) = index.and_then(|n| self.slots.get_mut(n)) else {
+        let Some(index) = seq.checked_sub(self.first).map(|n| n as usize) else {
+            return;
+        };
+        let Some(slot) = self.slots.get_mut(index) else {
             return;
         };
         debug_assert!(matches!(slot.state, SlotState::Waiting), "answered twice");
-        slot.state = answer.map_or(SlotState::Silent, SlotState::Ready);
-        self.flush(id, fx);
-    }
-
-    fn flush(&mut self, id: ConnId, fx: &mut Effects) {
-        while let Some(slot) = self.slots.front() {
-            if matches!(slot.state, SlotState::Waiting) {
-                break;
-            }
-            let Some(slot) = self.slots.pop_front() else {
-                break;
+        if index > 0 {
+            slot.state = answer.map_or(SlotState::Silent, SlotState::Ready);
+            return;
+        }
+        // The oldest leaves at once, and those behind it that are ready.
+        let frame_bytes = slot.frame_bytes;
+        self.slots.pop_front();
+        self.leave(id, frame_bytes, answer, fx);
+        while let Some(slot) = self.slots.front_mut() {
+            let answer = match std::mem::replace(&mut slot.state, SlotState::Waiting) {
+                SlotState::Waiting => break,
+                SlotState::Ready(response) => Some(response),
+                SlotState::Silent => None,
             };
-            self.first += 1;
-            self.frame_bytes = self.frame_bytes.saturating_sub(slot.frame_bytes);
-            if let SlotState::Ready(response) = slot.state
-                && !self.closing
-            {
-                let bytes = response.bytes_in_memory();
-                self.unsent.push_back(bytes);
-                self.unsent_bytes += bytes;
-                fx.push(Effect::Send(id, response));
-            }
+            let frame_bytes = slot.frame_bytes;
+            self.slots.pop_front();
+            self.leave(id, frame_bytes, answer, fx);
         }
         self.update_reading(id, fx);
+    }
+
+    /// The oldest slot is gone: its answer leaves.
+    fn leave(
+        &mut self,
+        id: ConnId,
+        frame_bytes: usize,
+        answer: Option<Response>,
+        fx: &mut Effects,
+    ) {
+        self.first += 1;
+        self.frame_bytes = self.frame_bytes.saturating_sub(frame_bytes);
+        if let Some(response) = answer
+            && !self.closing
+        {
+            let bytes = response.bytes_in_memory();
+            self.unsent.push_back(bytes);
+            self.unsent_bytes += bytes;
+            fx.push(Effect::Send(id, response));
+        }
     }
 
     /// So many answers have left completely.
