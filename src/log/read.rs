@@ -182,6 +182,12 @@ impl Log {
         }
     }
 
+    /// Base offset of the active segment and the bytes written to it.
+    pub fn end_position(&self) -> (i64, u64) {
+        let active = self.segments.back();
+        active.map_or((0, 0), |segment| (segment.base_offset, segment.written))
+    }
+
     fn read_bound(&self, request: &ReadRequest) -> i64 {
         request.upper_bound.0.min(self.written_end)
     }

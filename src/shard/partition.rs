@@ -306,12 +306,16 @@ impl Partition {
             return 0;
         };
         let (high, start) = (log.written_end_offset().0, log.log_start_offset().0);
-        let size = log.size_bytes();
+        let (segment, end) = log.end_position();
         watches.wake(
             &mut self.watches,
             |watch| watch.op.is_due(high, start),
             |watch| {
-                let added = size.saturating_sub(watch.size).max(1);
+                // How much it is beyond a roll is not worth to be known: a read tells.
+                let added = match watch.at {
+                    (same, at) if same == segment => end.saturating_sub(at).max(1),
+                    _ => u64::MAX,
+                };
                 out.push(Outcome::Result(watch.from, OpResult::Wake(added)));
             },
         )
@@ -349,8 +353,8 @@ impl Partition {
         if op.is_due(high, start) {
             return false;
         }
-        let size = log.size_bytes();
-        let watch = Watch { from, op, size };
+        let at = log.end_position();
+        let watch = Watch { from, op, at };
         watches.add(&mut self.watches, self.tp, watch);
         true
     }

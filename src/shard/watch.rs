@@ -35,8 +35,8 @@ impl Default for WatchList {
 pub(crate) struct Watch {
     pub(crate) from: OpFrom,
     pub(crate) op: WatchOp,
-    /// Size of the log when it began.
-    pub(crate) size: u64,
+    /// Active segment and its size when it began.
+    pub(crate) at: (i64, u64),
 }
 
 #[derive(Debug)]
@@ -181,7 +181,11 @@ mod tests {
             gather,
             index: 0,
         };
-        Watch { from, op, size: 0 }
+        Watch {
+            from,
+            op,
+            at: (0, 0),
+        }
     }
 
     fn woken(watches: &mut Watches, list: &mut WatchList, end: i64) -> Vec<u64> {
