@@ -446,7 +446,7 @@ impl Shard {
     pub(crate) fn fetch_timed_out(&mut self, turn: &mut Turn<'_>, id: u64) {
         let waiting = |f: &mut Fetch| matches!(f.phase, Phase::Waiting { .. });
         if self.fetches.get_mut(id).is_some_and(waiting)
-            && let Some(mut fetch) = self.fetches.lift(id)
+            && let Some(fetch) = self.fetches.lift(id)
         {
             if fetch.wants.iter().any(|want| want.grown > 0) {
                 self.read_grown(turn, id, fetch);

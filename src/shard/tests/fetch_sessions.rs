@@ -320,7 +320,8 @@ fn deleted_records_and_topics_are_news() {
         let lines = s.fetch(&mut d, a, &[], &[]);
         assert_eq!(lines.len(), 4);
         assert!(lines.iter().any(|l| l.0 == 1 && l.2 > 0), "{lines:?}");
-        assert!(s.fetch(&mut d, a, &[(1, 1)], &[]).is_empty());
+        let named = [(1, 1), (2, 0)];
+        assert_eq!(s.fetch(&mut d, a, &named, &[]), [(2, 0, 0)]);
         assert_eq!(watches(&mut d), 4);
     });
 }
