@@ -36,8 +36,8 @@ const HOLD_MAX: Duration = Duration::from_secs(60);
 const RELAPSE: Duration = Duration::from_secs(10);
 /// Pauses without a write, after which the thread sleeps until the next write.
 const IDLE_LOOKS: u32 = 10;
-/// While little is dirty it is looked at again only when so much was written, in bytes (a look costs
-/// as much as several writes), or after so many pauses: others write too.
+/// While little is dirty it is looked at again only when so much was written, in bytes (a look
+/// costs as much as several writes), or after so many pauses: others write too.
 const LOOK_BYTES: u64 = 32 << 20;
 const PAUSES_MAX: u32 = 10;
 

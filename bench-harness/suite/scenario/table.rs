@@ -431,7 +431,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "trouble-index",
-        about: "200 B at 4,000/s with tail readers; an index entry per batch, flushed twice a second",
+        about: "200 B at 4,000/s with tail readers; an index entry per batch, flush.ms=500",
         run: Run::Trouble {
             args: TAILED_SMALL,
             calm: TAILED_SMALL,

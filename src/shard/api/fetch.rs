@@ -2,9 +2,9 @@
 //!
 //! The connection's shard asks the owners of the partitions for read plans, puts the answer
 //! together around record bytes in memory and ranges of log files that it never copies
-//! (`fetch_answer.rs`), and sends it. Where less than `min_bytes` is there it waits: the owners tell
-//! it when their partitions grow, and it reads again when enough has come, or when `max_wait_ms` is
-//! over.
+//! (`fetch_answer.rs`), and sends it. Where less than `min_bytes` is there it waits: the owners
+//! tell it when their partitions grow, and it reads again when enough has come, or when
+//! `max_wait_ms` is over.
 //!
 //! ```text
 //! reading -- all results --> enough, an error, or time is over --> answer

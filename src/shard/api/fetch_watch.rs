@@ -1,5 +1,5 @@
-//! What a fetch arms at the owners of its partitions, and what sessions of fetches do: their watches
-//! outlive a fetch.
+//! What a fetch arms at the owners of its partitions, and what sessions of fetches do: their
+//! watches outlive a fetch.
 
 use super::fetch::{Fetch, Phase, Want};
 use crate::ops::{OF_SESSIONS, Op, OpFrom, OpRequest, PartitionOp, WatchOp};
