@@ -5,7 +5,8 @@
 
 Only facts are kept: names, types, versions, nullability, tags, defaults. The form is described in
 src/wire/schemas/README.md. What is kept: requests and responses that a broker's client listener serves, the records of
-the group, transaction and share coordinators, control records, and the consumer protocol's own two messages.
+the group, transaction and share coordinators, of the metadata log, control records, and the consumer protocol's own two
+messages.
 A latest version that Kafka calls unstable is left out, with the fields that only it has.
 """
 
@@ -30,6 +31,7 @@ RECORDS = {
     "transaction": ("kafka-transaction-coordinator", None),
     "share": ("kafka-share-coordinator", None),
     "storage": ("kafka-storage", "ProducerSnapshot"),
+    "metadata": ("kafka-metadata", None),
 }
 VERSION_MAX = 32767
 
@@ -60,7 +62,7 @@ def load(jar):
     schemas = {}
     with zipfile.ZipFile(jar) as archive:
         for name in archive.namelist():
-            if name.endswith(".json") and "/message/" in "/" + name:
+            if name.endswith(".json") and ("/message/" in "/" + name or "/metadata/" in "/" + name):
                 schema = json.loads(strip_comments(archive.read(name).decode()))
                 if "name" in schema:
                     schemas[schema["name"]] = schema

@@ -16,6 +16,23 @@ pub(crate) fn crc32c_of_two(first: &[u8], second: &[u8]) -> u32 {
     digest.finalize() as u32 // a CRC of 32 bits
 }
 
+/// Of bytes that come piece by piece.
+pub(crate) struct Crc(Digest);
+
+impl Crc {
+    pub(crate) fn new() -> Self {
+        Self(Digest::new(CrcAlgorithm::Crc32Iscsi))
+    }
+
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    pub(crate) fn value(&self) -> u32 {
+        self.0.finalize() as u32 // a CRC of 32 bits
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,10 +6,13 @@
 
 #[path = "codegen/emit.rs"]
 mod emit;
+#[path = "codegen/json.rs"]
+mod json;
 #[path = "codegen/schema.rs"]
 mod schema;
 
 use emit::{Emitter, emit_random, snake};
+use json::{emit_json, emit_table};
 use schema::Message;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -34,6 +37,7 @@ fn main() {
     }
     write(&out_dir, "records.rs", &text);
     write(&out_dir, "api.rs", &api_table(&apis));
+    write(&out_dir, "json.rs", &json(&records));
 
     text.clear();
     for (messages, module) in [(&apis, "messages"), (&records, "records")] {
@@ -47,6 +51,27 @@ fn main() {
     }
     text.push_str("];\n");
     write(&out_dir, "random.rs", &text);
+}
+
+/// What shows stored records: the tables by the file that a schema came from.
+fn json(records: &[Message]) -> String {
+    let mut text = String::new();
+    for m in records {
+        emit_json(m, &mut text);
+    }
+    for (name, file, kind) in [
+        ("group_key", "group", "coordinator-key"),
+        ("group_value", "group", "coordinator-value"),
+        ("transaction_key", "transaction", "coordinator-key"),
+        ("transaction_value", "transaction", "coordinator-value"),
+        ("share_key", "share", "coordinator-key"),
+        ("share_value", "share", "coordinator-value"),
+        ("metadata", "metadata", "metadata"),
+    ] {
+        let of = |m: &&Message| m.kind == kind && m.file == file;
+        emit_table(name, &records.iter().filter(of).collect::<Vec<_>>(), &mut text);
+    }
+    text
 }
 
 fn write(dir: &Path, name: &str, text: &str) {

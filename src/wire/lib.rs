@@ -3,9 +3,10 @@
 //! The codec is generated when the crate is built, from the compact schemas in `schemas/` (facts of
 //! Kafka 4.3.1's message definitions, kept by `scripts/import-schemas.py`): [`messages`] for the 77
 //! APIs of a broker's client listener in all their stable versions, [`records`] for what
-//! coordinators store. [`api`] is the table of APIs, [`header`] what stands before a message, and
-//! [`hot`] what every record passes through: Produce and Fetch requests walked in place, and Fetch
-//! responses framed around records that are not copied.
+//! coordinators store and what Kafka's metadata log holds ([`json`] shows them). [`api`] is the
+//! table of APIs, [`header`] what stands before a message, and [`hot`] what every record passes
+//! through: Produce and Fetch requests walked in place, and Fetch responses framed around records
+//! that are not copied.
 //!
 //! What a decoder promises, whatever the bytes: it never panics; it allocates no more than a small
 //! multiple of the bytes given, since an array's length is checked against the bytes left before
@@ -59,6 +60,7 @@ mod error;
 pub mod fuzz;
 pub mod header;
 pub mod hot;
+pub mod json;
 pub mod messages;
 mod reader;
 pub mod records;

@@ -1,5 +1,5 @@
-//! What coordinators store in their topics, control records, and what consumers send each other
-//! through JoinGroup.
+//! What coordinators store in their topics, the records of Kafka's metadata log, control records,
+//! and what consumers send each other through JoinGroup.
 //!
 //! Stored keys begin with an int16 that says which record this is, stored values with their
 //! version.
@@ -7,7 +7,7 @@
 use crate::{DecodeError, EncodeError, Message, Reader, Record, Writer};
 use bytes::Bytes;
 
-#[allow(clippy::all)] // generated
+#[allow(clippy::all, unused_variables)] // generated
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/records.rs"));
 }
@@ -66,4 +66,20 @@ pub fn decode_versioned<'a, T: Message<'a>>(bytes: &'a [u8]) -> Result<T, Decode
 /// Any [`DecodeError`].
 pub fn decode_key<'a, T: Record<'a>>(body: &'a [u8]) -> Result<T, DecodeError> {
     T::decode_exact(body, *T::VERSIONS.start())
+}
+
+/// What stands before a record of Kafka's metadata log (frame version 1): the record's number and
+/// its version, with what follows.
+///
+/// # Errors
+/// Fewer bytes, another frame version, or numbers that cannot be.
+pub fn read_metadata_prefix(bytes: &[u8]) -> Result<(i16, i16, &[u8]), DecodeError> {
+    let mut r = Reader::new(bytes);
+    let (frame, kind, version) = (r.uvarint(), r.uvarint(), r.uvarint());
+    r.check()?;
+    if frame != 1 {
+        return Err(DecodeError::Version(i16::try_from(frame).unwrap_or(-1)));
+    }
+    let short = |n: u32| i16::try_from(n).map_err(|_| DecodeError::Length(n.into()));
+    Ok((short(kind)?, short(version)?, r.rest()))
 }

@@ -158,7 +158,7 @@ impl<T: Random> Random for Option<T> {
 pub struct Codec {
     /// Kafka's name of the message.
     pub name: &'static str,
-    /// request, response, data, coordinator-key or coordinator-value.
+    /// request, response, data, coordinator-key, coordinator-value or metadata.
     pub kind: &'static str,
     /// API key or record type, -1 for neither.
     pub key: i16,

@@ -20,7 +20,7 @@ pub(crate) fn snake(name: &str) -> String {
     out
 }
 
-fn ident(field: &Field) -> String {
+pub(crate) fn ident(field: &Field) -> String {
     match snake(&field.name).as_str() {
         "type" => "r#type".into(),
         "match" => "r#match".into(),
@@ -65,7 +65,7 @@ impl<'m> Emitter<'m> {
     }
 
     /// Condition on `v` for being in `span`, `None` when every version of the message is.
-    fn condition(&self, span: Span) -> Option<String> {
+    pub(crate) fn condition(&self, span: Span) -> Option<String> {
         let all = self.message.versions;
         if span.covers(all) {
             return None;
@@ -104,7 +104,7 @@ impl<'m> Emitter<'m> {
         }
     }
 
-    fn differs_from_default(&self, field: &Field) -> String {
+    pub(crate) fn differs_from_default(&self, field: &Field) -> String {
         let at = format!("self.{}", ident(field));
         let default = self.default_of(field);
         match (&field.kind, default.as_str()) {

@@ -106,8 +106,10 @@ pub(crate) struct Struct {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
-    /// request, response, data, coordinator-key, coordinator-value.
+    /// request, response, data, coordinator-key, coordinator-value, metadata.
     pub(crate) kind: String,
+    /// What stands behind the dash in its file's name: `group` of `records-group.schema`.
+    pub(crate) file: String,
     pub(crate) name: String,
     pub(crate) key: Option<i16>,
     pub(crate) versions: Span,
@@ -200,7 +202,7 @@ pub(crate) fn parse(file: &str, text: &str) -> Vec<Message> {
         let depth = (line.len() - line.trim_start().len()) / 2;
         let words: Vec<&str> = line.split_whitespace().collect();
         if depth == 0 {
-            messages.push(parse_message(&words));
+            messages.push(parse_message(file, &words));
             owners.insert(1, 0);
             continue;
         }
@@ -241,10 +243,17 @@ fn option<'a>(words: &[&'a str], key: &str) -> Option<&'a str> {
         .find_map(|w| w.strip_prefix(key)?.strip_prefix('='))
 }
 
-fn parse_message(words: &[&str]) -> Message {
+/// `group` of `schemas/records-group.schema`.
+fn stem(file: &str) -> &str {
+    let name = file.strip_suffix(".schema").unwrap_or(file);
+    name.rsplit_once('-').map_or(name, |(_, stem)| stem)
+}
+
+fn parse_message(file: &str, words: &[&str]) -> Message {
     let need = |key| option(words, key).unwrap_or_else(|| panic!("{}: no {key}", words[1]));
     Message {
         kind: words[0].into(),
+        file: stem(file).into(),
         name: words[1].into(),
         key: option(words, "key").map(|k| k.parse().unwrap_or_else(|e| panic!("key {k}: {e}"))),
         versions: Span::parse(need("versions"))

@@ -46,6 +46,7 @@ fn tables_are_complete() {
     assert_eq!((of("request"), of("response")), (77, 77));
     assert_eq!(flumen_wire::ApiKey::ALL.len(), 77);
     assert_eq!((of("coordinator-key"), of("coordinator-value")), (25, 25));
+    assert_eq!(of("metadata"), 26);
     for key in flumen_wire::ApiKey::ALL {
         assert_eq!(flumen_wire::ApiKey::from_i16(key.code()), Some(*key));
         let info = key.info();

@@ -17,6 +17,7 @@ public class CodecCheck {
         "org.apache.kafka.storage.internals.log.generated.",
         "org.apache.kafka.server.log.remote.metadata.storage.generated.",
         "org.apache.kafka.server.storage.log.generated.",
+        "org.apache.kafka.common.metadata.",
     };
 
     public static void main(String[] args) throws Exception {
