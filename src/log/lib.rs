@@ -47,6 +47,7 @@ pub mod config;
 mod crc;
 pub mod epoch;
 pub mod index;
+pub mod inspect;
 mod jobs;
 mod leftovers;
 mod log;

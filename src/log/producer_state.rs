@@ -363,9 +363,9 @@ impl ProducerState {
     }
 }
 
-const SNAPSHOT_VERSION: i16 = 1;
-const SNAPSHOT_PREFIX_LEN: usize = 6;
-const SNAPSHOT_ENTRY_LEN: usize = 8 + 2 + 4 + 8 + 4 + 8 + 4 + 8;
+pub(crate) const SNAPSHOT_VERSION: i16 = 1;
+pub(crate) const SNAPSHOT_PREFIX_LEN: usize = 6;
+pub(crate) const SNAPSHOT_ENTRY_LEN: usize = 8 + 2 + 4 + 8 + 4 + 8 + 4 + 8;
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     let (head, tail) = rest.split_first_chunk::<N>()?;
