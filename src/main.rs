@@ -11,9 +11,12 @@ fn main() -> ExitCode {
     match cli::run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if cli::is_closed_output(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            cli::report(&error);
-            ExitCode::FAILURE
-        }
+        Err(error) => match error.downcast_ref::<cli::Ended>() {
+            Some(ended) => ExitCode::from(ended.0),
+            None => {
+                cli::report(&error);
+                ExitCode::FAILURE
+            }
+        },
     }
 }

@@ -34,7 +34,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("flumen-runtime", &["flumen-base", "flumen-shard"]),
     ("flumen-client", &[]),
     (
-        // Formatting writes what the log and the quorum read at the first start.
+        // Formatting and importing write what the log and the quorum read at the first start; the log
+        // tools show records by their schemas.
         "flumen",
         &[
             "flumen-base",
@@ -44,6 +45,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "flumen-runtime",
             "flumen-settings",
             "flumen-shard",
+            "flumen-wire",
         ],
     ),
     ("flumen-bench-harness", &[]),

@@ -1,7 +1,10 @@
-//! Arguments, logging and dispatch. Exit codes: 0 done, 1 failed, 2 wrong usage (clap's own).
+//! Arguments, logging and dispatch. Exit codes: 0 done, 1 failed, 2 wrong usage (clap's own); those
+//! of `flumen log` are its own.
 
 mod consume;
 mod groups;
+mod import;
+mod log;
 mod output;
 mod produce;
 mod start;
@@ -43,9 +46,12 @@ enum LogFormat {
 enum Command {
     /// Run a broker.
     Start(start::StartArgs),
-    /// Prepare and inspect log directories.
+    /// Prepare, fill and inspect log directories.
     #[command(subcommand)]
     Storage(storage::StorageCommand),
+    /// Show what files of a log directory hold, and look for defects in them.
+    #[command(subcommand)]
+    Log(log::LogCommand),
     /// Create, list, describe, alter and delete topics.
     #[command(subcommand)]
     Topics(topics::TopicsCommand),
@@ -118,12 +124,25 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::Start(args) => start::run(&args),
         Command::Storage(command) => storage::run(&command),
+        Command::Log(command) => log::run(&command),
         Command::Topics(command) => topics::run(&command),
         Command::Produce(args) => produce::run(&args),
         Command::Consume(args) => consume::run(&args),
         Command::Groups(command) => groups::run(&command),
     }
 }
+
+/// An end with an exit code of its own; what there is to say has been said.
+#[derive(Debug)]
+pub(crate) struct Ended(pub(crate) u8);
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "exit code {}", self.0)
+    }
+}
+
+impl std::error::Error for Ended {}
 
 /// Whether it is only that nobody reads standard output any more.
 pub(crate) fn is_closed_output(error: &anyhow::Error) -> bool {

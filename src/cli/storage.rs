@@ -1,6 +1,6 @@
 //! `flumen storage`, and what `start` needs of log directories: formatting, checking, locking.
 
-use super::output;
+use super::{import, output};
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
 use flumen_base::{Disk, Uuid};
@@ -20,6 +20,9 @@ pub(crate) enum StorageCommand {
     Format(FormatArgs),
     /// Show whether the log directories are formatted, and for which cluster.
     Info(InfoArgs),
+    /// Take over the directories of a Kafka broker (KRaft) that was stopped cleanly: topics, ids,
+    /// configurations, records, offsets, producers.
+    Import(import::ImportArgs),
 }
 
 #[derive(Debug, Args)]
@@ -63,6 +66,7 @@ pub(crate) fn run(command: &StorageCommand) -> anyhow::Result<()> {
         StorageCommand::RandomUuid => output::line(random_uuid()?),
         StorageCommand::Format(args) => format(args),
         StorageCommand::Info(args) => info(args),
+        StorageCommand::Import(args) => import::run(args),
     }
 }
 

@@ -18,10 +18,12 @@
 //! configuration values (`flumen-settings` does that).
 #![forbid(unsafe_code)]
 
+mod check;
 mod codec;
 mod delta;
 mod effect;
 mod image;
+mod initial;
 mod quorum;
 mod raft_log;
 mod record;
@@ -30,12 +32,14 @@ mod storage;
 
 pub mod controller;
 
+pub use check::{Checked, check};
 pub use codec::RecordError;
 pub use delta::{Delta, PartitionDelta};
 pub use effect::{
     Append, Commit, Effect, Job, JobResult, ProposalId, ProposeError, QuorumStatus, VoterStatus,
 };
 pub use image::{ConfigMap, Image, ImageError, Partition, ResourceType, Topic};
+pub use initial::{Initial, InitialError, write_initial};
 pub use quorum::{Loaded, Quorum, QuorumConfig};
 pub use raft_log::LoadError;
 pub use record::{

@@ -502,7 +502,7 @@ impl std::fmt::Debug for Quorum {
 }
 
 /// Raft ids start at 1, node ids at 0.
-fn raft_id(node_id: BrokerId) -> u64 {
+pub(crate) fn raft_id(node_id: BrokerId) -> u64 {
     u64::from(node_id.unsigned_abs()) + 1
 }
 

@@ -33,8 +33,7 @@ impl SnapshotJob {
     /// In this order, so that a crash at any point leaves a directory that loads: snapshot, new
     /// segment, removals.
     pub(crate) fn run(self, disk: &dyn Disk) -> io::Result<Vec<u64>> {
-        let bytes = encode(&self.image, &self.voters);
-        disk.write_atomic(&self.dir.join(NAME), &bytes)?;
+        write(disk, &self.dir, &self.image, &self.voters)?;
         raft_log::create_segment(disk, &self.dir, self.next_segment)?;
         let mut removed = Vec::new();
         for number in self.covered {
@@ -95,6 +94,11 @@ struct Meta {
     term: u64,
     features_index: u64,
     voters: Vec<u64>,
+}
+
+/// Writes the snapshot of a directory.
+pub(crate) fn write(disk: &dyn Disk, dir: &Path, image: &Image, voters: &[u64]) -> io::Result<()> {
+    disk.write_atomic(&dir.join(NAME), &encode(image, voters))
 }
 
 pub(crate) fn encode(image: &Image, voters: &[u64]) -> Vec<u8> {

@@ -5,7 +5,7 @@ use flumen_base::{Disk, DiskFile, OpenMode};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -80,7 +80,9 @@ impl Disk for FsDisk {
     }
 
     fn remove_large_file(&self, path: &Path) -> io::Result<()> {
-        if fs::metadata(path)?.len() <= SMALL_STEPS.least {
+        let metadata = fs::metadata(path)?;
+        // Another name (nlink) keeps what is in it, as after an import by links.
+        if metadata.len() <= SMALL_STEPS.least || metadata.nlink() > 1 {
             return fs::remove_file(path);
         }
         let file = OpenOptions::new().write(true).open(path)?;
@@ -186,6 +188,14 @@ mod tests {
             FsDisk.remove_large_file(&large).unwrap();
             assert!(!FsDisk.exists(&large));
         }
+        let len = LARGE_STEPS.least + 5;
+        let file = FsDisk.open(&large, OpenMode::Create).unwrap();
+        file.set_len(len).unwrap();
+        let other = sub.join("other");
+        fs::hard_link(&large, &other).unwrap();
+        FsDisk.remove_large_file(&other).unwrap();
+        assert_eq!(FsDisk.len(&large).unwrap(), len, "its other name keeps it");
+        FsDisk.remove_file(&large).unwrap();
         assert!(FsDisk.remove_large_file(&large).is_err());
         FsDisk.remove_dir_all(&dir.path().join("a")).unwrap();
         assert!(!FsDisk.exists(&sub));
