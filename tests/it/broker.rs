@@ -141,6 +141,18 @@ impl Broker {
     /// # Errors
     /// Formatting failed.
     pub fn prepare(options: Options) -> Result<Self> {
+        let broker = Self::unformatted(options)?;
+        if broker.uses_file() {
+            broker.format()?;
+        }
+        Ok(broker)
+    }
+
+    /// Makes folder and configuration, and leaves the formatting to the caller.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn unformatted(options: Options) -> Result<Self> {
         let mut dir = tempfile::Builder::new().prefix("flumen-it-").tempdir()?;
         if std::env::var_os("FLUMEN_IT_KEEP").is_some() {
             dir.disable_cleanup(true);
@@ -162,7 +174,6 @@ impl Broker {
         };
         if broker.uses_file() {
             broker.write_file()?;
-            broker.format()?;
         }
         Ok(broker)
     }

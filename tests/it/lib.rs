@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod broker;
+pub mod cut_disk;
 pub mod deps;
 pub mod process;
 pub mod raw;
@@ -30,4 +31,25 @@ pub fn rounds() -> usize {
         .and_then(|v| v.parse().ok())
         .unwrap_or(1)
         .max(1)
+}
+
+/// Numbers below their argument, from a seed that is printed and that `FLUMEN_TEST_SEED` repeats.
+pub fn random(what: &str) -> impl FnMut(u64) -> u64 + use<> {
+    let seed = std::env::var("FLUMEN_TEST_SEED");
+    let mut state = seed.ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.map_or(1, |d| d.as_nanos() as u64)
+    });
+    #[allow(clippy::print_stdout)] // belongs to the output of the test
+    {
+        println!("{what}: FLUMEN_TEST_SEED={state}");
+    }
+    move |below| {
+        // splitmix64
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % below.max(1)
+    }
 }

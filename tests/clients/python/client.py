@@ -5,11 +5,13 @@ client.py roundtrip ADDRESS TOPIC     admin, every codec, transactions-free idem
 client.py rebalance ADDRESS TOPIC STRATEGY   three members come and go; each record is handled once
 client.py survive ADDRESS TOPIC COUNT FILE   acks=all idempotent producer that outlives the broker's
                                       death; writes "partition offset value" of each ack to FILE
+client.py endless ADDRESS TOPIC FILE   as survive, until stdin ends; prints how many were sent
 client.py group ADDRESS TOPIC GROUP COUNT    reads COUNT records, commits, prints "ready", and stays
                                       in the group until stdin ends
 """
 
 import sys
+import threading
 import time
 
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -166,6 +168,12 @@ def rebalance(address, topic, strategy):
 
 
 def survive(address, topic, count, path):
+    send(address, topic, range(count), path)
+    print("ok", count)
+
+
+def send(address, topic, numbers, path):
+    """Numbers to four partitions in turn, each acked in spite of lost connections."""
     acks = open(path, "w", buffering=1)
     failed = []
     producer = Producer(
@@ -187,7 +195,7 @@ def survive(address, topic, count, path):
         else:
             acks.write(f"{message.partition()} {message.offset()} {message.value().decode()}\n")
 
-    for n in range(count):
+    for n in numbers:
         while True:
             try:
                 producer.produce(topic, value=str(n), partition=n % 4, callback=acked)
@@ -197,6 +205,28 @@ def survive(address, topic, count, path):
         producer.poll(0)
     left = producer.flush(120)
     require(left == 0 and not failed, f"{left} not sent, errors {failed[:3]}")
+    acks.close()
+
+
+def endless(address, topic, path):
+    stop = threading.Event()
+
+    def watch():
+        sys.stdin.read()
+        stop.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    count = 0
+
+    def numbers():
+        nonlocal count
+        while not stop.is_set():
+            yield count
+            count += 1
+            if count % 10 == 0:
+                time.sleep(0.002)
+
+    send(address, topic, numbers(), path)
     print("ok", count)
 
 
@@ -225,6 +255,8 @@ if __name__ == "__main__":
         rebalance(*arguments)
     elif command == "survive":
         survive(arguments[0], arguments[1], int(arguments[2]), arguments[3])
+    elif command == "endless":
+        endless(*arguments)
     elif command == "group":
         group(arguments[0], arguments[1], arguments[2], int(arguments[3]))
     else:

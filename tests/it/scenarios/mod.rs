@@ -20,11 +20,14 @@ macro_rules! scenarios {
 }
 
 mod admin;
+mod adopt;
 mod cli;
 mod clients;
 mod crash;
+mod kills;
 mod limits;
 mod metrics;
+mod power;
 mod robust;
 mod tools_data;
 
