@@ -95,6 +95,8 @@ const DOCS: &[&str] = &[
     "config/server.properties",
     "config/dev.properties",
     "docs/architecture.md",
+    "docs/durability.md",
+    "docs/log-tools.md",
     "docs/protocol-support.md",
     "docs/kafka-suite.md",
 ];

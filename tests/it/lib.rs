@@ -8,6 +8,7 @@
 //! - `FLUMEN_BIN`: the binary; without it, the one beside the test program in cargo's folder.
 //! - `FLUMEN_DEPS`: where `scripts/fetch-deps.sh` put Kafka's jars and the other clients.
 //! - `FLUMEN_TEST_ROUNDS`: multiplies the size of the long scenarios.
+//! - `FLUMEN_TEST_SEED`: repeats what a test that draws numbers printed.
 //! - `FLUMEN_IT_KEEP`: keeps each broker's folder and prints where it is.
 
 #![forbid(unsafe_code)]

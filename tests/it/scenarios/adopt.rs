@@ -228,7 +228,9 @@ fn see(broker: &Broker) -> Result<Seen> {
         seen.configs.extend(own);
         let args = ["describe-producers", "--topic", topic, "--partition", "0"];
         let text = broker.tool("org.apache.kafka.tools.TransactionsCommand", &args)?;
-        seen.producers.extend(cells(&text));
+        let mut rows = cells(&text);
+        rows.sort();
+        seen.producers.extend(rows);
     }
     let text = broker.tool(
         "kafka-consumer-groups",
