@@ -1,15 +1,18 @@
 //! Flumen's own command line against any broker: on Apache Kafka too.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use flumen_it::{Broker, Options, Output, Shape, deps, process};
+use bytes::Bytes;
+use flumen_it::{Broker, Options, Output, Shape, deps, process, raw};
 
 scenarios!(
     command_line_round_trip,
     command_line_groups,
-    command_line_failures
+    command_line_failures,
+    log_tools_tell_by_their_exit_code,
 );
 
 /// Runs `flumen` with these arguments and the broker's address.
@@ -161,5 +164,40 @@ fn command_line_failures(shape: Shape) -> Result<()> {
     let lost =
         process::run(&mut command, b"", Duration::from_secs(20))?.fails_with("127.0.0.1:1")?;
     ensure!(lost.code == 1, "{lost}");
+    Ok(())
+}
+
+/// Clean is 0, a defect 1, a file that is not there 2; the place of the defect is told. Of Kafka's
+/// directory as of Flumen's.
+fn log_tools_tell_by_their_exit_code(shape: Shape) -> Result<()> {
+    let mut broker = Broker::start(Options::new(shape))?;
+    broker.raw()?.create_topic("looked-at", 1)?;
+    broker.raw()?.await_leaders("looked-at", 1)?;
+    let values = (0..50).map(|n| Bytes::from(format!("value-{n}")));
+    let batch = raw::batch(&values.collect::<Vec<_>>())?;
+    for _ in 0..20 {
+        broker.raw()?.produce("looked-at", &[(0, batch.clone())])?;
+    }
+    broker.stop(Duration::from_secs(60))?;
+    let dir = broker.log_dir();
+    let log = |command: &str, path: &Path, code: i32| -> Result<Output> {
+        let mut flumen = Command::new(deps::flumen()?);
+        flumen.args(["log", command]).arg(path);
+        let done = process::run(&mut flumen, b"", Duration::from_secs(60))?;
+        ensure!(done.code == code, "exit code {code} expected: {done}");
+        Ok(done)
+    };
+    log("verify", &dir, 0)?.has("defects: 0")?;
+    let files = broker.segment_files("looked-at", "log")?;
+    let segment = files.first().context("no segment")?;
+    log("dump", segment, 0)?.has("count: 50")?.has("isvalid: true")?;
+    log("verify", &dir.join("nothing"), 2)?.says("nothing")?;
+    log("dump", &dir.join("nothing"), 2)?.says("nothing")?;
+    let mut bytes = std::fs::read(segment)?;
+    *bytes.get_mut(100).context("a byte")? ^= 1;
+    std::fs::write(segment, bytes)?;
+    let place = format!("{} at byte 0", segment.display());
+    log("verify", &dir, 1)?.has(&place)?.has("the CRC is")?;
+    log("dump", segment, 1)?.has("isvalid: false")?;
     Ok(())
 }
