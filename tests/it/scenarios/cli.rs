@@ -190,7 +190,9 @@ fn log_tools_tell_by_their_exit_code(shape: Shape) -> Result<()> {
     log("verify", &dir, 0)?.has("defects: 0")?;
     let files = broker.segment_files("looked-at", "log")?;
     let segment = files.first().context("no segment")?;
-    log("dump", segment, 0)?.has("count: 50")?.has("isvalid: true")?;
+    log("dump", segment, 0)?
+        .has("count: 50")?
+        .has("isvalid: true")?;
     log("verify", &dir.join("nothing"), 2)?.says("nothing")?;
     log("dump", &dir.join("nothing"), 2)?.says("nothing")?;
     let mut bytes = std::fs::read(segment)?;
