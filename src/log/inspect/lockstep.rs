@@ -17,6 +17,8 @@ struct Cursor<'a, const N: usize> {
     len: u64,
     entries: Entries<'a, N>,
     next: Option<(u64, [u8; N])>,
+    /// Read already, behind a first entry of zeros.
+    ahead: Option<(u64, [u8; N])>,
     begun: bool,
     read: u64,
 }
@@ -28,6 +30,7 @@ impl<'a, const N: usize> Cursor<'a, N> {
             len,
             entries: Entries::new(file, len),
             next: None,
+            ahead: None,
             begun: false,
             read: 0,
         }
@@ -54,17 +57,21 @@ impl<'a, const N: usize> Cursor<'a, N> {
 
     /// On to the next entry. Zeros up to the end are space that was taken ahead.
     fn advance(&mut self, v: &mut Verifier<'_>) -> io::Result<()> {
-        self.next = self.entries.next_entry()?;
+        self.next = match self.ahead.take() {
+            Some(entry) => Some(entry),
+            None => self.entries.next_entry()?,
+        };
         self.read += 1;
-        let Some((pos, entry)) = self.next else {
+        let Some((pos, _)) = self.next.filter(|(_, entry)| *entry == [0; N]) else {
             return Ok(());
         };
-        let only = self.read == 1 && self.len == N as u64;
-        if entry != [0; N] || only {
+        let mut following = self.entries.next_entry()?;
+        if self.read == 1 && following.is_none_or(|(_, entry)| entry != [0; N]) {
+            self.ahead = following; // time 0 at the first offset
             return Ok(());
         }
-        // Not remembered: a zero entry that others follow is out of order, and told as that.
-        while let Some((_, entry)) = self.entries.next_entry()? {
+        while let Some((_, entry)) = following {
+            following = self.entries.next_entry()?;
             if entry != [0; N] {
                 let so = "lookups stop here; the segment is read again at start";
                 v.defect(&self.path, pos, "entries of zeros before others", so);

@@ -40,7 +40,7 @@ pub(crate) fn emit_json(message: &Message, out: &mut String) {
 fn conditions(emitter: &Emitter<'_>, f: &Field) -> Vec<String> {
     let span = f.tag.map_or(f.versions, |(_, span)| span);
     let mut all: Vec<String> = emitter.condition(span).into_iter().collect();
-    let has_default = f.nullable.is_some() || !matches!(f.kind, Kind::Struct(_));
+    let has_default = !matches!(f.kind, Kind::Struct(_)) || f.default.as_deref() == Some("null");
     if f.tag.is_some() && has_default {
         all.push(format!("({})", emitter.differs_from_default(f)));
     }
