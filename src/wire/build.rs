@@ -69,7 +69,11 @@ fn json(records: &[Message]) -> String {
         ("metadata", "metadata", "metadata"),
     ] {
         let of = |m: &&Message| m.kind == kind && m.file == file;
-        emit_table(name, &records.iter().filter(of).collect::<Vec<_>>(), &mut text);
+        emit_table(
+            name,
+            &records.iter().filter(of).collect::<Vec<_>>(),
+            &mut text,
+        );
     }
     text
 }

@@ -12,6 +12,7 @@ pub(super) enum Shown {
     Text(String),
     /// JSON text, which both forms show as it is.
     Json(String),
+    /// `null` in JSON, left out of text.
     Absent,
 }
 
@@ -71,7 +72,6 @@ impl Shown {
     fn text(&self, out: &mut String) {
         match self {
             Self::Text(text) if !text.chars().any(char::is_control) => out.push_str(text),
-            Self::Absent => out.push_str("none"),
             other => other.json(out),
         }
     }
@@ -146,7 +146,8 @@ impl Printer {
             self.buf.push('}');
         } else {
             self.buf.push_str(indent);
-            for (n, (name, value)) in line.fields.iter().enumerate() {
+            let there = |f: &&(&str, Shown)| !matches!(f.1, Shown::Absent);
+            for (n, (name, value)) in line.fields.iter().filter(there).enumerate() {
                 if n > 0 {
                     self.buf.push(' ');
                 }

@@ -52,6 +52,7 @@ fn a_directory_of_kafka_is_taken_over(shape: Shape) -> Result<()> {
     );
     ensure!(summary["segments"].as_i64() > Some(8), "{verified}");
     offsets_are_decoded(&dir)?;
+    dumps_agree(&kafka)?;
 
     let mut broker = Broker::unformatted(Options::new(shape).of(Kind::Flumen).from_file())?;
     let file = broker.file();
@@ -277,6 +278,34 @@ fn offsets_are_decoded(dir: &Path) -> Result<()> {
         ensure!(dump.out.contains(text), "no {text}");
     }
     ensure!(!dump.out.contains("undecodable"), "{dump}");
+    Ok(())
+}
+
+/// Both dump tools say the same of what Kafka wrote, batch by batch and record by record.
+fn dumps_agree(kafka: &Broker) -> Result<()> {
+    let mut compared = 0;
+    for (topic, _) in TOPICS {
+        for file in kafka.segment_files(topic, "log")? {
+            let file = path(&file)?;
+            let theirs = tool("kafka-dump-log", &["--files", file, "--print-data-log"])?.ok()?;
+            let ours = flumen(&["log", "dump", "--print-data-log", file])?.ok()?;
+            let theirs = theirs
+                .out
+                .replace(" deleteHorizonMs: OptionalLong.empty", "");
+            let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+            let lines = |text: &str| -> Vec<String> { text.lines().map(words).collect() };
+            let (theirs, ours) = (lines(&theirs), lines(&ours.out));
+            let first = theirs.iter().zip(&ours).find(|(a, b)| a != b);
+            ensure!(
+                theirs == ours,
+                "{file}: {} and {} lines; {first:?}",
+                theirs.len(),
+                ours.len()
+            );
+            compared += ours.len();
+        }
+    }
+    ensure!(compared > 13_000, "only {compared} lines");
     Ok(())
 }
 
