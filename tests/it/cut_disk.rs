@@ -19,6 +19,8 @@ use crate::wait;
 
 /// What survives torn or whole.
 const SECTOR: usize = 512;
+/// How long a flush takes.
+const FLUSH_TIME: Duration = Duration::from_millis(1);
 /// The largest write that is asked for at once.
 const WRITE_MAX: u32 = 128 << 10;
 /// One request: a write with its headers.
@@ -291,6 +293,9 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 fn answer(request: &[u8], state: &Mutex<State>) -> Option<Vec<u8>> {
     let (code, unique) = (u32_at(request, 4), u64_at(request, 8));
     let body = request.get(IN_HEADER..).unwrap_or_default();
+    if code == FSYNC {
+        std::thread::sleep(FLUSH_TIME); // a disk that takes its time: the cut often falls into it
+    }
     let mut state = lock(state);
     let payload = match code {
         FORGET | BATCH_FORGET | INTERRUPT => return None,

@@ -74,6 +74,7 @@ impl Dump<'_> {
     fn file(&mut self, path: &Path) -> anyhow::Result<()> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let kind = FileKind::of(&name);
+        FsDisk.len(path)?; // it is there
         self.printer
             .heading(&format!("Dumping {}", path.display()))?;
         if self.printer.is_json() {

@@ -21,7 +21,7 @@ impl Lines {
     pub fn parse(text: &str, fields: usize) -> Self {
         let mut found = Self::default();
         let mut pos = 0;
-        let mut count = None;
+        let mut count: Option<usize> = None;
         for (n, line) in text.split_inclusive('\n').enumerate() {
             let at = pos;
             pos += line.len() as u64;

@@ -42,7 +42,7 @@ fn conditions(emitter: &Emitter<'_>, f: &Field) -> Vec<String> {
     let mut all: Vec<String> = emitter.condition(span).into_iter().collect();
     let has_default = !matches!(f.kind, Kind::Struct(_)) || f.default.as_deref() == Some("null");
     if f.tag.is_some() && has_default {
-        all.push(format!("({})", emitter.differs_from_default(f)));
+        all.push(emitter.differs_from_default(f));
     }
     all
 }

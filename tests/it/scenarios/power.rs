@@ -10,7 +10,11 @@ use bytes::Bytes;
 use flumen_it::cut_disk::{Cut, CutDisk, new_image};
 use flumen_it::{Broker, Kind, Options, Raw, Shape, random, raw, rounds, wait};
 
-scenarios!(power_loss_on_ext4, power_loss_on_xfs);
+scenarios!(
+    power_loss_on_ext4,
+    power_loss_on_xfs,
+    power_loss_takes_what_no_ack_promised
+);
 
 const TOPIC: &str = "power";
 const PARTITIONS: i32 = 4;
@@ -23,6 +27,30 @@ fn power_loss_on_ext4(shape: Shape) -> Result<()> {
 
 fn power_loss_on_xfs(shape: Shape) -> Result<()> {
     lose_power("xfs", shape)
+}
+
+/// The same cut with acks that do not promise the disk: were nothing lost then, the cut would not be
+/// one.
+fn power_loss_takes_what_no_ack_promised(shape: Shape) -> Result<()> {
+    if Kind::chosen() == Kind::Kafka {
+        return Ok(());
+    }
+    let mut random = random("power loss without promise");
+    let dir = tempfile::Builder::new()
+        .prefix("flumen-it-power-")
+        .tempdir()?;
+    let mut life = Life::new(shape, dir.path(), "9223372036854775807");
+    let image = new_image("ext4", dir.path())?;
+    let (image, ..) = life.one_cut(image, dir.path(), 0, &mut random)?;
+    let disk = CutDisk::mount(image, dir.path())?;
+    let mut broker = life.start()?;
+    let lost = life.check(&broker);
+    broker.kill();
+    drop(disk);
+    let why = lost.err().context("nothing was lost")?;
+    ensure!(why.to_string().contains("acked record"), "{why:#}");
+    println!("without syncs, {} acked batches: {why}", life.acked());
+    Ok(())
 }
 
 /// What one producer of one partition knows.
@@ -57,17 +85,7 @@ fn lose_power(kind: &str, shape: Shape) -> Result<()> {
         let cuts = left.min(CUTS_PER_IMAGE);
         left -= cuts;
         let mut image = new_image(kind, dir.path())?;
-        let mut life = Life {
-            options: Options::new(shape)
-                .set("log.flush.interval.messages", "1")
-                .set("log.segment.bytes", "1048576")
-                .set(
-                    "log.dirs",
-                    &dir.path().join("mnt/data").display().to_string(),
-                ),
-            sent: (0..PARTITIONS).map(|_| Mutex::default()).collect(),
-            required: vec![0; PARTITIONS as usize],
-        };
+        let mut life = Life::new(shape, dir.path(), "1");
         for round in 0..cuts {
             let ready = life.one_cut(image, dir.path(), round, &mut random)?;
             let (next, cut, start_time) = ready;
@@ -94,6 +112,17 @@ fn lose_power(kind: &str, shape: Shape) -> Result<()> {
 }
 
 impl Life {
+    fn new(shape: Shape, dir: &Path, flush_messages: &str) -> Self {
+        Self {
+            options: Options::new(shape)
+                .set("log.flush.interval.messages", flush_messages)
+                .set("log.segment.bytes", "1048576")
+                .set("log.dirs", &dir.join("mnt/data").display().to_string()),
+            sent: (0..PARTITIONS).map(|_| Mutex::default()).collect(),
+            required: vec![0; PARTITIONS as usize],
+        }
+    }
+
     fn start(&self) -> Result<Broker> {
         Broker::start(self.options.clone())
     }
