@@ -34,8 +34,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("flumen-runtime", &["flumen-base", "flumen-shard"]),
     ("flumen-client", &[]),
     (
-        // Formatting and importing write what the log and the quorum read at the first start; the log
-        // tools show records by their schemas.
+        // Formatting and importing write what the log and the quorum read at the first start; the
+        // log tools show records by their schemas.
         "flumen",
         &[
             "flumen-base",

@@ -39,8 +39,8 @@ impl Store {
     }
 }
 
-/// A key of a coordinator's topic: `{"type":"1","data":{...}}`, with the record's number. `None` for
-/// a number that 4.3.1 does not know.
+/// A key of a coordinator's topic: `{"type":"1","data":{...}}`, with the record's number. `None`
+/// for a number that 4.3.1 does not know.
 ///
 /// # Errors
 /// The bytes are not what the number says.
@@ -293,8 +293,9 @@ mod tests {
         };
         let bytes = records::encode_versioned(&value, 3).unwrap();
         let shown = coordinator_value(Store::Groups, 1, &bytes).unwrap();
-        let text = r#"{"version":"3","data":{"offset":7,"leaderEpoch":-1,"metadata":"m","commitTimestamp":9}}"#;
-        assert_eq!(shown.as_deref(), Some(text));
+        let data_3 = r#"{"offset":7,"leaderEpoch":-1,"metadata":"m","commitTimestamp":9}"#;
+        let text = format!(r#"{{"version":"3","data":{data_3}}}"#);
+        assert_eq!(shown, Some(text));
         assert!(data(&value, 1).contains("expireTimestamp"));
         assert!(!data(&value, 4).contains("topicId"), "a tag at its default");
     }

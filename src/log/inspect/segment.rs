@@ -243,8 +243,8 @@ impl SegmentCheck<'_> {
     fn epoch(&mut self, v: &mut Verifier<'_>, pos: u64, header: &BatchHeader<'_>) {
         let Some(epochs) = self.epochs else { return };
         let (cached, own) = (epochs.at(header.base_offset()), header.leader_epoch());
-        // -1: below the log's start, of which the checkpoint knows nothing any more; or of a batch that
-        // was stored before there were epochs.
+        // -1: below the log's start, of which the checkpoint knows nothing any more; or of a batch
+        // that was stored before there were epochs.
         if cached == -1 || own == -1 || cached == own || self.epoch_told == Some((cached, own)) {
             return;
         }

@@ -1,5 +1,5 @@
-//! Directories of the other broker: Flumen takes over what Kafka wrote, its tools find nothing wrong
-//! in it, and Kafka's dump tool reads what Flumen wrote.
+//! Directories of the other broker: Flumen takes over what Kafka wrote, its tools find nothing
+//! wrong in it, and Kafka's dump tool reads what Flumen wrote.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -335,7 +335,8 @@ fn dumps_agree(kafka: &Broker) -> Result<()> {
     Ok(())
 }
 
-/// Kafka's dump tool reads every file, finds nothing wrong, and shows the records that clients read.
+/// Kafka's dump tool reads every file, finds nothing wrong, and shows the records that clients
+/// read.
 fn kafka_reads(broker: &Broker, seen: &Seen) -> Result<()> {
     for (topic, _) in TOPICS {
         let list = |extension: &str| -> Result<String> {

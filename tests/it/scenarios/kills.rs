@@ -178,8 +178,8 @@ fn read(broker: &mut Broker, topic: &str, partition: i32) -> Result<Vec<(i64, u6
     numbered.collect()
 }
 
-/// Each acked record is where its ack said; no value is there twice; values ascend. Returns how many
-/// are stored.
+/// Each acked record is where its ack said; no value is there twice; values ascend. Returns how
+/// many are stored.
 fn verify_acked(broker: &mut Broker, acked: &BTreeMap<(i32, i64), u64>) -> Result<usize> {
     let mut seen = BTreeSet::new();
     let mut there = BTreeMap::new();

@@ -29,8 +29,8 @@ fn power_loss_on_xfs(shape: Shape) -> Result<()> {
     lose_power("xfs", shape)
 }
 
-/// The same cut with acks that do not promise the disk: were nothing lost then, the cut would not be
-/// one.
+/// The same cut with acks that do not promise the disk: were nothing lost then, the cut would not
+/// be one.
 fn power_loss_takes_what_no_ack_promised(shape: Shape) -> Result<()> {
     if Kind::chosen() == Kind::Kafka {
         return Ok(());
