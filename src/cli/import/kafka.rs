@@ -42,13 +42,16 @@ pub(super) struct Topic {
     pub(super) partitions: BTreeMap<i32, Partition>,
 }
 
+/// Whose quota: types and names, no name for the default.
+pub(super) type Entity = Vec<(String, Option<String>)>;
+
 /// What Flumen has no place for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Unsupported {
     pub(super) acls: BTreeSet<Uuid>,
     pub(super) scram_users: BTreeSet<(String, i8)>,
     pub(super) tokens: BTreeSet<String>,
-    pub(super) quotas: BTreeSet<(Vec<(String, Option<String>)>, String)>,
+    pub(super) quotas: BTreeSet<(Entity, String)>,
 }
 
 impl Unsupported {
@@ -330,7 +333,7 @@ impl Metadata {
                     let name = e.entity_name.map(|n| n.into_owned());
                     (e.entity_type.into_owned(), name)
                 });
-                let key = (entity.collect::<Vec<_>>(), quota.key.into_owned());
+                let key = (entity.collect::<Entity>(), quota.key.into_owned());
                 match quota.remove {
                     true => found.quotas.remove(&key),
                     false => found.quotas.insert(key),

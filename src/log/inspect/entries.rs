@@ -212,7 +212,7 @@ impl SnapshotFile {
         };
         let count = i64::from(i32::from_be_bytes(*count));
         let whole = (rest.len() / SNAPSHOT_ENTRY_LEN) as i64;
-        if count != whole || rest.len() % SNAPSHOT_ENTRY_LEN != 0 {
+        if count != whole || !rest.len().is_multiple_of(SNAPSHOT_ENTRY_LEN) {
             let what = format!("{count} producers do not take {} bytes", rest.len());
             found.problems.push((6, what));
         }

@@ -40,7 +40,7 @@ impl<'a, const N: usize> Cursor<'a, N> {
     fn peek(&mut self, v: &mut Verifier<'_>) -> io::Result<Option<(u64, [u8; N])>> {
         if !self.begun {
             self.begun = true;
-            if self.len % N as u64 != 0 {
+            if !self.len.is_multiple_of(N as u64) {
                 let whole = self.len - self.len % N as u64;
                 let what = format!("{} bytes are no whole entry", self.len - whole);
                 v.defect(
