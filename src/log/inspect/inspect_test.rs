@@ -107,6 +107,7 @@ fn what_a_broker_wrote_is_clean() {
 fn every_flipped_byte_of_a_segment_is_found() {
     let disk = written();
     let logs = files(&disk, ".log");
+    let mut count = 0;
     for path in &logs {
         let good = disk.contents(path).unwrap();
         for at in 0..good.len() {
@@ -117,13 +118,16 @@ fn every_flipped_byte_of_a_segment_is_found() {
             assert!(!found.is_empty(), "byte {at} of {}", path.display());
         }
         overwrite(&disk, path, &good);
+        count += good.len();
     }
+    println!("{count} bytes flipped, each found");
     assert_eq!(defects(&disk), []);
 }
 
 #[test]
 fn every_shorter_segment_is_found() {
     let disk = written();
+    let mut count = 0;
     for path in files(&disk, ".log") {
         let good = disk.contents(&path).unwrap();
         for len in 0..good.len() {
@@ -131,7 +135,9 @@ fn every_shorter_segment_is_found() {
             assert!(!defects(&disk).is_empty(), "{len} of {}", path.display());
         }
         overwrite(&disk, &path, &good);
+        count += good.len();
     }
+    println!("{count} shorter lengths, each found");
 }
 
 #[test]
