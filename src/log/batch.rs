@@ -30,7 +30,7 @@ const ATTR_COMPRESSION: i16 = 0x07;
 pub(crate) const ATTR_LOG_APPEND_TIME: i16 = 0x08;
 pub(crate) const ATTR_TRANSACTIONAL: i16 = 0x10;
 pub(crate) const ATTR_CONTROL: i16 = 0x20;
-const ATTR_DELETE_HORIZON: i16 = 0x40;
+pub(crate) const ATTR_DELETE_HORIZON: i16 = 0x40;
 
 /// Why bytes are no record batch, or no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -2,7 +2,7 @@
 
 use crate::batch::{
     ATTR_CONTROL, ATTR_LOG_APPEND_TIME, ATTR_TRANSACTIONAL, BatchHeader, CRC_START, HEADER_LEN,
-    LOG_OVERHEAD, MAGIC,
+    LOG_OVERHEAD, MAGIC, Record,
 };
 use crate::codec::{self, CodecError, Compression};
 use crate::config::TimestampType;
@@ -26,6 +26,19 @@ fn put_nullable(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
             out.extend_from_slice(bytes);
         }
     }
+}
+
+/// Adds a record as it stands in a records section; `scratch` is memory to work with.
+pub(crate) fn put_record(section: &mut Vec<u8>, scratch: &mut Vec<u8>, record: &Record<'_>) {
+    scratch.clear();
+    scratch.push(record.attributes as u8);
+    put_varlong(scratch, record.timestamp_delta);
+    put_varlong(scratch, i64::from(record.offset_delta));
+    put_nullable(scratch, record.key);
+    put_nullable(scratch, record.value);
+    scratch.extend_from_slice(record.headers);
+    put_varlong(section, scratch.len() as i64);
+    section.extend_from_slice(scratch);
 }
 
 /// Builds one batch: for internal topics, and for batches that must be rewritten.

@@ -12,6 +12,8 @@ use std::path::Path;
 pub const RECOVERY_POINT: &str = "recovery-point-offset-checkpoint";
 /// Name of the checkpoint of log start offsets.
 pub const LOG_START: &str = "log-start-offset-checkpoint";
+/// Name of the checkpoint of what compaction has cleaned.
+pub const CLEANER: &str = "cleaner-offset-checkpoint";
 /// Name of the checkpoint of high watermarks.
 pub const HIGH_WATERMARK: &str = "replication-offset-checkpoint";
 /// Name of the marker of a clean shutdown.
@@ -28,7 +30,7 @@ const SMALL_FILE_LEN_MAX: u64 = 64 << 10;
 /// (topic name, partition) -> offset.
 pub type Offsets = BTreeMap<(String, i32), Offset>;
 
-/// Reads one of the three offset checkpoints of a log directory; empty when the file is missing.
+/// Reads one of the offset checkpoints of a log directory; empty when the file is missing.
 pub fn read_offsets(disk: &dyn Disk, log_dir: &Path, name: &str) -> io::Result<Offsets> {
     let path = log_dir.join(name);
     let Some(text) = read_text(disk, &path, CHECKPOINT_LEN_MAX)? else {
@@ -37,7 +39,7 @@ pub fn read_offsets(disk: &dyn Disk, log_dir: &Path, name: &str) -> io::Result<O
     parse_offsets(&text).ok_or_else(|| malformed(&path))
 }
 
-/// Writes one of the three offset checkpoints.
+/// Writes one of the offset checkpoints.
 pub fn write_offsets(
     disk: &dyn Disk,
     log_dir: &Path,

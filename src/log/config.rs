@@ -48,7 +48,7 @@ impl Default for CleanupPolicy {
 
 /// Settings of one log; field names are Kafka's config names. Times in milliseconds, sizes in
 /// bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LogConfig {
     /// `segment.bytes`, at most `i32::MAX`.
     pub segment_bytes: u32,
@@ -82,6 +82,8 @@ pub struct LogConfig {
     pub cleanup_policy: CleanupPolicy,
     /// `delete.retention.ms`.
     pub delete_retention_ms: i64,
+    /// `min.cleanable.dirty.ratio`, 0 to 1.
+    pub min_cleanable_dirty_ratio: f64,
     /// `min.compaction.lag.ms`.
     pub min_compaction_lag_ms: i64,
     /// `max.compaction.lag.ms`.
@@ -94,6 +96,17 @@ pub struct LogConfig {
     pub producer_id_expiration_ms: i64,
     /// `min.insync.replicas`: kept here because it is a topic config; the log does not use it.
     pub min_insync_replicas: i32,
+}
+
+impl LogConfig {
+    /// After which time a segment rolls: what is to be compacted must not stay in the active one
+    /// for longer than `max.compaction.lag.ms`.
+    pub(crate) fn roll_ms(&self) -> i64 {
+        match self.cleanup_policy.compact && self.max_compaction_lag_ms > 0 {
+            true => self.segment_ms.min(self.max_compaction_lag_ms),
+            false => self.segment_ms,
+        }
+    }
 }
 
 impl Default for LogConfig {
@@ -116,6 +129,7 @@ impl Default for LogConfig {
             flush_ms: i64::MAX,
             cleanup_policy: CleanupPolicy::default(),
             delete_retention_ms: 86_400_000,
+            min_cleanable_dirty_ratio: 0.5,
             min_compaction_lag_ms: 0,
             max_compaction_lag_ms: i64::MAX,
             file_delete_delay_ms: 60_000,

@@ -145,12 +145,7 @@ impl OffsetIndex {
     /// The `.index` file; `None` if not all entries are in memory.
     pub(crate) fn encode(&self) -> Option<Vec<u8>> {
         let Self::Full(all) = self else { return None };
-        let mut out = Vec::with_capacity(all.len() * OFFSET_ENTRY_LEN);
-        for entry in all {
-            out.extend_from_slice(&entry.last.to_be_bytes());
-            out.extend_from_slice(&entry.position.to_be_bytes());
-        }
-        Some(out)
+        Some(encode_offsets(all))
     }
 }
 
@@ -205,6 +200,16 @@ pub(crate) fn push_time(entries: &mut Vec<TimeEntry>, entry: TimeEntry) {
     if entries.last().map_or(-1, |e| e.timestamp) < entry.timestamp {
         entries.push(entry);
     }
+}
+
+/// The `.index` file.
+pub(crate) fn encode_offsets(entries: &[IndexEntry]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(entries.len() * OFFSET_ENTRY_LEN);
+    for entry in entries {
+        out.extend_from_slice(&entry.last.to_be_bytes());
+        out.extend_from_slice(&entry.position.to_be_bytes());
+    }
+    out
 }
 
 /// The `.timeindex` file.

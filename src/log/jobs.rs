@@ -210,6 +210,11 @@ pub struct UnlinkJob {
 }
 
 impl UnlinkJob {
+    /// For these files, whose handles are closed with it.
+    pub(crate) fn new(dir: PathBuf, paths: Vec<PathBuf>, files: Vec<Arc<LogFile>>) -> Self {
+        Self { dir, paths, files }
+    }
+
     /// Does it. A file that is gone already is fine.
     pub fn run(self, disk: &dyn Disk) -> io::Result<()> {
         // Somebody may still be reading one of them: then none is cut.
@@ -377,7 +382,7 @@ impl Log {
 
     /// Keeps samples only of all but the newest segments' indexes: readers that are a little behind
     /// find their way without the disk.
-    fn thin_indexes(&mut self) {
+    pub(crate) fn thin_indexes(&mut self) {
         let mut kept = 0;
         for segment in self.segments.iter_mut().rev() {
             kept += segment.index.len();
@@ -504,8 +509,9 @@ impl Log {
             let next = self.segments.get(count + 1);
             let next = next.map(|s| s.base_offset);
             let empty_active = next.is_none() && segment.mark.size == 0;
-            let busy =
-                segment.state == SegmentState::Sealing || segment.written < segment.mark.size;
+            let busy = segment.state == SegmentState::Sealing
+                || segment.written < segment.mark.size
+                || self.clean.holds(segment.base_offset);
             let below = high_watermark >= next.unwrap_or(self.log_end);
             if empty_active || busy || !below || !may_go(segment, next) {
                 break;

@@ -1,5 +1,6 @@
 //! Loading, part: what a crash left in a partition's directory.
 
+use crate::clean::{CLEANED_SUFFIX, SWAP_SUFFIX};
 use crate::recovery::{Loader, SEGMENT_SUFFIXES};
 use crate::scan::Scanner;
 use crate::segment::{DELETED_SUFFIX, LOG_SUFFIX, offset_of_name};
@@ -18,22 +19,17 @@ impl Loader<'_> {
             .map(|n| n.0)
             .collect();
         names.sort();
-        let cleaned = names.iter().filter_map(|n| leftover(n, ".cleaned")).min();
+        self.remove_half_swaps(&names)?;
         for name in &names {
-            let swap = leftover(name, ".swap");
-            let half_split = swap.is_some_and(|offset| cleaned.is_some_and(|c| offset >= c));
-            if [DELETED_SUFFIX, ".cleaned", ".tmp"]
-                .iter()
-                .any(|s| name.ends_with(s))
-                || half_split
-            {
+            let gone = [DELETED_SUFFIX, CLEANED_SUFFIX, ".tmp"];
+            if gone.iter().any(|s| name.ends_with(s)) {
                 self.remove(name)?;
             }
         }
         names.retain(|n| !self.report.files_removed.contains(n));
         let swaps: Vec<i64> = names
             .iter()
-            .filter_map(|n| offset_of_name(n.strip_suffix(".swap")?, LOG_SUFFIX))
+            .filter_map(|n| offset_of_name(n.strip_suffix(SWAP_SUFFIX)?, LOG_SUFFIX))
             .collect();
         self.complete_swaps(&names, &swaps)?;
         let names: Vec<String> = self
@@ -58,14 +54,40 @@ impl Loader<'_> {
         Ok(bases)
     }
 
+    /// A swap begins when the last of its files has its `.swap` name, that of the records; what has
+    /// one without that is of no use. These go before the `.cleaned` files that tell.
+    fn remove_half_swaps(&mut self, names: &[String]) -> io::Result<()> {
+        let cleaned = names.iter().filter_map(|n| leftover(n, CLEANED_SUFFIX));
+        let cleaned = cleaned.min();
+        let records = format!("{LOG_SUFFIX}{SWAP_SUFFIX}");
+        let whole: BTreeSet<i64> = names
+            .iter()
+            .filter_map(|n| offset_of_name(n, &records))
+            .collect();
+        let mut removed = false;
+        for name in names {
+            let Some(offset) = leftover(name, SWAP_SUFFIX) else {
+                continue;
+            };
+            if cleaned.is_some_and(|c| offset >= c) || !whole.contains(&offset) {
+                self.remove(name)?;
+                removed = true;
+            }
+        }
+        match removed {
+            true => self.disk.sync_dir(&self.params.dir),
+            false => Ok(()),
+        }
+    }
+
     /// The segments that the swapped ones replace go, then the swapped ones get their names.
     fn complete_swaps(&mut self, names: &[String], swaps: &[i64]) -> io::Result<()> {
         let (Some(&first), Some(&last)) = (swaps.iter().min(), swaps.iter().max()) else {
             return Ok(());
         };
-        let path = self.path(last, &format!("{LOG_SUFFIX}.swap"));
+        let path = self.path(last, &format!("{LOG_SUFFIX}{SWAP_SUFFIX}"));
         let file = self.disk.open(&path, OpenMode::Read)?;
-        let mut end = last;
+        let mut end = last + 1; // even if nothing is in it
         let mut scanner = Scanner::new(&*file, 0, file.len()?, false);
         while let Ok(Some(batch)) = scanner.next_header()? {
             end = batch.header().last_offset() + 1;
@@ -78,8 +100,12 @@ impl Loader<'_> {
                 self.remove(name)?;
             }
         }
-        for name in names {
-            if let Some(target) = name.strip_suffix(".swap") {
+        // The records last: without them what has its name already would be of no segment.
+        let (records, others): (Vec<&String>, Vec<&String>) = names
+            .iter()
+            .partition(|name| name.ends_with(&format!("{LOG_SUFFIX}{SWAP_SUFFIX}")));
+        for name in others.into_iter().chain(records) {
+            if let Some(target) = name.strip_suffix(SWAP_SUFFIX) {
                 let dir = &self.params.dir;
                 self.disk.rename(&dir.join(name), &dir.join(target))?;
             }

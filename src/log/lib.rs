@@ -6,7 +6,8 @@
 //! ```text
 //! produce   validate() -> Log::append() -> take_write() -> disk -> write_done()
 //! fetch     Log::plan_read() -> Memory | File | NeedScan -> disk -> Log::resume_read() -> ...
-//! beside    take_seal_job, take_epoch_job, retention, close_job, lookup: jobs, and x_done()
+//! beside    take_seal_job, take_epoch_job, retention, close_job, lookup, start_cleaning (clean/):
+//!           jobs, and x_done()
 //! start     recovery::load(disk) (a job) -> Log::from_loaded()
 //! ```
 //! Bytes on disk are exactly Kafka's (`.log`, `.index`, `.timeindex`, `.snapshot`, checkpoints), so
@@ -21,8 +22,8 @@
 //! # fn run(disk: &dyn Disk) -> Result<(), Box<dyn std::error::Error>> {
 //! # let config = std::sync::Arc::new(LogConfig::default());
 //! # let params = LoadParams { dir: "logs/t-0".into(), config: config.clone(),
-//! #     recovery_point: Offset(0), log_start_offset: Offset(0), clean: false, now_ms: 0,
-//! #     topic_id: Uuid::from_bytes([1; 16]) };
+//! #     recovery_point: Offset(0), log_start_offset: Offset(0), cleaned_offset: Offset(0),
+//! #     clean: false, now_ms: 0, topic_id: Uuid::from_bytes([1; 16]) };
 //! let mut log = Log::from_loaded(load(disk, params)?, config.clone(), FileIds::default());
 //! let mut batch = BatchBuilder::new();
 //! batch.push(0, Some(b"key"), Some(b"value"));
@@ -42,6 +43,7 @@
 pub mod batch;
 mod builder;
 pub mod checkpoint;
+pub mod clean;
 pub mod codec;
 pub mod config;
 mod crc;

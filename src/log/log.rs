@@ -17,12 +17,10 @@ use crate::ops::{AppendError, AppendInfo, FileIds, SyncOp, WriteDone, WriteOp};
 use crate::producer_state::{self, Check, ProducerState};
 use crate::read::{PositionCache, Tail, TailBatch};
 use crate::recovery::LoadedLog;
-use crate::segment::{
-    BatchAt, INDEX_SUFFIX, LOG_SUFFIX, Segment, SegmentMark, SegmentState, segment_path,
-};
+use crate::segment::{BatchAt, Segment, SegmentMark, SegmentState};
 use crate::validate::ValidBatch;
 use bytes::{Bytes, BytesMut};
-use flumen_base::{ErrorCode, LeaderEpoch, LogFile, Mono, Now, Offset};
+use flumen_base::{ErrorCode, LeaderEpoch, Mono, Now, Offset};
 use smallvec::{SmallVec, smallvec};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -44,7 +42,7 @@ const COPIES_LEN_MAX: usize = 64 << 10;
 pub struct Log {
     pub(crate) dir: PathBuf,
     pub(crate) config: Arc<LogConfig>,
-    ids: FileIds,
+    pub(crate) ids: FileIds,
     /// Ascending; never empty; only the last is active.
     pub(crate) segments: VecDeque<Segment>,
     pub(crate) log_start: i64,
@@ -75,6 +73,7 @@ pub struct Log {
     pub(crate) tail: Tail,
     pub(crate) positions: PositionCache,
     pub(crate) size_check: crate::jobs::SizeCheck,
+    pub(crate) clean: crate::clean::CleanState,
 }
 
 /// Batches staged for one segment, one behind the other.
@@ -112,8 +111,7 @@ impl Log {
         let dir = loaded.dir;
         let mut segments = VecDeque::with_capacity(loaded.segments.len());
         for found in loaded.segments {
-            let file = new_file(&ids, &dir, found.base_offset, LOG_SUFFIX);
-            let index_file = new_file(&ids, &dir, found.base_offset, INDEX_SUFFIX);
+            let (file, index_file) = ids.segment_files(&dir, found.base_offset);
             let mut segment =
                 Segment::empty(found.base_offset, file, index_file, &config, loaded.now_ms);
             segment.state = SegmentState::Sealed;
@@ -154,6 +152,7 @@ impl Log {
             tail: Tail::default(),
             positions: PositionCache::default(),
             size_check: Default::default(),
+            clean: Default::default(),
         }
     }
 
@@ -331,8 +330,7 @@ impl Log {
             active.push_max_time();
             active.roll_snapshot = Some(self.producers.encode());
         }
-        let file = new_file(&self.ids, &self.dir, base, LOG_SUFFIX);
-        let index_file = new_file(&self.ids, &self.dir, base, INDEX_SUFFIX);
+        let (file, index_file) = self.ids.segment_files(&self.dir, base);
         let segment = Segment::empty(base, file, index_file, &self.config, now.wall_ms);
         self.segments.push_back(segment);
     }
@@ -584,14 +582,6 @@ impl Log {
             .partition_point(|s| s.base_offset < base_offset);
         let found = self.segments.get(index)?;
         (found.base_offset == base_offset).then_some(index)
-    }
-}
-
-fn new_file(ids: &FileIds, dir: &Path, base_offset: i64, suffix: &str) -> Arc<LogFile> {
-    let path = segment_path(dir, base_offset, suffix);
-    match suffix {
-        LOG_SUFFIX => LogFile::segment(ids.next_id(), path),
-        _ => LogFile::new(ids.next_id(), path),
     }
 }
 

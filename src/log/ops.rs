@@ -1,7 +1,9 @@
 //! What goes into a log's write path and what comes out of it.
 
+use crate::segment::{INDEX_SUFFIX, LOG_SUFFIX, segment_path};
 use bytes::Bytes;
 use flumen_base::{ErrorCode, FileId, LogFile, Offset};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,6 +21,20 @@ impl FileIds {
     /// The next number.
     pub fn next_id(&self) -> FileId {
         FileId(self.0.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The files of a segment: records and offset index.
+    pub(crate) fn segment_files(
+        &self,
+        dir: &Path,
+        base_offset: i64,
+    ) -> (Arc<LogFile>, Arc<LogFile>) {
+        let records = segment_path(dir, base_offset, LOG_SUFFIX);
+        let index = segment_path(dir, base_offset, INDEX_SUFFIX);
+        (
+            LogFile::segment(self.next_id(), records),
+            LogFile::new(self.next_id(), index),
+        )
     }
 }
 

@@ -164,6 +164,13 @@ impl Log {
         let Some(segment) = self.segments.get_mut(index) else {
             return ReadPlan::Corrupt;
         };
+        let same = match scan.kind {
+            ScanKind::Headers => Arc::ptr_eq(&scan.range.file, &segment.file),
+            _ => Arc::ptr_eq(&scan.range.file, &segment.index_file),
+        };
+        if !same {
+            return self.plan_read(&request); // compaction has put another in its place
+        }
         match scan.kind {
             ScanKind::WholeIndex => {
                 segment.index.load_samples(bytes);
@@ -200,6 +207,9 @@ impl Log {
         };
         if segment.base_offset >= bound {
             return ReadPlan::Empty;
+        }
+        if segment.written == 0 {
+            return self.plan_in_segment(index + 1, request); // compaction has left nothing
         }
         let floor = if offset <= segment.base_offset {
             Floor::Exact(0)
@@ -428,6 +438,13 @@ impl Tail {
         }
     }
 
+    /// What is below `end` was compacted.
+    pub(crate) fn drop_below(&mut self, end: i64) {
+        while let Some(batch) = self.batches.pop_front_if(|b| b.base_offset < end) {
+            self.bytes -= batch.charge as usize;
+        }
+    }
+
     /// The log now ends at `end`.
     pub(crate) fn truncate(&mut self, end: i64) {
         while let Some(batch) = self.batches.pop_back_if(|b| b.base_offset >= end) {
@@ -503,6 +520,12 @@ impl PositionCache {
             *oldest = new;
             self.oldest = (self.oldest + 1) % POSITIONS_MAX;
         }
+    }
+
+    /// Other segments have taken the place of these.
+    pub(crate) fn forget(&mut self, segments: &[i64]) {
+        self.known.retain(|k| !segments.contains(&k.segment));
+        self.oldest = 0;
     }
 
     /// The log now ends at `end`.

@@ -46,6 +46,8 @@ pub struct LoadParams {
     pub recovery_point: Offset,
     /// From `log-start-offset-checkpoint`, 0 if absent.
     pub log_start_offset: Offset,
+    /// From `cleaner-offset-checkpoint`, 0 if absent: below it compaction has left gaps.
+    pub cleaned_offset: Offset,
     /// Whether the log directory was shut down cleanly.
     pub clean: bool,
     /// Wall clock in milliseconds, for producer expiry.
@@ -210,9 +212,9 @@ impl Loader<'_> {
                 !self.params.clean && first_unflushed.is_some_and(|first| base >= first);
             // Lost writes can end a segment at a batch boundary: then the next one does not join
             // it. (After compaction segments need not join.)
-            if scanned_end.is_some_and(|end| base != end)
-                && !self.params.config.cleanup_policy.compact
-            {
+            let compacted =
+                self.params.config.cleanup_policy.compact || base <= self.params.cleaned_offset.0;
+            if scanned_end.is_some_and(|end| base != end) && !compacted {
                 self.report.cut = Some(format!("segment {base} does not follow the one before it"));
                 self.remove_segments(&all[i..])?;
                 break;
@@ -269,7 +271,7 @@ impl Loader<'_> {
         size: u64,
         index_len: u64,
     ) -> io::Result<LoadedSegment> {
-        let mut mark = empty_mark(base);
+        let mut mark = SegmentMark::empty(base);
         mark.size = size;
         if let Some(last) = self.last_time_entry(base)? {
             mark.max_timestamp = last.timestamp;
@@ -316,7 +318,7 @@ impl Loader<'_> {
         let file = self
             .disk
             .open(&self.path(base, LOG_SUFFIX), OpenMode::Read)?;
-        let mut mark = empty_mark(base);
+        let mut mark = SegmentMark::empty(base);
         if let Some(last) = times.last() {
             mark.max_timestamp = last.timestamp;
             mark.max_timestamp_offset = base + i64::from(last.offset);
@@ -363,7 +365,7 @@ impl Loader<'_> {
             .disk
             .open(&self.path(base, LOG_SUFFIX), OpenMode::ReadWrite)?;
         let size = file.len()?;
-        let mut mark = empty_mark(base);
+        let mut mark = SegmentMark::empty(base);
         let mut entries = Vec::new();
         let mut times = Vec::new();
         let mut end = base;
@@ -449,7 +451,7 @@ impl Loader<'_> {
             self.new_names |= checkpoint::ensure_file(self.disk, &self.path(start, LOG_SUFFIX))?;
             segments.push(LoadedSegment {
                 base_offset: start,
-                mark: empty_mark(start),
+                mark: SegmentMark::empty(start),
                 index: OffsetIndex::new(),
                 times: Vec::new(),
                 end: start,
@@ -511,18 +513,6 @@ impl Loader<'_> {
             Some(parent) if self.fresh => self.disk.sync_dir(parent),
             _ => Ok(()),
         }
-    }
-}
-
-fn empty_mark(base: i64) -> SegmentMark {
-    SegmentMark {
-        size: 0,
-        bytes_since_index: 0,
-        index_len: 0,
-        time_len: 0,
-        max_timestamp: -1,
-        max_timestamp_offset: base,
-        first_timestamp: None,
     }
 }
 

@@ -218,6 +218,7 @@ fn another_topics_directory_is_refused() {
         config: Arc::new(config()),
         recovery_point: Offset(0),
         log_start_offset: Offset(0),
+        cleaned_offset: Offset(0),
         clean: true,
         now_ms: 0,
         topic_id: TopicId::from_bytes([4; 16]),

@@ -46,6 +46,12 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    /// Reads so many bytes at a time, where whole batches are wanted.
+    pub(crate) fn reading(mut self, bytes: usize) -> Self {
+        self.chunk_len = bytes.clamp(HEADER_LEN, CHUNK_LEN);
+        self
+    }
+
     /// The next `len` bytes, which the file has.
     fn fill(&mut self, len: usize) -> io::Result<&[u8]> {
         let at = self.pos.checked_sub(self.chunk_pos).map(|at| at as usize);

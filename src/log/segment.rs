@@ -50,6 +50,21 @@ pub(crate) struct SegmentMark {
     pub(crate) first_timestamp: Option<i64>,
 }
 
+impl SegmentMark {
+    /// Of a segment without records.
+    pub(crate) fn empty(base_offset: i64) -> Self {
+        Self {
+            size: 0,
+            bytes_since_index: 0,
+            index_len: 0,
+            time_len: 0,
+            max_timestamp: -1,
+            max_timestamp_offset: base_offset,
+            first_timestamp: None,
+        }
+    }
+}
+
 /// How far a segment is on its way to disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SegmentState {
@@ -104,15 +119,7 @@ impl Segment {
             file,
             index_file,
             state: SegmentState::Active,
-            mark: SegmentMark {
-                size: 0,
-                bytes_since_index: 0,
-                index_len: 0,
-                time_len: 0,
-                max_timestamp: -1,
-                max_timestamp_offset: base_offset,
-                first_timestamp: None,
-            },
+            mark: SegmentMark::empty(base_offset),
             written: 0,
             named: false,
             index: OffsetIndex::new(),
@@ -166,7 +173,7 @@ impl Segment {
         let index_max = config.segment_index_bytes as usize / OFFSET_ENTRY_LEN;
         let times_max = (config.segment_index_bytes as usize / TIME_ENTRY_LEN).max(1) - 1;
         size + batch.len > u64::from(config.segment_bytes)
-            || (size > 0 && waited > config.segment_ms.saturating_sub(self.jitter_ms))
+            || (size > 0 && waited > config.roll_ms().saturating_sub(self.jitter_ms))
             || (size > 0 && self.index.len() >= index_max)
             || (size > 0 && self.times.len() >= times_max)
             || batch.last_offset - self.base_offset > i64::from(i32::MAX)

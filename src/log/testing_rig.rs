@@ -44,6 +44,7 @@ impl Rig {
             config: Arc::clone(&config),
             recovery_point: Offset(recovery_point),
             log_start_offset: Offset(log_start),
+            cleaned_offset: Offset(0),
             clean,
             now_ms: 1_000_000,
             topic_id: Uuid::from_bytes([3; 16]),

@@ -16,6 +16,9 @@ use crate::config::{LogConfig, TargetCompression, TimestampType};
 use bytes::{Buf, Bytes};
 use flumen_base::ErrorCode;
 
+/// Why a compacted topic refuses a record.
+const NO_KEY: &str = "Compacted topic cannot accept message without key";
+
 /// Who appends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -60,6 +63,23 @@ impl ValidateError {
             over_budget: false,
             malformed: false,
         }
+    }
+
+    /// Says of which partition (`topic-index`) it is, where Kafka says that.
+    pub fn in_partition(mut self, name: &str) -> Self {
+        let mut named = false;
+        for error in self
+            .record_errors
+            .iter_mut()
+            .filter(|e| e.message == NO_KEY)
+        {
+            error.message = format!("{NO_KEY} in topic partition {name}");
+            named = true;
+        }
+        if named && self.code == ErrorCode::InvalidRecord {
+            self.message = total_of(&self.record_errors);
+        }
+        self
     }
 
     fn invalid(message: impl Into<String>) -> Self {
@@ -306,17 +326,32 @@ fn check_records(
         let message = "One or more records have been rejected due to invalid timestamp";
         (ErrorCode::InvalidTimestamp, message.to_owned())
     } else {
-        let message = format!(
-            "One or more records have been rejected due to {} record errors in total, first: {}",
-            errors.len(),
-            errors[0].message
-        );
-        (ErrorCode::InvalidRecord, message)
+        (ErrorCode::InvalidRecord, total_of(&errors))
     };
     Err(ValidateError {
         record_errors: errors,
         ..ValidateError::new(code, message)
     })
+}
+
+/// What is said of a batch of which some records are refused.
+fn total_of(errors: &[RecordError]) -> String {
+    let first: Vec<String> = errors
+        .iter()
+        .take(3)
+        .map(|e| {
+            format!(
+                "RecordError(batchIndex={}, message='{}')",
+                e.batch_index, e.message
+            )
+        })
+        .collect();
+    format!(
+        "One or more records have been rejected due to {} record errors in total, and only showing \
+         the first three errors at most: [{}]",
+        errors.len(),
+        first.join(", ")
+    )
 }
 
 /// Timestamps that are surely fine: a quick first look, [`refuse`] has the last word.
@@ -360,8 +395,7 @@ fn refuse(
     now_ms: i64,
 ) -> Option<(bool, String)> {
     if config.cleanup_policy.compact && record.key.is_none() {
-        let message = "Compacted topic cannot accept message without key".to_owned();
-        return Some((false, message));
+        return Some((false, NO_KEY.to_owned()));
     }
     if config.message_timestamp_type == TimestampType::CreateTime && timestamp != -1 {
         let age = now_ms.saturating_sub(timestamp);
@@ -398,7 +432,8 @@ fn target_codec(target: TargetCompression, source: Compression) -> (Compression,
     }
 }
 
-fn default_level(codec: Compression) -> i32 {
+/// The level that Kafka compresses with where no setting says otherwise.
+pub(crate) fn default_level(codec: Compression) -> i32 {
     match codec {
         Compression::Gzip => -1,
         Compression::Lz4 => 9,

@@ -26,7 +26,6 @@ const SHARE: &str = "share groups are not built yet";
 const STREAMS: &str = "the streams group protocol is not built yet";
 const CONSUMER: &str = "the consumer group protocol (KIP-848) is not built yet";
 const TXN: &str = "transactions are not built yet";
-const CLEANER: &str = "log compaction is not built yet";
 const TLS: &str = "TLS and SASL";
 const ACLS: &str = "authorization";
 
@@ -92,11 +91,7 @@ const STORED: &[(&str, &str)] = &[
     ("transaction.", TXN),
     ("transactional.", TXN),
     ("add.partitions.to.txn.", TXN),
-    ("log.cleaner.", CLEANER),
-    ("min.cleanable.", CLEANER),
-    ("min.compaction.", CLEANER),
-    ("max.compaction.", CLEANER),
-    ("delete.retention.ms", CLEANER),
+    ("log.cleaner.threads", POOLS),
     ("preallocate", "segments are never preallocated"),
     ("log.preallocate", "segments are never preallocated"),
     (

@@ -39,6 +39,8 @@ pub struct LogDirState {
     pub recovery_points: BTreeMap<(String, PartitionIndex), Offset>,
     /// `log-start-offset-checkpoint`.
     pub log_starts: BTreeMap<(String, PartitionIndex), Offset>,
+    /// `cleaner-offset-checkpoint`.
+    pub cleaned: BTreeMap<(String, PartitionIndex), Offset>,
     /// Partition directories that are there (topic, partition), those being deleted excepted.
     pub partitions: Vec<(String, PartitionIndex)>,
     /// Names of directories that a deletion left behind (`*-delete`): removed by a job of the first

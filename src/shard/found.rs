@@ -7,14 +7,14 @@
 
 use crate::LogDirState;
 use flumen_base::{Disk, PartitionIndex, TopicId, Uuid};
-use flumen_log::checkpoint::{self, LOG_START, RECOVERY_POINT};
+use flumen_log::checkpoint::{self, CLEANER, LOG_START, Offsets, RECOVERY_POINT};
 use flumen_quorum::Image;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io;
 use std::path::Path;
 
-/// Topic ids of the lines of the two offset checkpoints. Written after them: a line whose id does
+/// Topic ids of the lines of the offset checkpoints. Written after them: a line whose id does
 /// not fit is of a deleted topic, or its checkpoint was not finished, and is not believed.
 const IDS: &str = "flumen-topic-id-checkpoint";
 const IDS_LEN_MAX: u64 = 64 << 20;
@@ -37,6 +37,7 @@ impl LogDirState {
             clean: checkpoint::has_clean_shutdown(disk, dir),
             recovery_points: checkpoint::read_offsets(disk, dir, RECOVERY_POINT)?,
             log_starts: checkpoint::read_offsets(disk, dir, LOG_START)?,
+            cleaned: read_cleaned(disk, dir)?,
             ..Self::default()
         };
         let mut names = disk.list(dir)?;
@@ -77,6 +78,18 @@ impl LogDirState {
         };
         self.recovery_points.retain(|key, _| fits(key));
         self.log_starts.retain(|key, _| fits(key));
+        self.cleaned.retain(|key, _| fits(key));
+    }
+}
+
+/// What compaction has cleaned. A file that is damaged costs no more than cleaning again.
+fn read_cleaned(disk: &dyn Disk, dir: &Path) -> io::Result<Offsets> {
+    match checkpoint::read_offsets(disk, dir, CLEANER) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            tracing::warn!(%error, "logs will be cleaned from their start");
+            Ok(Offsets::new())
+        }
+        result => result,
     }
 }
 

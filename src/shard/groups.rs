@@ -436,7 +436,14 @@ impl Shard {
         if !self.groups.loads.contains_key(&load) {
             return;
         }
-        if !result.error.is_none() || result.data.is_empty() {
+        if result.error.is_none() && result.data.is_empty() {
+            // Compaction has left nothing up to the end.
+            if let Some(load) = self.groups.loads.remove(&load) {
+                self.groups_known(turn, load.tp.partition);
+            }
+            return;
+        }
+        if !result.error.is_none() {
             tracing::error!(error = %result.error, "groups could not be read, will try again");
             self.retry_group_load(turn, load);
             return;

@@ -167,9 +167,14 @@ impl Shard {
 
 /// What checkpoints say about a partition; what they said before, while it is not loaded.
 pub(crate) fn line_of(p: &Partition) -> CheckpointLine {
-    let (recovery_point, log_start) = match p.log() {
-        Some(log) => (log.recovery_point(), log.log_start_offset()),
-        None => (p.found.recovery_point, p.found.log_start),
+    let found = &p.found;
+    let (recovery_point, log_start, cleaned) = match p.log() {
+        Some(log) => (
+            log.recovery_point(),
+            log.log_start_offset(),
+            log.cleaned_offset(),
+        ),
+        None => (found.recovery_point, found.log_start, found.cleaned),
     };
     CheckpointLine {
         log_dir: p.log_dir,
@@ -178,6 +183,7 @@ pub(crate) fn line_of(p: &Partition) -> CheckpointLine {
         partition: p.tp.partition,
         recovery_point,
         log_start,
+        cleaned,
         closed: false,
     }
 }

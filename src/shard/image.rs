@@ -60,6 +60,7 @@ pub(crate) fn log_config(topic: &TopicConfig, broker: &BrokerConfig) -> LogConfi
             compact: topic.cleanup_policy.compact,
         },
         delete_retention_ms: topic.delete_retention_ms,
+        min_cleanable_dirty_ratio: topic.min_cleanable_dirty_ratio,
         min_compaction_lag_ms: topic.min_compaction_lag_ms,
         max_compaction_lag_ms: topic.max_compaction_lag_ms,
         file_delete_delay_ms: topic.file_delete_delay_ms,
@@ -243,6 +244,7 @@ impl crate::partitions::Partitions {
             clean: dir.clean,
             recovery_point: dir.recovery_points.get(&key).copied().unwrap_or(Offset(0)),
             log_start: dir.log_starts.get(&key).copied().unwrap_or(Offset(0)),
+            cleaned: dir.cleaned.get(&key).copied(),
         }
     }
 }

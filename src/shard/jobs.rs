@@ -6,6 +6,7 @@ use crate::mesh::CheckpointLine;
 use bytes::Bytes;
 use flumen_base::{Disk, TopicId};
 use flumen_log::checkpoint::{self, Offsets};
+use flumen_log::clean::{CleanOutput, Cleaning, SwapJob, Swapped};
 use flumen_log::lookup::{TimestampLookup, TimestampOffset};
 use flumen_log::recovery::{self, LoadParams, LoadedLog};
 use flumen_log::{
@@ -33,6 +34,12 @@ pub enum Job {
     Close(CloseJob),
     /// Find an offset by time.
     Lookup(TimestampLookup),
+    /// A slice of a cleaning.
+    Clean(Box<Cleaning>),
+    /// A cleaned segment takes the place of others.
+    Swap(SwapJob),
+    /// Remove what a cleaning has begun.
+    DiscardCleaning(Box<Cleaning>),
     /// Check a batch that has much to unfold.
     Validate(ValidateJob),
     /// Rename a deleted partition's directory and remove it.
@@ -47,7 +54,7 @@ pub enum Job {
     },
     /// Remove what earlier deletions left in a log directory.
     RemoveLeftBehind(PathBuf),
-    /// Write the two offset checkpoints of a log directory.
+    /// Write the offset checkpoints of a log directory.
     Checkpoint(CheckpointJob),
     /// Write the last checkpoints and the marker of a clean shutdown, in every log directory.
     CleanShutdown(Vec<CheckpointJob>),
@@ -71,6 +78,7 @@ pub struct CheckpointJob {
     pub(crate) dir: PathBuf,
     pub(crate) recovery_points: Offsets,
     pub(crate) log_starts: Offsets,
+    pub(crate) cleaned: Offsets,
     pub(crate) topic_ids: Ids,
     /// A log in it is not closed: no marker of a clean shutdown.
     pub(crate) unclean: bool,
@@ -89,6 +97,10 @@ pub enum JobOutput {
     Close(io::Result<Closed>),
     /// Of [`Job::Lookup`].
     Lookup(io::Result<Option<TimestampOffset>>),
+    /// Of [`Job::Clean`].
+    Clean(Box<CleanOutput>),
+    /// Of [`Job::Swap`].
+    Swap(io::Result<Swapped>),
     /// Of [`Job::Validate`].
     Validate(Result<ValidBatch, ValidateError>),
     /// Of [`Job::Quorum`].
@@ -108,6 +120,9 @@ impl Job {
             Self::Unlink(job) => JobOutput::Done(job.run(disk)),
             Self::Close(job) => JobOutput::Close(job.run(disk)),
             Self::Lookup(job) => JobOutput::Lookup(job.run(disk)),
+            Self::Clean(work) => JobOutput::Clean(Box::new(work.slice(disk))),
+            Self::Swap(job) => JobOutput::Swap(job.run(disk)),
+            Self::DiscardCleaning(work) => JobOutput::Done(work.discard(disk)),
             Self::Validate(job) => JobOutput::Validate(job.run()),
             Self::RemovePartition {
                 dir,
@@ -133,6 +148,9 @@ impl Job {
             Self::Unlink(_) => "unlink",
             Self::Close(_) => "close",
             Self::Lookup(_) => "time lookup",
+            Self::Clean(_) => "clean",
+            Self::Swap(_) => "swap",
+            Self::DiscardCleaning(_) => "discard cleaning",
             Self::Validate(_) => "validate",
             Self::RemovePartition { .. } => "remove partition",
             Self::RemoveLeftBehind(_) => "remove leftovers",
@@ -163,6 +181,7 @@ impl CheckpointJob {
             dir,
             recovery_points: Offsets::new(),
             log_starts: Offsets::new(),
+            cleaned: Offsets::new(),
             topic_ids: Ids::new(),
             unclean: false,
         }
@@ -175,6 +194,9 @@ impl CheckpointJob {
         if line.log_start.0 > 0 {
             self.log_starts.insert(key.clone(), line.log_start);
         }
+        if let Some(cleaned) = line.cleaned {
+            self.cleaned.insert(key.clone(), cleaned);
+        }
         self.recovery_points
             .insert(key.clone(), line.recovery_point);
         self.topic_ids.insert(key, line.topic_id);
@@ -184,6 +206,9 @@ impl CheckpointJob {
         let (points, starts) = (&self.recovery_points, &self.log_starts);
         checkpoint::write_offsets(disk, &self.dir, checkpoint::RECOVERY_POINT, points)?;
         checkpoint::write_offsets(disk, &self.dir, checkpoint::LOG_START, starts)?;
+        if !self.cleaned.is_empty() || disk.exists(&self.dir.join(checkpoint::CLEANER)) {
+            checkpoint::write_offsets(disk, &self.dir, checkpoint::CLEANER, &self.cleaned)?;
+        }
         found::write_ids(disk, &self.dir, &self.topic_ids)
     }
 }

@@ -8,7 +8,7 @@
 //! step(Mesh)   ops of other shards, their results, forwarded requests, new images
 //! step(IoDone, JobDone)  what was parked under that token goes on
 //! end_turn     one write per partition, one message per shard, the quorum's effects
-//! tick         deadlines: long polls, groups, housekeeping
+//! tick         deadlines: long polls, groups, housekeeping, the cleaner
 //! ```
 //! A shard owns the partitions that [`flumen_base::TopicPartition::shard`] gives it and the groups
 //! whose `__consumer_offsets` partition it owns; shard 0 also runs the controller. What must not be
@@ -21,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+mod cleaner;
 mod config;
 mod conn;
 mod controller;
@@ -33,6 +34,7 @@ pub mod io;
 pub mod jobs;
 mod life;
 mod logs;
+mod lookups;
 pub mod mesh;
 mod metrics;
 mod ops;
@@ -111,6 +113,7 @@ pub struct Shard {
     /// On shard 0 only.
     controller: Option<Controller>,
     tails: tails::Tails,
+    cleaner: cleaner::Cleaner,
     metrics: Metrics,
     life: life::Life,
     /// Housekeeping that is in the middle of its partitions.
@@ -171,6 +174,7 @@ impl Shard {
             producer_ids: api::init_producer_id::ProducerIds::default(),
             controller,
             tails: tails::Tails::default(),
+            cleaner: cleaner::Cleaner::default(),
             metrics: Metrics::default(),
             life: life::Life::Starting { registered: false },
             sweeps: std::collections::BTreeMap::new(),
@@ -184,6 +188,7 @@ impl Shard {
         }
         shard.adopt_all_partitions();
         shard.arm_housekeeping(init.now);
+        shard.arm_cleaner(init.now);
         shard
     }
 
@@ -245,6 +250,7 @@ impl Shard {
                 TimerKey::GroupLoad(n) => self.group_load_due(turn, n),
                 TimerKey::Seal(tp) => self.seal_due(turn, tp),
                 TimerKey::Reload(n) => self.reload_due(turn, n),
+                TimerKey::Cleaner => self.cleaner_due(turn),
                 TimerKey::Shutdown => self.life_deadline(turn),
             }
             self.drain_results(turn);
@@ -292,6 +298,7 @@ impl Shard {
                 self.write_done(turn, tp, bufs);
             }
             Pending::Sync(tp, end) => self.sync_done(turn, tp, end, result.is_ok()),
+            Pending::OpenForSwap(tp) => self.opened_for_swap(turn, tp, result.is_ok()),
             Pending::Scan(scan) => self.scan_done(turn, *scan, result),
             Pending::GroupRead(read) => self.group_read_done(turn, *read, result),
             Pending::QuorumAppend => self.quorum_append_done(result),

@@ -12,16 +12,14 @@ use crate::Shard;
 use crate::found::set_aside_name;
 use crate::io::{DiskOp, Effect};
 use crate::jobs::{Job, JobOutput};
-use crate::ops::{ListedOffset, OpResult};
 use crate::partition::{Partition, State, refused_op};
 use crate::partitions::{Pending, PendingJob};
 use crate::timers::TimerKey;
 use crate::turn::Turn;
 use flumen_base::limits::LOADS_IN_FLIGHT_MAX;
 use flumen_base::{ErrorCode, Offset, TopicPartition};
-use flumen_log::lookup::TimestampOffset;
 use flumen_log::recovery::{LoadParams, LoadedLog};
-use flumen_log::{Deleted, Log};
+use flumen_log::{Deleted, Log, UnlinkJob};
 use std::io;
 
 /// A load that failed is tried again after this time (the directory of a deleted topic of the same
@@ -56,6 +54,7 @@ impl Shard {
                 config: p.config.clone(),
                 recovery_point: p.found.recovery_point,
                 log_start_offset: p.found.log_start,
+                cleaned_offset: p.found.cleaned.unwrap_or_default(),
                 clean: p.found.clean,
                 now_ms: turn.now.wall_ms,
                 topic_id: tp.topic_id,
@@ -91,9 +90,15 @@ impl Shard {
                 self.retired(turn, result);
             }
             (PendingJob::Close(tp), JobOutput::Close(result)) => self.closed(turn, tp, result),
-            (PendingJob::Lookup(from, epochs), JobOutput::Lookup(result)) => {
-                let listed = looked_up(result, epochs);
-                self.outbox.result(from, OpResult::ListOffset(listed));
+            (PendingJob::Lookup(lookup), JobOutput::Lookup(result)) => {
+                self.looked_up(turn, lookup, result);
+            }
+            (PendingJob::Clean(tp), JobOutput::Clean(output)) => {
+                self.slice_done(turn, tp, *output);
+            }
+            (PendingJob::Swap(tp), JobOutput::Swap(result)) => self.swapped(turn, tp, result),
+            (PendingJob::CleanDiscarded(tp), JobOutput::Done(result)) => {
+                self.discarded(turn, tp, &result);
             }
             (PendingJob::Validate(tp, id), JobOutput::Validate(outcome)) => {
                 self.validated(turn, tp, id, outcome);
@@ -138,7 +143,8 @@ impl Shard {
                 p.load_failures = 0;
                 // Its share of memory begins with the next append.
                 p.warm = false;
-                let log = Log::from_loaded(*loaded, p.config.clone(), ids);
+                let mut log = Log::from_loaded(*loaded, p.config.clone(), ids);
+                log.set_cleaned_offset(p.found.cleaned);
                 let state = State::Online(Box::new(log));
                 let before = std::mem::replace(&mut p.state, state);
                 let offsets = crate::groups::is_offsets_topic(&p.topic);
@@ -189,12 +195,14 @@ impl Shard {
     /// is in flight on it.
     pub(crate) fn reload(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
         if let Some(p) = self.partitions.map.get_mut(&tp) {
-            let known = p
-                .log()
-                .map(|log| (log.recovery_point(), log.log_start_offset()));
-            if let Some((recovery_point, log_start)) = known {
+            let known = p.log().map(|log| {
+                let (point, start) = (log.recovery_point(), log.log_start_offset());
+                (point, start, log.cleaned_offset())
+            });
+            if let Some((recovery_point, log_start, cleaned)) = known {
                 p.found.recovery_point = recovery_point;
                 p.found.log_start = log_start;
+                p.found.cleaned = cleaned;
             }
             p.found.clean = false;
             p.state = State::Loading(Vec::new());
@@ -204,7 +212,7 @@ impl Shard {
     }
 
     /// A sync or a seal failed: as with a failed write.
-    fn reload_if_failed(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
+    pub(crate) fn reload_if_failed(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
         let Some(p) = self.partitions.map.get_mut(&tp) else {
             return;
         };
@@ -260,7 +268,11 @@ impl Shard {
     }
 
     /// A job on a log has ended; gives the log if it still serves.
-    fn job_ended(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) -> Option<&mut Log> {
+    pub(crate) fn job_ended(
+        &mut self,
+        turn: &mut Turn<'_>,
+        tp: TopicPartition,
+    ) -> Option<&mut Log> {
         self.partitions.map.get_mut(&tp)?.in_flight -= 1;
         self.removal_goes_on(turn, tp);
         self.partitions.map.get_mut(&tp)?.log_mut()
@@ -268,14 +280,17 @@ impl Shard {
 
     fn retired(&mut self, turn: &mut Turn<'_>, result: io::Result<Deleted>) {
         match result {
-            Ok(deleted) => {
-                let n = self.next_id();
-                let at = turn.now.mono.plus_ms(deleted.delay_ms);
-                self.partitions.unlinks.insert(n, deleted.unlink);
-                self.timers.arm(at, TimerKey::Unlink(n));
-            }
+            Ok(deleted) => self.unlink_later(turn, deleted.unlink, deleted.delay_ms),
             Err(error) => tracing::warn!(%error, "retired segments could not be set aside"),
         }
+    }
+
+    /// Files that nothing finds any more are unlinked after `file.delete.delay.ms`.
+    pub(crate) fn unlink_later(&mut self, turn: &mut Turn<'_>, unlink: UnlinkJob, delay_ms: i64) {
+        let n = self.next_id();
+        let at = turn.now.mono.plus_ms(delay_ms);
+        self.partitions.unlinks.insert(n, unlink);
+        self.timers.arm(at, TimerKey::Unlink(n));
     }
 
     /// `file.delete.delay.ms` of retired segments is over.
@@ -378,24 +393,6 @@ impl Shard {
             let job = removal(p);
             self.partitions.map.remove(&tp);
             self.start_job(turn, PendingJob::Background("remove partition"), job);
-        }
-    }
-}
-
-/// The answer to a search by time; nothing found is no error.
-fn looked_up(
-    found: io::Result<Option<TimestampOffset>>,
-    epochs: bool,
-) -> Result<ListedOffset, ErrorCode> {
-    match found {
-        Ok(found) => Ok(ListedOffset {
-            timestamp: found.map_or(-1, |f| f.timestamp),
-            offset: found.map_or(-1, |f| f.offset.0),
-            leader_epoch: found.filter(|_| epochs).map_or(-1, |f| f.leader_epoch),
-        }),
-        Err(error) => {
-            tracing::warn!(%error, "a search by time failed");
-            Err(ErrorCode::KafkaStorageError)
         }
     }
 }

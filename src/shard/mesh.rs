@@ -89,6 +89,8 @@ pub struct CheckpointLine {
     pub recovery_point: Offset,
     /// Where the log starts.
     pub log_start: Offset,
+    /// What compaction has come to, if it ever ran.
+    pub cleaned: Option<Offset>,
     /// Whether the log is closed: all of it, and its indexes, are on disk.
     pub closed: bool,
 }

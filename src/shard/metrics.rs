@@ -122,6 +122,7 @@ impl Shard {
         self.counters_text(&mut text);
         self.gauges_text(&mut text);
         self.latency_text(&mut text);
+        self.cleaner_text(&mut text);
         self.log_text(&mut text);
         self.group_text(&mut text);
         let (lines, ops) = self.committed();
@@ -138,7 +139,7 @@ impl Shard {
     }
 
     fn counters_text(&self, out: &mut String) {
-        let m = &self.metrics;
+        let (m, cleaner) = (&self.metrics, &self.cleaner.totals);
         let counters = [
             ("bytes_in", "Bytes of requests received.", m.bytes_in),
             ("bytes_out", "Bytes of responses given.", m.bytes_out),
@@ -151,6 +152,27 @@ impl Shard {
                 "log_bytes_written",
                 "Bytes appended to logs.",
                 m.log_bytes_written,
+            ),
+            ("cleaner_runs", "Logs that were compacted.", cleaner.runs),
+            (
+                "cleaner_failures",
+                "Compactions that failed.",
+                cleaner.failures,
+            ),
+            (
+                "cleaner_bytes_read",
+                "Bytes that compaction has read.",
+                cleaner.bytes_read,
+            ),
+            (
+                "cleaner_bytes_written",
+                "Bytes that compaction has written.",
+                cleaner.bytes_written,
+            ),
+            (
+                "cleaner_records_removed",
+                "Records that compaction has removed.",
+                cleaner.records_removed,
             ),
         ];
         for (name, help, value) in counters {
@@ -225,6 +247,41 @@ impl Shard {
         for (name, help, value) in gauges {
             let name = format!("flumen_{name}");
             self.sample(out, (&name, "gauge", help), value as u64);
+        }
+    }
+
+    fn cleaner_text(&self, out: &mut String) {
+        let totals = &self.cleaner.totals;
+        let gauges = [
+            (
+                "running",
+                "Whether a log is being compacted.",
+                u64::from(self.cleaner.is_running()),
+            ),
+            (
+                "uncleanable_partitions",
+                "Partitions whose logs are damaged and not compacted any more.",
+                self.cleaner.uncleanable() as u64,
+            ),
+            (
+                "max_dirty_percent",
+                "Dirty part of the dirtiest log when all were looked at last.",
+                totals.max_dirty_percent,
+            ),
+            (
+                "map_percent",
+                "How much of its map of keys the last compaction used.",
+                totals.map_percent,
+            ),
+            (
+                "last_run_milliseconds",
+                "How long the last compaction took.",
+                totals.last_run_ms,
+            ),
+        ];
+        for (name, help, value) in gauges {
+            let name = format!("flumen_cleaner_{name}");
+            self.sample(out, (&name, "gauge", help), value);
         }
     }
 

@@ -68,6 +68,7 @@ pub(crate) struct Found {
     pub(crate) clean: bool,
     pub(crate) recovery_point: Offset,
     pub(crate) log_start: Offset,
+    pub(crate) cleaned: Option<Offset>,
 }
 
 /// Whether its log is there.
@@ -280,7 +281,10 @@ impl Partition {
             self.validating.pop_front();
             match outcome {
                 Ok(batch) => self.stage(now, batch, to, out),
-                Err(e) => out.push(refused_batch(to, e, self.log_start())),
+                Err(e) => {
+                    let e = e.in_partition(&self.dir_name());
+                    out.push(refused_batch(to, e, self.log_start()));
+                }
             }
         }
     }

@@ -6,6 +6,7 @@ use crate::Shard;
 use crate::groups::GroupRead;
 use crate::io::{DiskOp, Effect, IoFailure, IoOutput, Token};
 use crate::jobs::{Job, ValidateJob};
+use crate::lookups::PendingLookup;
 use crate::ops::{
     AppendOp, ListOffsetOp, ListedOffset, OpFrom, OpResult, PartitionOp, ProducerLine, ReadOp,
     ReadResult,
@@ -56,6 +57,8 @@ pub(crate) struct Partitions {
 pub(crate) enum Pending {
     Write(TopicPartition),
     Sync(TopicPartition, Offset),
+    /// A file that is about to be replaced is being opened.
+    OpenForSwap(TopicPartition),
     Scan(Box<PendingScan>),
     GroupRead(Box<GroupRead>),
     QuorumAppend,
@@ -78,8 +81,12 @@ pub(crate) enum PendingJob {
     Retire(TopicPartition),
     Unlink,
     Close(TopicPartition),
-    /// The flag says whether the answer has room for a leader epoch.
-    Lookup(OpFrom, bool),
+    Lookup(Box<PendingLookup>),
+    /// A slice of a cleaning.
+    Clean(TopicPartition),
+    /// A cleaned segment in the place of others.
+    Swap(TopicPartition),
+    CleanDiscarded(TopicPartition),
     Validate(TopicPartition, u64),
     Quorum,
     CleanShutdown,
@@ -254,7 +261,10 @@ impl Shard {
             if p.validating.is_empty() && !p.is_loading() {
                 match outcome {
                     Ok(batch) => p.stage(turn.now, batch, to, &mut out),
-                    Err(e) => out.push(refused_batch(to, e, p.log_start())),
+                    Err(e) => {
+                        let e = e.in_partition(&p.dir_name());
+                        out.push(refused_batch(to, e, p.log_start()));
+                    }
                 }
             } else {
                 let outcome = Some(outcome);
@@ -455,23 +465,22 @@ impl Shard {
             t if t >= 0 => Some(Target::Timestamp(t)),
             _ => None,
         };
-        let lookup = match (p.check_epoch(op.current_leader_epoch), target, p.log()) {
-            (Err(error), ..) => {
-                self.outbox.result(from, OpResult::ListOffset(Err(error)));
-                return;
+        let listed = match (p.check_epoch(op.current_leader_epoch), target) {
+            (Err(error), _) => Err(error),
+            (Ok(()), Some(target)) => {
+                let lookup = PendingLookup {
+                    tp,
+                    from,
+                    target,
+                    bound,
+                    epochs: op.epochs,
+                    swaps: 0,
+                };
+                return self.start_lookup(turn, Box::new(lookup));
             }
-            (Ok(()), Some(target), Some(log)) => log.lookup(target, bound),
-            _ => {
-                let listed = special_offset(p, op, bound);
-                self.outbox.result(from, OpResult::ListOffset(listed));
-                return;
-            }
+            (Ok(()), None) => special_offset(p, op, bound),
         };
-        self.start_job(
-            turn,
-            PendingJob::Lookup(from, op.epochs),
-            Job::Lookup(lookup),
-        );
+        self.outbox.result(from, OpResult::ListOffset(listed));
     }
 }
 

@@ -22,6 +22,8 @@ pub(crate) enum TimerKey {
     Unlink(u64),
     /// A rolled segment of this partition is to be sealed.
     Seal(TopicPartition),
+    /// The cleaner looks for something to do, or goes on.
+    Cleaner,
     /// A failed load to be tried again.
     Reload(u64),
     /// A failed read of groups to be tried again.

@@ -130,12 +130,6 @@ const INTENDED: &[Intended] = &[
         "Kafka fails inside (error -1)",
     ),
     (
-        "to compacted: plain",
-        "Produce",
-        "Message",
-        "the text names no partition",
-    ),
-    (
         "fetch at most*",
         "Fetch",
         "/Records",

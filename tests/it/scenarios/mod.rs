@@ -23,6 +23,7 @@ mod admin;
 mod adopt;
 mod cli;
 mod clients;
+mod compaction;
 mod crash;
 mod kills;
 mod limits;

@@ -1,0 +1,84 @@
+//! Searches for an offset by time: jobs that find files by their names. Where compaction gave a
+//! name to another file meanwhile they are done again.
+
+use crate::Shard;
+use crate::jobs::Job;
+use crate::ops::{ListedOffset, OpFrom, OpResult};
+use crate::partition::Partition;
+use crate::partitions::PendingJob;
+use crate::turn::Turn;
+use flumen_base::{ErrorCode, Offset, TopicPartition};
+use flumen_log::lookup::{Target, TimestampOffset};
+use std::io;
+
+/// A search, and whom to answer.
+#[derive(Debug)]
+pub(crate) struct PendingLookup {
+    pub(crate) tp: TopicPartition,
+    pub(crate) from: OpFrom,
+    pub(crate) target: Target,
+    /// Nothing at or above it is found.
+    pub(crate) bound: Offset,
+    /// Whether the answer has room for a leader epoch.
+    pub(crate) epochs: bool,
+    /// The log's swaps when it began.
+    pub(crate) swaps: u64,
+}
+
+impl Shard {
+    /// Starts a search.
+    pub(crate) fn start_lookup(&mut self, turn: &mut Turn<'_>, mut lookup: Box<PendingLookup>) {
+        let p = self.partitions.map.get(&lookup.tp);
+        let Some(log) = p.and_then(Partition::log) else {
+            let refused = OpResult::ListOffset(Err(ErrorCode::NotLeaderOrFollower));
+            return self.outbox.result(lookup.from, refused);
+        };
+        lookup.swaps = log.swaps();
+        let job = log.lookup(lookup.target, lookup.bound);
+        self.start_job(turn, PendingJob::Lookup(lookup), Job::Lookup(job));
+    }
+
+    /// A search has ended.
+    pub(crate) fn looked_up(
+        &mut self,
+        turn: &mut Turn<'_>,
+        lookup: Box<PendingLookup>,
+        found: io::Result<Option<TimestampOffset>>,
+    ) {
+        let p = self.partitions.map.get(&lookup.tp);
+        match p.and_then(Partition::log) {
+            Some(log) if log.is_swapping() => self.cleaner.lookups.push(*lookup),
+            Some(log) if log.swaps() != lookup.swaps => self.start_lookup(turn, lookup),
+            _ => {
+                let listed = listed(found, lookup.epochs);
+                self.outbox
+                    .result(lookup.from, OpResult::ListOffset(listed));
+            }
+        }
+    }
+
+    /// No files are changing places any more.
+    pub(crate) fn lookups_again(&mut self, turn: &mut Turn<'_>) {
+        for lookup in std::mem::take(&mut self.cleaner.lookups) {
+            self.start_lookup(turn, Box::new(lookup));
+        }
+    }
+}
+
+/// The answer to a search by time; nothing found is no error.
+fn listed(
+    found: io::Result<Option<TimestampOffset>>,
+    epochs: bool,
+) -> Result<ListedOffset, ErrorCode> {
+    match found {
+        Ok(found) => Ok(ListedOffset {
+            timestamp: found.map_or(-1, |f| f.timestamp),
+            offset: found.map_or(-1, |f| f.offset.0),
+            leader_epoch: found.filter(|_| epochs).map_or(-1, |f| f.leader_epoch),
+        }),
+        Err(error) => {
+            tracing::warn!(%error, "a search by time failed");
+            Err(ErrorCode::KafkaStorageError)
+        }
+    }
+}
