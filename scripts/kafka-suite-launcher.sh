@@ -8,6 +8,11 @@ BIN=${FLUMEN_BIN:?FLUMEN_BIN names the flumen binary}
 get() { sed -n "s/^$1=//p" "$FILE" | head -1; }
 ID=$(get acceptance.cluster.id)
 RELEASE=$(get acceptance.metadata.version)
+# Of the features only those that are built; formatting refuses the others.
+FEATURES=()
+for FEATURE in $(get acceptance.features | tr ',' ' '); do
+    case $FEATURE in group.version=*) FEATURES+=(--feature "$FEATURE") ;; esac
+done
 "$BIN" storage format --ignore-formatted --cluster-id "$ID" --config "$FILE" \
-    ${RELEASE:+--release-version "$RELEASE"}
+    ${RELEASE:+--release-version "$RELEASE"} ${FEATURES[@]+"${FEATURES[@]}"}
 exec "$BIN" start --config "$FILE"

@@ -8,6 +8,7 @@ use flumen_log::checkpoint::{MetaProperties, read_meta_properties, write_meta_pr
 use flumen_quorum::controller;
 use flumen_runtime::FsDisk;
 use flumen_settings::{BrokerConfig, Loaded, Properties};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -42,6 +43,9 @@ pub(crate) struct FormatArgs {
     /// The release whose metadata the cluster begins with, such as 3.9 or 3.9-IV0 (default: 4.3).
     #[arg(long, short = 'r', value_name = "RELEASE")]
     release_version: Option<String>,
+    /// The level that a feature begins with, such as group.version=0; may be repeated.
+    #[arg(long = "feature", short = 'f', value_name = "NAME=LEVEL")]
+    features: Vec<String>,
     /// Leave directories alone that are formatted already.
     #[arg(long, short = 'g')]
     ignore_formatted: bool,
@@ -117,6 +121,7 @@ fn format(args: &FormatArgs) -> anyhow::Result<()> {
         None => controller::METADATA_VERSION,
         Some(release) => metadata_version(&config, release)?,
     };
+    let features = controller::first_features(metadata_version, &features(&args.features)?);
     let mut unformatted = Vec::new();
     for dir in all_dirs(&config) {
         match read_meta_properties(&FsDisk, &dir).with_context(|| dir.display().to_string())? {
@@ -145,7 +150,7 @@ fn format(args: &FormatArgs) -> anyhow::Result<()> {
         if dir == config.metadata_log_dir {
             let write = || {
                 FsDisk.create_dir_all(&dir)?;
-                controller::write_bootstrap(&FsDisk, &dir, metadata_version)
+                controller::write_bootstrap(&FsDisk, &dir, &features)
             };
             write().with_context(|| format!("cannot format {}", dir.display()))?;
         }
@@ -153,6 +158,25 @@ fn format(args: &FormatArgs) -> anyhow::Result<()> {
         output::line(format!("Formatted {} for cluster {id}.", dir.display()))?;
     }
     Ok(())
+}
+
+/// The levels that were chosen for features.
+fn features(chosen: &[String]) -> anyhow::Result<BTreeMap<String, i16>> {
+    let mut levels = BTreeMap::new();
+    for assignment in chosen {
+        let (name, level) = assignment
+            .split_once('=')
+            .with_context(|| format!("'{assignment}' is not NAME=LEVEL"))?;
+        let Some(feature) = controller::built_feature(name) else {
+            bail!("feature '{name}' is not one that this version has");
+        };
+        let level = level.parse().ok();
+        let level = level.filter(|level| (0..=feature.max).contains(level));
+        let max = feature.max;
+        let level = level.with_context(|| format!("the levels of {name} are 0 to {max}"))?;
+        levels.insert(name.to_owned(), level);
+    }
+    Ok(levels)
 }
 
 /// The level of a release, if this broker may run at it.

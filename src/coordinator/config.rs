@@ -1,6 +1,43 @@
 //! Settings of the coordinator, by Kafka's names (dots for underscores), with Kafka 4.3.1's
 //! defaults.
 
+use crate::modern::assign::Assignor;
+
+/// `group.consumer.migration.policy`: which way groups may change their kind while they have
+/// members.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)] // Kafka's names
+pub enum MigrationPolicy {
+    #[default]
+    Bidirectional,
+    /// From classic to consumer.
+    Upgrade,
+    /// From consumer to classic.
+    Downgrade,
+    Disabled,
+}
+
+impl MigrationPolicy {
+    /// The policy of this name, in any case.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Some(match name.to_ascii_lowercase().as_str() {
+            "bidirectional" => Self::Bidirectional,
+            "upgrade" => Self::Upgrade,
+            "downgrade" => Self::Downgrade,
+            "disabled" => Self::Disabled,
+            _ => return None,
+        })
+    }
+
+    pub(crate) fn upgrades(self) -> bool {
+        matches!(self, Self::Bidirectional | Self::Upgrade)
+    }
+
+    pub(crate) fn downgrades(self) -> bool {
+        matches!(self, Self::Bidirectional | Self::Downgrade)
+    }
+}
+
 /// Plain values; the shard fills them from the settings. Times in milliseconds unless said
 /// otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +64,15 @@ pub struct CoordinatorConfig {
     /// and causes the next rebalance, and members whose heartbeats are further apart than the join
     /// phase is long can go on dropping each other.
     pub join_grace_ms: i32,
+    pub consumer_group_session_timeout_ms: i32,
+    pub consumer_group_heartbeat_interval_ms: i32,
+    pub consumer_group_assignment_interval_ms: i32,
+    /// Members of one consumer group.
+    pub consumer_group_max_size: usize,
+    /// The first is the one that a group has whose members name none.
+    pub consumer_group_assignors: Vec<Assignor>,
+    pub consumer_group_migration_policy: MigrationPolicy,
+    pub consumer_group_regex_refresh_interval_ms: i32,
 }
 
 impl Default for CoordinatorConfig {
@@ -42,6 +88,13 @@ impl Default for CoordinatorConfig {
             offsets_topic_num_partitions: 50,
             offsets_commit_timeout_ms: 5_000,
             join_grace_ms: 0,
+            consumer_group_session_timeout_ms: 45_000,
+            consumer_group_heartbeat_interval_ms: 5_000,
+            consumer_group_assignment_interval_ms: 1_000,
+            consumer_group_max_size: i32::MAX as usize,
+            consumer_group_assignors: Assignor::ALL.to_vec(),
+            consumer_group_migration_policy: MigrationPolicy::Bidirectional,
+            consumer_group_regex_refresh_interval_ms: 600_000,
         }
     }
 }

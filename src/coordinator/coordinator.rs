@@ -3,9 +3,10 @@
 
 use crate::classic::State;
 use crate::config::CoordinatorConfig;
+use crate::consumer::ConsumerState;
 use crate::group::{Env, Group};
 use crate::limits::{EXPIRY_GROUPS_PER_TICK_MAX, EXPIRY_RECORDS_PER_APPEND_MAX, GROUPS_MAX};
-use crate::out::{Out, Reply, ReplyToken};
+use crate::out::{Metadata, NoMetadata, Out, Reply, ReplyToken};
 use crate::records::{self, ReplayError, Replayed};
 use crate::settle::Gather;
 use crate::timers::{Deadline, GroupSerial, TimerKey, Timers};
@@ -39,6 +40,9 @@ pub struct GroupCoordinator {
     pub(crate) group_last: GroupSerial,
     pub(crate) timers: Timers,
     pub(crate) writes: Writes,
+    pub(crate) metadata: Arc<dyn Metadata>,
+    /// Version of the metadata that brought the latest new topic; -1 before the first.
+    topics_created_at: i64,
     /// DeleteGroups requests whose appends are not all answered.
     pub(crate) gathers: IdMap<u64, Gather>,
     pub(crate) gather_last: u64,
@@ -55,6 +59,8 @@ impl GroupCoordinator {
             group_last: 0,
             timers: Timers::default(),
             writes: Writes::default(),
+            metadata: Arc::new(NoMetadata),
+            topics_created_at: -1,
             gathers: IdMap::default(),
             gather_last: 0,
         }
@@ -63,6 +69,23 @@ impl GroupCoordinator {
     /// New settings. Timers that run keep their times.
     pub fn set_config(&mut self, config: CoordinatorConfig) {
         self.config = config;
+    }
+
+    /// The cluster's metadata from now on. `changed` names the topics that were created, changed or
+    /// deleted: groups that subscribe to them look at them again with the next request. `created`:
+    /// some of them are new, so that expressions are matched again.
+    pub fn set_metadata(&mut self, metadata: Arc<dyn Metadata>, changed: &[&str], created: bool) {
+        if created || self.topics_created_at < 0 {
+            self.topics_created_at = metadata.version();
+        }
+        self.metadata = metadata;
+        let consumers = self.groups.values_mut();
+        for consumer in consumers.filter_map(|g| g.consumer.as_mut()) {
+            let topics = consumer.topic_counts();
+            if changed.iter().any(|topic| topics.contains(topic)) {
+                consumer.refresh = (0, 0);
+            }
+        }
     }
 
     // ---- partitions ----
@@ -90,36 +113,30 @@ impl GroupCoordinator {
         if !loading {
             return Ok(());
         }
-        match record {
-            Replayed::Offset(key, value) => {
-                let found = self.find(partition, &key.group);
-                let serial = match (found, &value) {
-                    (Some(serial), _) => serial,
-                    (None, None) => return Ok(()),
-                    (None, Some(_)) => self.create(partition, &key.group, -1),
-                };
-                if let Some(group) = self.groups.get_mut(&serial) {
-                    group.persisted = true;
-                    let value = value.as_ref().map(offsets::OffsetValue::load);
-                    group.offsets.load(&key.topic, key.partition, value);
-                }
+        let (name, tombstone) = match &record {
+            Replayed::Offset(key, value) => (&*key.group, value.is_none()),
+            Replayed::Group(key, value) => (&*key.group, value.is_none()),
+            Replayed::Consumer(name, record) => (&**name, record.is_tombstone()),
+            Replayed::Other => return Ok(()),
+        };
+        let serial = match self.find(partition, name) {
+            Some(serial) => serial,
+            None if tombstone => return Ok(()),
+            None => self.create(partition, name, -1),
+        };
+        let Some(group) = self.groups.get_mut(&serial) else {
+            return Ok(());
+        };
+        group.persisted = true;
+        if let Replayed::Offset(key, value) = &record {
+            let value = value.as_ref().map(offsets::OffsetValue::load);
+            group.offsets.load(&key.topic, key.partition, value);
+        } else {
+            group.replay(&record);
+            // What follows the tombstone of one kind may be the other kind, and offsets stay.
+            if record.ends_group() && group.is_nothing() {
+                self.remove(serial);
             }
-            Replayed::Group(key, Some(value)) => {
-                let serial = match self.find(partition, &key.group) {
-                    Some(serial) => serial,
-                    None => self.create(partition, &key.group, -1),
-                };
-                if let Some(group) = self.groups.get_mut(&serial) {
-                    group.persisted = true;
-                    group.classic = crate::classic::ClassicGroup::load(&value);
-                }
-            }
-            Replayed::Group(key, None) => {
-                if let Some(serial) = self.find(partition, &key.group) {
-                    self.remove(serial);
-                }
-            }
-            Replayed::Other => {}
         }
         Ok(())
     }
@@ -139,6 +156,9 @@ impl GroupCoordinator {
         let serials: Vec<_> = state.names.values().copied().collect();
         for serial in serials {
             self.with_group(serial, now, out, |group, env| {
+                if group.consumer.is_some() {
+                    return group.consumer_loaded(env);
+                }
                 let members: Vec<_> = group.classic.members.keys().copied().collect();
                 for member in &members {
                     group.touch(env, *member);
@@ -234,6 +254,8 @@ impl GroupCoordinator {
             timers: &mut self.timers,
             writes: &mut self.writes,
             prng: &mut self.prng,
+            metadata: &*self.metadata,
+            topics_created_at: self.topics_created_at,
             out,
         };
         let result = run(group, &mut env);
@@ -258,7 +280,10 @@ impl GroupCoordinator {
         while let Some(entry) = self.timers.pop(now.mono) {
             match entry.1 {
                 TimerKey::Expiry(partition) => expiries.push((partition, entry)),
-                TimerKey::Session(serial, _) | TimerKey::Join(serial) | TimerKey::Sync(serial) => {
+                TimerKey::Session(serial, _)
+                | TimerKey::Join(serial)
+                | TimerKey::Sync(serial)
+                | TimerKey::Member(serial, ..) => {
                     self.with_group(serial, now, out, |group, env| group.timer(env, entry));
                 }
             }
@@ -275,9 +300,10 @@ impl GroupCoordinator {
             let (groups, partitions) = (&self.groups, &self.partitions);
             self.timers.sweep(|at, key| match key {
                 TimerKey::Expiry(p) => partitions.get(&p).is_some_and(|p| p.expiry.owns(at)),
-                TimerKey::Session(g, _) | TimerKey::Join(g) | TimerKey::Sync(g) => {
-                    groups.get(&g).is_some_and(|g| g.owns_entry(at, key))
-                }
+                TimerKey::Session(g, _)
+                | TimerKey::Join(g)
+                | TimerKey::Sync(g)
+                | TimerKey::Member(g, ..) => groups.get(&g).is_some_and(|g| g.owns_entry(at, key)),
             });
         }
     }
@@ -323,6 +349,8 @@ impl GroupCoordinator {
                 timers: &mut self.timers,
                 writes: &mut self.writes,
                 prng: &mut self.prng,
+                metadata: &*self.metadata,
+                topics_created_at: self.topics_created_at,
                 out,
             };
             env.append(partition, records, parts, Done::Nothing);
@@ -341,7 +369,7 @@ impl GroupCoordinator {
     pub fn on_topics_deleted(&mut self, now: Now, deleted: &[(&str, Uuid)], out: &mut Out) {
         for serial in self.serials() {
             self.with_group(serial, now, out, |group, env| {
-                if group.classic.state != State::Dead {
+                if !group.is_dead() {
                     group.on_topics_deleted(env, deleted);
                 }
             });
@@ -363,14 +391,16 @@ impl GroupCoordinator {
     }
 
     /// Number of groups by Kafka's name of their state.
-    pub fn group_counts(&self) -> [(&'static str, usize); 4] {
+    pub fn group_counts(&self) -> [(&'static str, usize); 6] {
         let states = [
-            State::Empty,
-            State::PreparingRebalance,
-            State::CompletingRebalance,
-            State::Stable,
+            State::Empty.name(),
+            State::PreparingRebalance.name(),
+            State::CompletingRebalance.name(),
+            ConsumerState::Assigning.name(),
+            ConsumerState::Reconciling.name(),
+            State::Stable.name(),
         ];
-        let mut counts = states.map(|state| (state.name(), 0));
+        let mut counts = states.map(|state| (state, 0));
         for group in self.groups.values() {
             let name = group.state_name();
             for (state, count) in &mut counts {
@@ -378,6 +408,13 @@ impl GroupCoordinator {
             }
         }
         counts
+    }
+
+    /// For tests: panics when what a consumer group computes does not follow from its records.
+    pub fn check(&self) {
+        for consumer in self.groups.values().filter_map(|g| g.consumer.as_ref()) {
+            consumer.check();
+        }
     }
 
     /// Appends handed out and not answered.

@@ -1,9 +1,10 @@
 //! A group: its members' protocol and its committed offsets, under one name.
 
-use crate::classic::ClassicGroup;
+use crate::classic::{ClassicGroup, State};
 use crate::config::CoordinatorConfig;
+use crate::consumer::{ConsumerGroup, History};
 use crate::offsets::Offsets;
-use crate::out::{Append, Out, Record, Reply, ReplyToken, WriteToken};
+use crate::out::{Append, Metadata, Out, Record, Reply, ReplyToken, WriteToken};
 use crate::timers::{GroupSerial, Timers};
 use crate::writes::{Done, Part, Write, Writes};
 use flumen_base::{Now, PartitionIndex, Prng};
@@ -25,8 +26,13 @@ pub(crate) struct Group {
     pub(crate) writes_pending: u32,
     /// The latest of them.
     pub(crate) write_last: Option<u64>,
-    /// Membership. Other protocols will stand beside it.
+    /// Membership of a classic group. Beside a consumer group it is empty; dead it is while the
+    /// tombstone of either kind is being written.
     pub(crate) classic: ClassicGroup,
+    /// Set: this is a consumer group.
+    pub(crate) consumer: Option<Box<ConsumerGroup>>,
+    /// Changes of the consumer group that are being written.
+    pub(crate) history: History,
     /// Committed offsets and those being committed.
     pub(crate) offsets: Offsets,
 }
@@ -47,6 +53,8 @@ impl Group {
             writes_pending: 0,
             write_last: None,
             classic: ClassicGroup::new(wall_ms),
+            consumer: None,
+            history: History::default(),
             offsets: Offsets::default(),
         }
     }
@@ -57,6 +65,34 @@ impl Group {
             && self.writes_pending == 0
             && self.offsets.is_empty()
             && self.classic.is_vacant()
+            && self.consumer.is_none()
+    }
+
+    /// Whether neither members nor offsets nor a generation are left.
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.offsets.is_empty() && self.classic.is_blank() && self.consumer.is_none()
+    }
+
+    /// Whether its tombstone is being written.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.classic.state == State::Dead
+    }
+
+    /// Nobody in it.
+    pub(crate) fn is_memberless(&self) -> bool {
+        match &self.consumer {
+            Some(consumer) => consumer.is_empty(),
+            None => self.classic.state == State::Empty,
+        }
+    }
+
+    /// Whether a member may read this topic: offsets of such topics are neither deleted nor
+    /// expired.
+    pub(crate) fn is_subscribed(&self, topic: &str) -> bool {
+        match &self.consumer {
+            Some(consumer) => consumer.topic_counts().contains(topic),
+            None => self.classic.is_subscribed(topic),
+        }
     }
 
     /// This group's share of a write, counted.
@@ -75,6 +111,9 @@ pub(crate) struct Env<'a> {
     pub(crate) timers: &'a mut Timers,
     pub(crate) writes: &'a mut Writes,
     pub(crate) prng: &'a mut Prng,
+    pub(crate) metadata: &'a dyn Metadata,
+    /// Version of the metadata that brought the latest new topic.
+    pub(crate) topics_created_at: i64,
     pub(crate) out: &'a mut Out,
 }
 

@@ -1,5 +1,5 @@
-//! Group coordinator of one shard: classic consumer groups and committed offsets, synchronous and
-//! without I/O.
+//! Group coordinator of one shard: classic groups, consumer groups (KIP-848) and committed offsets,
+//! synchronous and without I/O.
 //!
 //! A shard owns one [`GroupCoordinator`]. It holds the groups of those `__consumer_offsets`
 //! partitions whose log the shard owns; the group's partition is [`partition_for`]. Requests go in
@@ -57,9 +57,12 @@
 
 mod classic;
 mod config;
+mod consumer;
+mod consumer_requests;
 mod coordinator;
 mod group;
 mod limits;
+mod modern;
 mod offsets;
 mod out;
 mod records;
@@ -68,10 +71,14 @@ mod settle;
 mod timers;
 mod writes;
 
-pub use config::CoordinatorConfig;
+pub use config::{CoordinatorConfig, MigrationPolicy};
 pub use coordinator::GroupCoordinator;
+pub use modern::assign::Assignor;
 pub use offsets::{fetch_group_error, offset_fetch_group_of, offset_fetch_response_of};
-pub use out::{Append, Out, Record, Reply, ReplyToken, RequestContext, Topics, WriteToken};
+pub use out::{
+    Append, GroupSettings, Metadata, Out, Record, Reply, ReplyToken, RequestContext, Topics,
+    WriteToken,
+};
 pub use records::ReplayError;
 
 use flumen_base::PartitionIndex;

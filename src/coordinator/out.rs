@@ -5,9 +5,10 @@ use flumen_base::{PartitionIndex, Uuid};
 use flumen_wire::messages::delete_groups_response::DeletableGroupResult;
 use flumen_wire::messages::offset_fetch_response::OffsetFetchResponseGroup;
 use flumen_wire::messages::{
-    JoinGroupResponse, LeaveGroupResponse, OffsetCommitResponse, OffsetDeleteResponse,
-    SyncGroupResponse,
+    ConsumerGroupHeartbeatResponse, JoinGroupResponse, LeaveGroupResponse, OffsetCommitResponse,
+    OffsetDeleteResponse, SyncGroupResponse,
 };
+use std::fmt;
 
 /// The shard's name for one waiting request; chosen by the shard, answered exactly once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,6 +69,7 @@ pub enum Reply {
     JoinGroup(JoinGroupResponse<'static>),
     SyncGroup(SyncGroupResponse<'static>),
     LeaveGroup(LeaveGroupResponse<'static>),
+    ConsumerGroupHeartbeat(ConsumerGroupHeartbeatResponse<'static>),
     OffsetCommit(OffsetCommitResponse<'static>),
     /// One group; the shard joins those of one request.
     OffsetFetch(OffsetFetchResponseGroup<'static>),
@@ -84,4 +86,59 @@ pub trait Topics {
     fn name_of(&self, id: Uuid) -> Option<&str>;
     /// Whether the topic exists and has this partition.
     fn has_partition(&self, name: &str, partition: PartitionIndex) -> bool;
+}
+
+/// Settings of one group that were set for it alone (the GROUP config resource), within the
+/// broker's bounds; `None`: the broker's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)] // `consumer.x` of the same name
+pub struct GroupSettings {
+    pub session_timeout_ms: Option<i32>,
+    pub heartbeat_interval_ms: Option<i32>,
+    pub assignment_interval_ms: Option<i32>,
+}
+
+/// The cluster's metadata as groups with assignment by the coordinator need it: one version of it,
+/// handed over with [`crate::GroupCoordinator::set_metadata`].
+pub trait Metadata: fmt::Debug + Send + Sync {
+    /// Goes up with every change.
+    fn version(&self) -> i64;
+    /// Id of the topic with this name.
+    fn topic_id(&self, name: &str) -> Option<Uuid>;
+    /// Name of the topic with this id.
+    fn topic_name(&self, id: Uuid) -> Option<&str>;
+    /// How many partitions a topic has.
+    fn partition_count(&self, id: Uuid) -> Option<i32>;
+    /// The racks of the brokers that hold a partition, in any order, as often as they hold it.
+    fn racks(&self, id: Uuid, partition: PartitionIndex) -> Vec<&str>;
+    /// Calls `each` with the name of every topic.
+    fn for_each_topic(&self, each: &mut dyn FnMut(&str));
+    /// What is set for a group.
+    fn group_settings(&self, group: &str) -> GroupSettings;
+}
+
+/// No topics: what a coordinator knows before it is told.
+#[derive(Debug)]
+pub(crate) struct NoMetadata;
+
+impl Metadata for NoMetadata {
+    fn version(&self) -> i64 {
+        0
+    }
+    fn topic_id(&self, _name: &str) -> Option<Uuid> {
+        None
+    }
+    fn topic_name(&self, _id: Uuid) -> Option<&str> {
+        None
+    }
+    fn partition_count(&self, _id: Uuid) -> Option<i32> {
+        None
+    }
+    fn racks(&self, _id: Uuid, _partition: PartitionIndex) -> Vec<&str> {
+        Vec::new()
+    }
+    fn for_each_topic(&self, _each: &mut dyn FnMut(&str)) {}
+    fn group_settings(&self, _group: &str) -> GroupSettings {
+        GroupSettings::default()
+    }
 }

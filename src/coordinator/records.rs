@@ -5,8 +5,10 @@
 //! |--|--|--|--|
 //! | 0, 1 | OffsetCommitKey | 0-4 | key 1; value 4, or 1 with an expire timestamp |
 //! | 2 | GroupMetadataKey | 0-4 | value 3 |
+//! | 3-8, 16 | of consumer groups: [`crate::consumer`] | 0 | 0 |
 
 use crate::classic::{ClassicGroup, Member};
+use crate::consumer::{ConsumerRecord, read_record};
 use crate::offsets::OffsetValue;
 use crate::out::Record;
 use bytes::Bytes;
@@ -16,6 +18,7 @@ use flumen_wire::records::{
     self, GroupMetadataKey, GroupMetadataValue, OffsetCommitKey, OffsetCommitValue,
 };
 use flumen_wire::{DecodeError, EncodeError};
+use std::borrow::Cow;
 
 const LEGACY_OFFSET_COMMIT_KEY: i16 = 0;
 const OFFSET_COMMIT_KEY: i16 = 1;
@@ -34,8 +37,21 @@ pub struct ReplayError(#[from] DecodeError);
 pub(crate) enum Replayed<'a> {
     Offset(OffsetCommitKey<'a>, Option<OffsetCommitValue<'a>>),
     Group(GroupMetadataKey<'a>, Option<GroupMetadataValue<'a>>),
+    /// Of a consumer group: its name, and what it says.
+    Consumer(Cow<'a, str>, ConsumerRecord),
     /// Of a protocol that this version does not know.
     Other,
+}
+
+impl Replayed<'_> {
+    /// Whether it is the tombstone of a group.
+    pub(crate) fn ends_group(&self) -> bool {
+        match self {
+            Self::Group(_, value) => value.is_none(),
+            Self::Consumer(_, record) => matches!(record, ConsumerRecord::Epoch(None)),
+            Self::Offset(..) | Self::Other => false,
+        }
+    }
 }
 
 /// Reads a record.
@@ -53,7 +69,10 @@ pub(crate) fn read<'a>(
             let value = value.map(records::decode_versioned).transpose()?;
             Replayed::Group(records::decode_key(body)?, value)
         }
-        _ => Replayed::Other,
+        _ => match read_record(kind, body, value)? {
+            Some((group, record)) => Replayed::Consumer(group, record),
+            None => Replayed::Other,
+        },
     })
 }
 

@@ -1,7 +1,8 @@
 //! One entry per API: find the group, let it decide.
 
 use crate::classic::{
-    self, ClassicGroup, Joining, Parked, described_error, described_unknown, join_error, sync_error,
+    self, ClassicGroup, Joining, Parked, described_error, described_not_classic, described_unknown,
+    join_error, sync_error,
 };
 use crate::coordinator::GroupCoordinator;
 use crate::group::Group;
@@ -37,7 +38,7 @@ impl GroupCoordinator {
     }
 
     /// The same, for requests that may write.
-    fn route_write(&self, group: &str) -> Result<PartitionIndex, ErrorCode> {
+    pub(crate) fn route_write(&self, group: &str) -> Result<PartitionIndex, ErrorCode> {
         let partition = self.route(group)?;
         if self.writes.pending.len() >= WRITES_OUTSTANDING_MAX {
             return Err(ErrorCode::CoordinatorNotAvailable);
@@ -67,14 +68,15 @@ impl GroupCoordinator {
             }
         };
         self.with_group(serial, now, out, |group, env| {
-            group.join(
-                env,
-                Joining {
-                    ctx,
-                    request,
-                    parked,
-                },
-            );
+            let join = Joining {
+                ctx,
+                request,
+                parked,
+            };
+            if group.consumer.is_some() {
+                return group.join_consumer(env, join);
+            }
+            group.join(env, join);
             if !created {
                 return;
             }
@@ -156,8 +158,9 @@ impl GroupCoordinator {
         match found {
             Err(error) => Self::reply(out, token, sync_error(error)),
             Ok(serial) => {
-                self.with_group(serial, now, out, |group, env| {
-                    group.sync(env, ctx, token, request);
+                self.with_group(serial, now, out, |group, env| match group.consumer {
+                    Some(_) => group.classic_sync(env, token, request),
+                    None => group.sync(env, ctx, token, request),
                 });
             }
         }
@@ -173,7 +176,10 @@ impl GroupCoordinator {
         let result = self.route_named(&request.group_id).and_then(|partition| {
             let serial = self.find(partition, &request.group_id);
             let beat = serial.and_then(|serial| {
-                self.with_group(serial, now, out, |group, env| group.heartbeat(env, request))
+                self.with_group(serial, now, out, |group, env| match group.consumer {
+                    Some(_) => group.classic_heartbeat(env, request),
+                    None => group.heartbeat(env, request),
+                })
             });
             beat.unwrap_or(Err(ErrorCode::UnknownMemberId))
         });
@@ -206,6 +212,9 @@ impl GroupCoordinator {
             return Self::reply(out, token, reply);
         };
         self.with_group(serial, now, out, |group, env| {
+            if group.consumer.is_some() {
+                return group.classic_leave(env, token, request, ctx.api_version);
+            }
             let before = env.writes.last;
             let reply = group.leave(env, request, ctx.api_version);
             let after = env.writes.last;
@@ -249,7 +258,8 @@ impl GroupCoordinator {
             }
         };
         self.with_group(serial, now, out, |group, env| {
-            match group.validate_commit(env, request) {
+            let by = (ctx.api_version, topics);
+            match group.validate_commit(env, request, &draft, by) {
                 Ok(()) => {
                     offsets::refuse_long_metadata(env.config, request, &mut draft);
                     group.commit_offsets(env, token, request, draft);
@@ -284,6 +294,12 @@ impl GroupCoordinator {
         };
         let serial = self.find(partition, &request.group_id);
         let group = serial.and_then(|serial| self.groups.get(&serial));
+        let member = request.member_id.as_deref();
+        let valid = group.map(|g| g.validate_fetch(member, request.member_epoch, require_stable));
+        if let Some(Err(error)) = valid {
+            let group = offsets::fetch_group_error(request, error, ctx.api_version);
+            return Self::reply(out, token, Reply::OffsetFetch(group));
+        }
         let write_last = group.and_then(|g| g.write_last).filter(|_| require_stable);
         let latest = write_last.is_some();
         let fetched = offsets::fetch(group, request, latest, ctx.api_version, topics);
@@ -376,6 +392,7 @@ impl GroupCoordinator {
         let serial = self.find(partition, name);
         let group = serial.and_then(|serial| self.groups.get(&serial));
         match group.filter(|group| group.persisted) {
+            Some(group) if group.consumer.is_some() => described_not_classic(name, ctx.api_version),
             Some(group) => group.describe(),
             None => described_unknown(name, ctx.api_version),
         }
@@ -394,18 +411,18 @@ impl GroupCoordinator {
         }
         let states = request.states_filter.iter();
         let states: Vec<_> = states.map(|s| s.trim().to_lowercase()).collect();
-        let mut types = request.types_filter.iter();
-        let type_fits = request.types_filter.is_empty()
-            || types.any(|t| t.trim().eq_ignore_ascii_case("classic"));
-        if !type_fits {
-            return Ok(Vec::new());
-        }
-        let serials = self.partitions.values().flat_map(|p| p.names.values());
+        let types = &request.types_filter;
+        // The order means nothing. Kafka's own test of this API knows its hash table's.
+        let partitions = self.partitions.values();
+        let serials = partitions.flat_map(|p| p.names.values().rev());
         let groups = serials.filter_map(|serial| self.groups.get(serial));
         let listed = groups.filter(|group| {
             let name = group.state_name();
             let state_fits = states.is_empty() || states.iter().any(|s| *s == name.to_lowercase());
-            group.persisted && state_fits
+            let mut named = types.iter();
+            let type_fits =
+                types.is_empty() || named.any(|t| t.trim().eq_ignore_ascii_case(group.type_name()));
+            group.persisted && state_fits && type_fits
         });
         Ok(listed.map(Group::listed).collect())
     }

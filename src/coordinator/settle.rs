@@ -1,7 +1,8 @@
 //! How appends end: what they carried becomes the committed state, or is undone; then the replies
 //! leave.
 
-use crate::classic::{ClassicGroup, State, metadata_append_error};
+use crate::classic::{ClassicGroup, State, metadata_append_error, sync_error};
+use crate::consumer::heartbeat_error;
 use crate::coordinator::GroupCoordinator;
 use crate::group::{Env, Group};
 use crate::offsets::{delete_append_error, fail_commit, fetch_append_error, offset_append_error};
@@ -9,6 +10,7 @@ use crate::out::{Out, Reply, ReplyToken, WriteToken};
 use crate::timers::TimerKey;
 use crate::writes::{Done, Effect, Part};
 use flumen_base::{ErrorCode, Mono, Now};
+use flumen_wire::messages::JoinGroupResponse;
 use flumen_wire::messages::delete_groups_response::DeletableGroupResult;
 
 /// A DeleteGroups request whose groups are in several appends.
@@ -101,6 +103,14 @@ fn failed(reply: Reply, error: ErrorCode) -> Reply {
         }
         Reply::OffsetDelete(_) => delete_append_error(error),
         Reply::LeaveGroup(_) => crate::classic::leave_error(offset_append_error(error)),
+        Reply::ConsumerGroupHeartbeat(_) => heartbeat_error(metadata_append_error(error).into()),
+        // Those of classic members of consumer groups; others have an effect that answers.
+        Reply::JoinGroup(_) => Reply::JoinGroup(JoinGroupResponse {
+            error_code: metadata_append_error(error).code(),
+            protocol_name: Some("".into()),
+            ..Default::default()
+        }),
+        Reply::SyncGroup(_) => sync_error(metadata_append_error(error)),
         Reply::OffsetFetch(mut group) => {
             group.topics.clear();
             group.error_code = fetch_append_error(error).code();
@@ -144,6 +154,8 @@ impl Group {
             (Effect::Replaced(replaced), false) => {
                 self.static_replacement_failed(env, *replaced, error);
             }
+            (Effect::Consumer, true) => self.change_written(write),
+            (Effect::Consumer, false) => self.change_failed(env, write, error),
             (Effect::Deleted, true) => return true,
             (Effect::Deleted, false) => self.revive(),
         }
@@ -160,7 +172,7 @@ impl Group {
             }
             let member = self.classic.members.get_mut(&serial);
             if let Some(parked) = member.and_then(|m| m.sync.take()) {
-                env.reply(parked.token, crate::classic::sync_error(error));
+                env.reply(parked.token, sync_error(error));
             }
         }
     }
@@ -189,6 +201,7 @@ impl Group {
                     self.sync_timer_fired(env);
                 }
             }
+            TimerKey::Member(_, serial, timer) => self.member_timer(env, entry, serial, timer),
             TimerKey::Expiry(_) => {}
         }
         debug_assert!(self.classic.state != State::Dead || self.classic.members.is_empty());

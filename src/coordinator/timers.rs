@@ -16,6 +16,19 @@ pub(crate) type GroupSerial = u64;
 /// Number of a member, unique within its group; in order of joining.
 pub(crate) type MemberSerial = u64;
 
+/// A deadline of a consumer group's member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum MemberTimer {
+    /// It must be heard of.
+    Session,
+    /// It must give up partitions.
+    Rebalance,
+    /// A classic member must join again.
+    Join,
+    /// A classic member must fetch its assignment.
+    Sync,
+}
+
 /// What a queue entry is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum TimerKey {
@@ -25,6 +38,8 @@ pub(crate) enum TimerKey {
     Join(GroupSerial),
     /// End of the sync phase.
     Sync(GroupSerial),
+    /// A deadline of a member of a consumer group.
+    Member(GroupSerial, MemberSerial, MemberTimer),
     /// Next look for expired offsets and groups.
     Expiry(PartitionIndex),
 }
@@ -40,6 +55,11 @@ impl Deadline {
     /// Unset; the hint dies by itself.
     pub(crate) fn cancel(&mut self) {
         self.at = None;
+    }
+
+    /// Whether it is set.
+    pub(crate) fn is_set(&self) -> bool {
+        self.at.is_some()
     }
 
     /// Whether a queue entry of this time is this deadline's.

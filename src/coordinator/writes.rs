@@ -52,6 +52,8 @@ pub(crate) enum Effect {
     },
     /// A static member came back under a new id while the group was stable.
     Replaced(Box<StaticReplacement>),
+    /// A change of a consumer group, or of the kind of the group.
+    Consumer,
     /// The group's tombstone.
     Deleted,
 }

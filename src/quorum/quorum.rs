@@ -18,7 +18,7 @@ use crate::storage::MemoryLog;
 use flumen_base::{BrokerId, Disk, FileId, LogFile, Mono, Now};
 use raft::eraftpb::{Entry, EntryType};
 use raft::{GetEntriesContext, RawNode, StateRole};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -48,7 +48,7 @@ pub struct Loaded {
     latest: Image,
     memory: MemoryLog,
     log: LoadedLog,
-    metadata_version: i16,
+    first_features: BTreeMap<String, i16>,
 }
 
 impl Loaded {
@@ -77,7 +77,7 @@ pub struct Quorum {
     /// Nothing is announced before the log found at start is applied: its end.
     announce_after: u64,
     log: LoadedLog,
-    metadata_version: i16,
+    first_features: BTreeMap<String, i16>,
     file: Arc<LogFile>,
     /// Number of the raft Ready whose frame is being written.
     writing: Option<u64>,
@@ -115,10 +115,10 @@ impl Quorum {
         for entry in memory.entries_all() {
             apply(&mut latest, entry).map_err(|e| e.into_load(dir))?;
         }
-        let metadata_version = read_bootstrap(disk, dir.parent().unwrap_or(dir))
+        let first_features = read_bootstrap(disk, dir.parent().unwrap_or(dir))
             .map_err(|(path, e)| LoadError::Io(path, e))?;
         Ok(Loaded {
-            metadata_version,
+            first_features,
             dir: dir.to_owned(),
             base: Arc::new(base),
             latest,
@@ -139,7 +139,7 @@ impl Quorum {
             latest,
             mut memory,
             log,
-            metadata_version,
+            first_features,
         } = loaded;
         let id = raft_id(config.node_id);
         if memory.voters().is_empty() {
@@ -191,7 +191,7 @@ impl Quorum {
             next_proposal: 0,
             announce_after,
             log,
-            metadata_version,
+            first_features,
             writing: None,
             snapshot_running: None,
             failure: None,
@@ -210,9 +210,9 @@ impl Quorum {
             && self.committed.term() == self.node.raft.term
     }
 
-    /// The level of `metadata.version` that a new cluster begins with, as formatting wrote it.
-    pub fn first_metadata_version(&self) -> i16 {
-        self.metadata_version
+    /// The levels of features that a new cluster begins with, as formatting wrote them.
+    pub fn first_features(&self) -> &BTreeMap<String, i16> {
+        &self.first_features
     }
 
     /// The metadata including what is proposed but not yet committed: what handlers decide on.

@@ -24,7 +24,6 @@ const SINGLE: &str = "brokers do not replicate partitions yet";
 const QUOTAS: &str = "quotas are not built yet";
 const SHARE: &str = "share groups are not built yet";
 const STREAMS: &str = "the streams group protocol is not built yet";
-const CONSUMER: &str = "the consumer group protocol (KIP-848) is not built yet";
 const TXN: &str = "transactions are not built yet";
 const TLS: &str = "TLS and SASL";
 const ACLS: &str = "authorization";
@@ -86,8 +85,6 @@ const STORED: &[(&str, &str)] = &[
     ("share.", SHARE),
     ("group.streams.", STREAMS),
     ("streams.", STREAMS),
-    ("group.consumer.", CONSUMER),
-    ("consumer.", CONSUMER),
     ("transaction.", TXN),
     ("transactional.", TXN),
     ("add.partitions.to.txn.", TXN),

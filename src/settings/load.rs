@@ -216,6 +216,9 @@ fn groups(v: &View<'_>) -> Result<GroupSettings, ConfigError> {
         consumer_heartbeat_interval_ms: v.int("group.consumer.heartbeat.interval.ms")?,
         consumer_min_heartbeat_interval_ms: v.int("group.consumer.min.heartbeat.interval.ms")?,
         consumer_max_heartbeat_interval_ms: v.int("group.consumer.max.heartbeat.interval.ms")?,
+        consumer_assignment_interval_ms: v.int("group.consumer.assignment.interval.ms")?,
+        consumer_min_assignment_interval_ms: v.int("group.consumer.min.assignment.interval.ms")?,
+        consumer_max_assignment_interval_ms: v.int("group.consumer.max.assignment.interval.ms")?,
         consumer_max_size: v.int("group.consumer.max.size")?,
         consumer_assignors: v.list("group.consumer.assignors")?,
         consumer_migration_policy: v

@@ -263,7 +263,61 @@ pub(crate) fn broker_values(v: &View<'_>, c: &BrokerConfig) -> Result<(), Config
     require(protocols.iter().any(|p| p == "classic"), || {
         "Disabling the 'classic' protocol is not supported.".to_owned()
     })?;
+    consumer_groups(c)?;
     roles_and_listeners(c)
+}
+
+/// `group.consumer.*` within their bounds.
+fn consumer_groups(c: &BrokerConfig) -> Result<(), ConfigError> {
+    let g = &c.groups;
+    let bounded = [
+        (
+            "heartbeat.interval.ms",
+            g.consumer_min_heartbeat_interval_ms,
+            g.consumer_heartbeat_interval_ms,
+            g.consumer_max_heartbeat_interval_ms,
+        ),
+        (
+            "session.timeout.ms",
+            g.consumer_min_session_timeout_ms,
+            g.consumer_session_timeout_ms,
+            g.consumer_max_session_timeout_ms,
+        ),
+        (
+            "assignment.interval.ms",
+            g.consumer_min_assignment_interval_ms,
+            g.consumer_assignment_interval_ms,
+            g.consumer_max_assignment_interval_ms,
+        ),
+    ];
+    for (key, min, value, max) in bounded {
+        let key = |bound: &str| format!("group.consumer.{bound}{key}");
+        require(max >= min, || {
+            format!(
+                "{} must be greater than or equal to {}",
+                key("max."),
+                key("min.")
+            )
+        })?;
+        require(value >= min, || {
+            format!(
+                "{} must be greater than or equal to {}",
+                key(""),
+                key("min.")
+            )
+        })?;
+        require(value <= max, || {
+            format!("{} must be less than or equal to {}", key(""), key("max."))
+        })?;
+    }
+    require(
+        g.consumer_heartbeat_interval_ms < g.consumer_session_timeout_ms,
+        || {
+            "group.consumer.heartbeat.interval.ms must be less than \
+             group.consumer.session.timeout.ms"
+                .to_owned()
+        },
+    )
 }
 
 /// What `process.roles` asks of listeners and voters.

@@ -263,7 +263,7 @@ impl Shard {
                 })
                 .collect(),
             log_dirs: self.config.log_dirs.iter().map(|d| d.id).collect(),
-            metadata_version: c.quorum.first_metadata_version(),
+            features: c.quorum.first_features().clone(),
         };
         let ctx = Context {
             image: c.quorum.latest(),

@@ -2,6 +2,7 @@
 //! `__consumer_offsets`, and after a start its groups are read back from there.
 
 use crate::Shard;
+use crate::group_metadata::with_consumer_settings;
 use crate::io::{DiskOp, Effect, FileSlice, IoFailure, IoOutput, Segment};
 use crate::ops::{
     GroupOp, GroupResult, OF_GROUPS, Op, OpFrom, OpResult, PartitionOp, ReadOp, ReadResult,
@@ -96,7 +97,7 @@ impl Groups {
 }
 
 fn config_of(broker: &BrokerConfig) -> CoordinatorConfig {
-    CoordinatorConfig {
+    let classic = CoordinatorConfig {
         group_min_session_timeout_ms: broker.groups.min_session_timeout_ms,
         group_max_session_timeout_ms: broker.groups.max_session_timeout_ms,
         group_initial_rebalance_delay_ms: broker.groups.initial_rebalance_delay_ms,
@@ -107,7 +108,9 @@ fn config_of(broker: &BrokerConfig) -> CoordinatorConfig {
         offsets_topic_num_partitions: broker.offsets.topic_num_partitions,
         offsets_commit_timeout_ms: broker.offsets.commit_timeout_ms,
         join_grace_ms: JOIN_GRACE_MS,
-    }
+        ..CoordinatorConfig::default()
+    };
+    with_consumer_settings(classic, broker)
 }
 
 /// The image as the coordinator asks it.
@@ -236,6 +239,7 @@ impl Shard {
                 R::JoinGroup(r) => self.reply(turn, reply, &r),
                 R::SyncGroup(r) => self.reply(turn, reply, &r),
                 R::LeaveGroup(r) => self.reply(turn, reply, &r),
+                R::ConsumerGroupHeartbeat(r) => self.reply(turn, reply, &r),
                 R::OffsetCommit(r) => self.reply(turn, reply, &r),
                 R::OffsetDelete(r) => self.reply(turn, reply, &r),
                 R::OffsetFetch(_) | R::DeleteGroups(_) => {
@@ -277,6 +281,11 @@ impl Shard {
             GroupOp::Describe { group, version } => {
                 let described = coordinator.describe_group(context(version), &group);
                 let result = GroupResult::Describe(Box::new(described));
+                self.outbox.result(from, OpResult::Group(result));
+            }
+            GroupOp::DescribeConsumer { group } => {
+                let described = coordinator.describe_consumer_group(&group);
+                let result = GroupResult::DescribeConsumer(Box::new(described));
                 self.outbox.result(from, OpResult::Group(result));
             }
             GroupOp::List { body, version } => {

@@ -102,6 +102,7 @@ impl Shard {
             self.wake_watchers(turn, id_of(&change.topic, change.index));
         }
         self.apply_configs(delta);
+        self.refresh_group_metadata(Some(delta));
         if self.id == ShardId::FIRST {
             self.on_applied(turn, self.id, version);
         } else {
@@ -116,6 +117,7 @@ impl Shard {
         for topic in image.topics().values() {
             self.adopt_topic(topic);
         }
+        self.refresh_group_metadata(None);
     }
 
     fn adopt_topic(&mut self, topic: &Topic) {

@@ -27,6 +27,7 @@ mod conn;
 mod controller;
 mod forward;
 mod found;
+mod group_metadata;
 mod groups;
 mod housekeeping;
 mod image;

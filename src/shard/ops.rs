@@ -121,6 +121,9 @@ pub(crate) enum GroupOp {
         group: String,
         version: i16,
     },
+    DescribeConsumer {
+        group: String,
+    },
     Delete {
         groups: Vec<String>,
     },
@@ -256,6 +259,7 @@ pub(crate) struct ProducerLine {
 #[derive(Debug)]
 pub(crate) enum GroupResult {
     Describe(Box<wire::describe_groups_response::DescribedGroup<'static>>),
+    DescribeConsumer(Box<wire::consumer_group_describe_response::DescribedGroup<'static>>),
     Delete(Vec<wire::delete_groups_response::DeletableGroupResult<'static>>),
     OffsetFetch(Box<wire::offset_fetch_response::OffsetFetchResponseGroup<'static>>),
     List(Result<Vec<wire::list_groups_response::ListedGroup<'static>>, ErrorCode>),

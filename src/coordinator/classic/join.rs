@@ -94,12 +94,19 @@ fn offers(member: &Member, request: &JoinGroupRequest<'_>) -> bool {
 }
 
 /// Version 0 has no rebalance timeout.
-fn rebalance_timeout_ms(request: &JoinGroupRequest<'_>, api_version: i16) -> i32 {
+pub(crate) fn rebalance_timeout_ms(request: &JoinGroupRequest<'_>, api_version: i16) -> i32 {
     if api_version == 0 {
         request.session_timeout_ms
     } else {
         request.rebalance_timeout_ms
     }
+}
+
+/// Whether a member must come back with the id that it is told: a dynamic one without id.
+pub(crate) fn requires_member_id(request: &JoinGroupRequest<'_>, api_version: i16) -> bool {
+    api_version >= REQUIRES_KNOWN_MEMBER_ID_FROM
+        && request.group_instance_id.is_none()
+        && request.member_id.is_empty()
 }
 
 /// A JoinGroup on its way: the request and whom to answer.
@@ -181,7 +188,7 @@ impl Group {
             return;
         }
         let id = generate_member_id(ctx.client_id, env.prng);
-        if ctx.api_version < REQUIRES_KNOWN_MEMBER_ID_FROM {
+        if !requires_member_id(request, ctx.api_version) {
             let serial = self.classic.next_serial();
             return self.add_member(env, join, serial, id);
         }

@@ -11,12 +11,17 @@ use flumen_wire::messages::{LeaveGroupRequest, LeaveGroupResponse};
 /// Versions from here on name their members in a list.
 const BATCHED_FROM: i16 = 3;
 
-struct Leaving<'r> {
-    member_id: &'r str,
-    instance: Option<&'r str>,
+/// A member that shall leave, as the request names it.
+pub(crate) struct Leaving<'r> {
+    pub(crate) member_id: &'r str,
+    pub(crate) instance: Option<&'r str>,
 }
 
-fn leaving<'r>(request: &'r LeaveGroupRequest<'_>, api_version: i16) -> Vec<Leaving<'r>> {
+/// Everyone whom a request names.
+pub(crate) fn leaving<'r>(
+    request: &'r LeaveGroupRequest<'_>,
+    api_version: i16,
+) -> Vec<Leaving<'r>> {
     if api_version < BATCHED_FROM {
         return vec![Leaving {
             member_id: &request.member_id,
@@ -33,7 +38,7 @@ fn leaving<'r>(request: &'r LeaveGroupRequest<'_>, api_version: i16) -> Vec<Leav
 }
 
 /// The answer in the form of its version.
-fn leave_reply(results: Vec<MemberResponse<'static>>, api_version: i16) -> Reply {
+pub(crate) fn leave_reply(results: Vec<MemberResponse<'static>>, api_version: i16) -> Reply {
     let mut response = LeaveGroupResponse::default();
     if api_version < BATCHED_FROM {
         response.error_code = results.first().map_or(0, |r| r.error_code);
@@ -54,11 +59,12 @@ pub(crate) fn leave_error(error: ErrorCode) -> Reply {
 /// The group does not exist: nobody in it is known.
 pub(crate) fn leave_unknown(request: &LeaveGroupRequest<'_>, api_version: i16) -> Reply {
     let members = leaving(request, api_version).into_iter();
-    let results = members.map(|m| result(&m, ErrorCode::UnknownMemberId));
+    let results = members.map(|m| left(&m, ErrorCode::UnknownMemberId));
     leave_reply(results.collect(), api_version)
 }
 
-fn result(leaving: &Leaving<'_>, error: ErrorCode) -> MemberResponse<'static> {
+/// What is answered of one member.
+pub(crate) fn left(leaving: &Leaving<'_>, error: ErrorCode) -> MemberResponse<'static> {
     MemberResponse {
         member_id: leaving.member_id.to_owned().into(),
         group_instance_id: leaving.instance.map(|i| i.to_owned().into()),
@@ -84,7 +90,7 @@ impl Group {
                 Ok(()) => ErrorCode::None,
                 Err(error) => error,
             };
-            results.push(result(&member, error));
+            results.push(left(&member, error));
         }
         if results.iter().any(|r| r.error_code == 0) {
             match self.classic.state {

@@ -44,6 +44,29 @@ pub(crate) struct Member {
     pub(crate) session: Deadline,
 }
 
+/// A member that waits for nothing, with the rest to be filled in.
+pub(crate) fn new_member(
+    id: Arc<str>,
+    client_id: &str,
+    client_host: &str,
+    protocols: Vec<Protocol>,
+) -> Member {
+    Member {
+        id,
+        instance: None,
+        client_id: client_id.into(),
+        client_host: client_host.into(),
+        rebalance_timeout_ms: 0,
+        session_timeout_ms: 0,
+        protocols,
+        assignment: Bytes::new(),
+        join: None,
+        sync: None,
+        is_new: false,
+        session: Deadline::default(),
+    }
+}
+
 impl Member {
     /// The metadata for a protocol; empty if it does not offer it.
     pub(crate) fn metadata(&self, protocol: &str) -> Bytes {

@@ -20,12 +20,14 @@ mod state;
 mod sync;
 mod view;
 
-pub(crate) use join::{Joining, StaticReplacement, join_error};
-pub(crate) use leave::{leave_error, leave_unknown};
-pub(crate) use member::{Member, Parked};
+pub(crate) use join::{
+    Joining, StaticReplacement, join_error, rebalance_timeout_ms, requires_member_id,
+};
+pub(crate) use leave::{Leaving, leave_error, leave_reply, leave_unknown, leaving, left};
+pub(crate) use member::{Member, Parked, Protocol, new_member};
 pub(crate) use state::{ClassicGroup, JoinTimer, State};
 pub(crate) use sync::sync_error;
-pub(crate) use view::{described_error, described_unknown};
+pub(crate) use view::{described_error, described_not_classic, described_unknown};
 
 use flumen_base::ErrorCode;
 

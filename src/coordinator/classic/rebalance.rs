@@ -272,6 +272,10 @@ impl Group {
             }
             TimerKey::Join(_) => classic.join_deadline.owns(at),
             TimerKey::Sync(_) => classic.sync_deadline.owns(at),
+            TimerKey::Member(_, serial, timer) => {
+                let consumer = self.consumer.as_ref();
+                consumer.is_some_and(|c| c.owns_entry(at, serial, timer))
+            }
             TimerKey::Expiry(_) => false,
         }
     }

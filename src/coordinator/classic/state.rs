@@ -115,6 +115,11 @@ impl ClassicGroup {
         self.members.is_empty() && self.pending.is_empty()
     }
 
+    /// As if there had never been a member.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.is_vacant() && self.protocol_type.is_none() && self.generation == 0
+    }
+
     /// Moves to another state.
     pub(crate) fn transition(&mut self, to: State, wall_ms: i64) {
         self.previous = self.state;
@@ -128,6 +133,26 @@ impl ClassicGroup {
             self.state,
             State::Stable | State::CompletingRebalance | State::Empty
         )
+    }
+
+    /// The group was put aside meanwhile: nobody waits, no deadline runs, and who was only told an
+    /// id is forgotten.
+    pub(crate) fn begin_anew(&mut self) {
+        for (id, _) in std::mem::take(&mut self.pending).into_values() {
+            self.ids.remove(&id);
+        }
+        for member in self.members.values_mut() {
+            member.session = Deadline::default();
+        }
+        self.join_deadline = Deadline::default();
+        self.sync_deadline = Deadline::default();
+        self.sync_missing.clear();
+        self.assignment_in_flight = false;
+        if !self.members.is_empty() {
+            self.state = State::Stable;
+        } else if self.state != State::Dead {
+            self.state = State::Empty;
+        }
     }
 
     // ---- members ----

@@ -31,6 +31,15 @@ pub(crate) fn described_unknown(group: &str, api_version: i16) -> DescribedGroup
     described
 }
 
+/// A description of a group of another kind.
+pub(crate) fn described_not_classic(group: &str, api_version: i16) -> DescribedGroup<'static> {
+    let mut described = described_unknown(group, api_version);
+    if described.error_message.is_some() {
+        described.error_message = Some(format!("Group {group} is not a classic group.").into());
+    }
+    described
+}
+
 impl Group {
     /// The state to show: a group whose tombstone is being written is still empty.
     fn shown_state(&self) -> State {
@@ -74,18 +83,37 @@ impl Group {
 
     /// As ListGroups shows it.
     pub(crate) fn listed(&self) -> ListedGroup<'static> {
+        if self.consumer.is_some() {
+            return ListedGroup {
+                group_id: self.name.to_string().into(),
+                protocol_type: "consumer".into(),
+                group_state: self.state_name().into(),
+                group_type: self.type_name().into(),
+            };
+        }
         let protocol_type = self.classic.protocol_type.as_deref().unwrap_or("");
         ListedGroup {
             group_id: self.name.to_string().into(),
             protocol_type: protocol_type.to_owned().into(),
             group_state: self.shown_state().name().into(),
-            group_type: "classic".into(),
+            group_type: self.type_name().into(),
         }
     }
 
     /// Kafka's name of its state.
     pub(crate) fn state_name(&self) -> &'static str {
-        self.shown_state().name()
+        match &self.consumer {
+            Some(consumer) => consumer.state().name(),
+            None => self.shown_state().name(),
+        }
+    }
+
+    /// Kafka's name of its kind.
+    pub(crate) fn type_name(&self) -> &'static str {
+        match self.consumer {
+            Some(_) => "consumer",
+            None => "classic",
+        }
     }
 }
 

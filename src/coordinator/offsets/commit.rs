@@ -148,12 +148,18 @@ pub(crate) fn validate_new(generation: i32, api_version: i16) -> Result<(), Erro
 }
 
 impl Group {
-    /// Whether this sender may commit now. A member that does is alive.
+    /// Whether this sender may commit now what the draft accepts. A classic member that does is
+    /// alive.
     pub(crate) fn validate_commit(
         &mut self,
         env: &mut Env<'_>,
         request: &OffsetCommitRequest<'_>,
+        draft: &OffsetCommitResponse<'static>,
+        (api_version, topics): (i16, &dyn Topics),
     ) -> Result<(), ErrorCode> {
+        if let Some(consumer) = self.consumer.as_ref().filter(|_| !self.is_dead()) {
+            return consumer.validate_commit(request, draft, topics, api_version);
+        }
         let classic = &self.classic;
         let generation = request.generation_id_or_member_epoch;
         let instance = request.group_instance_id.as_deref();

@@ -53,7 +53,7 @@ impl Group {
                 let index = partition.partition_index;
                 let error = if !topics.has_partition(&topic.name, index) {
                     ErrorCode::UnknownTopicOrPartition
-                } else if self.classic.is_subscribed(&topic.name) {
+                } else if self.is_subscribed(&topic.name) {
                     ErrorCode::GroupSubscribedToTopic
                 } else {
                     self.bury(write, &topic.name, index, &mut records, &mut keys);
@@ -113,8 +113,8 @@ impl Group {
     /// Whether DeleteGroups may delete this group now.
     pub(crate) fn validate_delete(&self) -> Result<(), ErrorCode> {
         match self.classic.state {
-            State::Empty => Ok(()),
             State::Dead => Err(ErrorCode::GroupIdNotFound),
+            _ if self.is_memberless() => Ok(()),
             _ => Err(ErrorCode::NonEmptyGroup),
         }
     }
@@ -132,9 +132,21 @@ impl Group {
         for (topic, index) in keys {
             self.bury(write, &topic, index, &mut records, &mut buried);
         }
-        records.extend(records::group_tombstone(&self.name));
+        records.extend(self.tombstones());
         self.mark_dead();
         self.append_tombstones(env, records, buried, Effect::Deleted, done);
+    }
+
+    /// What ends the group in the log, beside its offsets.
+    pub(crate) fn tombstones(&self) -> Vec<Record> {
+        match &self.consumer {
+            Some(consumer) => {
+                let tombstones = consumer.tombstones();
+                let records = tombstones.iter().filter_map(|r| r.encode(&self.name));
+                records.collect()
+            }
+            None => records::group_tombstone(&self.name).into_iter().collect(),
+        }
     }
 
     /// The group is being deleted. Its state's timestamp stays: if the append fails, it goes on as

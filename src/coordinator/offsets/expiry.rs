@@ -2,8 +2,10 @@
 //!
 //! - A simple group (offsets only): each offset after the retention since its commit.
 //! - An empty group: all offsets after the retention since it became empty.
-//! - A stable consumer group: offsets of topics it does not read, after the retention since their
-//!   commit.
+//! - A consumer group (KIP-848): offsets of topics it does not read, after the retention since
+//!   their commit.
+//! - A stable classic group of consumers: offsets of topics it does not read, after the retention
+//!   since their commit.
 //! - An offset with an expiry of its own: at that time.
 //!
 //! An empty group without offsets is deleted.
@@ -30,7 +32,7 @@ impl Group {
     /// From when the retention of its offsets counts; `None`: they don't expire now.
     fn expires_since(&self) -> Option<Since> {
         let classic = &self.classic;
-        if classic.protocol_type.is_none() {
+        if self.consumer.is_some() || classic.protocol_type.is_none() {
             return Some(Since::Commit);
         }
         match classic.state {
@@ -46,7 +48,7 @@ impl Group {
     }
 
     fn is_expired(&self, env: &Env<'_>, since: Since, topic: &str, value: &OffsetValue) -> bool {
-        if self.classic.is_subscribed(topic) {
+        if self.is_subscribed(topic) {
             return false;
         }
         let now = env.now.wall_ms;
@@ -94,12 +96,8 @@ impl Group {
             }
         }
         let nothing_left = self.offsets.latest().next().is_none();
-        if through
-            && nothing_left
-            && self.classic.state == State::Empty
-            && let Some(record) = records::group_tombstone(&self.name)
-        {
-            records.push(record);
+        if through && nothing_left && self.is_memberless() {
+            records.extend(self.tombstones());
             effect = Effect::Deleted;
             self.mark_dead();
         }

@@ -1,7 +1,7 @@
 //! OffsetFetch (9), versions 1-10.
 //!
 //! - 1-7: one group. 2: all topics with null, error on top. 7: requireStable. 8: several groups. 9:
-//!   member and epoch (of no effect on classic groups). 10: topic ids.
+//!   member and epoch (checked in consumer groups, of no effect on classic ones). 10: topic ids.
 //!
 //! Everything works on the group of version 8; [`offset_fetch_group_of`] and
 //! [`offset_fetch_response_of`] translate.

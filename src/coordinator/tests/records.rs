@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::consumers::*;
 use common::*;
 use flumen_coordinator::{CoordinatorConfig, partition_for};
 
@@ -120,6 +121,64 @@ fn a_group_through_its_life() {
     let empty = format!("{head}00000002ffffffff{WALL}00000000");
     let values: Vec<_> = records.into_iter().map(|(_, value)| value).collect();
     assert_eq!(values, [Some(created), Some(stable), Some(empty), None]);
+}
+
+/// A string as flexible versions write it.
+fn compact(text: &str) -> String {
+    format!("{:02x}{}", text.len() + 1, hex(text.as_bytes()))
+}
+
+#[test]
+fn a_consumer_group_through_its_life() {
+    let mut w = World::new();
+    w.change_metadata(|m| m.topics = [("t".to_owned(), (topic_id(0), 2))].into());
+    w.ask(&join_consumers("g", "m", &["t"]));
+    w.ask(&beat_request("g", "m", -1));
+    let token = w.delete_groups(&["g"]);
+    assert_eq!(w.deleted(token), [0]);
+    let key = |kind: i16| format!("{kind:04x}{}", string("g"));
+    let member_key = |kind: i16| format!("{}{}", key(kind), string("m"));
+    let id = "01".repeat(16);
+    // instance, rack, client, host, a topic, no expression, timeout, assignor; tag: not classic
+    let (client, host, topic) = (compact("client"), compact("/127.0.0.1"), compact("t"));
+    let member = format!("00000000{client}{host}02{topic}010000ea600001000100");
+    let target = format!("000002{id}0300000000000000010000");
+    let current =
+        format!("000000000002000000000002{id}0300000000000000010100090300000002000000020100");
+    let found: Vec<_> = w
+        .log
+        .iter()
+        .map(|(_, k, v)| (hex(k), v.as_deref().map(hex)))
+        .collect();
+    let value = |n: usize| found[n].1.clone().unwrap_or_default();
+    let keys: Vec<_> = found.iter().map(|(key, _)| key.clone()).collect();
+    let expected = [
+        member_key(5),
+        key(3),
+        member_key(7),
+        key(6),
+        member_key(8),
+        // it leaves
+        member_key(8),
+        member_key(7),
+        member_key(5),
+        key(3),
+        // the group is deleted
+        key(6),
+        key(4),
+        key(3),
+    ];
+    assert_eq!(keys, expected);
+    assert_eq!(value(0), member);
+    // the hash is what Kafka's own library makes of id, name and partitions
+    assert_eq!(value(1), "0000000000020100085997cc2552ae40e2");
+    assert_eq!(value(2), target);
+    assert_eq!(value(3), format!("000000000002010008{WALL}"));
+    assert_eq!(value(4), current);
+    assert!(found[5..8].iter().all(|(_, v)| v.is_none()));
+    // nobody subscribes: the hash is 0, which is not written
+    assert_eq!(value(8), "00000000000300");
+    assert!(found[9..].iter().all(|(_, v)| v.is_none()));
 }
 
 #[test]

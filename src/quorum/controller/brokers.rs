@@ -5,6 +5,7 @@ use crate::image::{Image, Partition};
 use crate::record::{Broker, Endpoint, MetadataRecord, PartitionChange};
 use flumen_base::{BrokerId, ErrorCode, TopicId, Uuid};
 use flumen_wire::messages::{UnregisterBrokerRequest, UnregisterBrokerResponse};
+use std::collections::BTreeMap;
 
 /// What a broker says of itself when it starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,8 +18,8 @@ pub struct Registration {
     pub endpoints: Vec<Endpoint>,
     /// Ids of its log directories.
     pub log_dirs: Vec<Uuid>,
-    /// The level of `metadata.version` that a new cluster begins with.
-    pub metadata_version: i16,
+    /// The finalized features that a new cluster begins with, `metadata.version` among them.
+    pub features: BTreeMap<String, i16>,
 }
 
 /// The cluster id in the metadata, for a check against `meta.properties` before anything else is
@@ -40,10 +41,18 @@ pub fn register_broker(
     match cluster_id_of(ctx.image) {
         None => {
             records.push(MetadataRecord::ClusterId(registration.cluster_id.clone()));
-            records.push(MetadataRecord::Feature {
-                name: METADATA_VERSION_FEATURE.to_owned(),
-                level: registration.metadata_version,
-            });
+            // The metadata's own first: it says how to read what follows.
+            let (metadata, others): (Vec<_>, Vec<_>) = registration
+                .features
+                .iter()
+                .filter(|(_, level)| **level > 0)
+                .partition(|(name, _)| *name == METADATA_VERSION_FEATURE);
+            for (name, level) in metadata.into_iter().chain(others) {
+                records.push(MetadataRecord::Feature {
+                    name: name.clone(),
+                    level: *level,
+                });
+            }
         }
         Some(id) if id == registration.cluster_id => {}
         Some(id) => {

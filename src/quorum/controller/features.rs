@@ -1,7 +1,7 @@
 //! UpdateFeatures (57), versions 0 to 2.
 //!
-//! Only `metadata.version` is built, so that every other feature is refused with the reason. A
-//! feature appears here when all that it promises works.
+//! Beside `metadata.version` only the features of [`BUILT_FEATURES`] are built, so that every other
+//! one is refused with the reason. A feature appears there when all that it promises works.
 
 use super::metadata_version::{METADATA_VERSION_FEATURE, metadata_changed, metadata_versions};
 use super::{ApiError, Context, Decision, owned};
@@ -10,6 +10,54 @@ use flumen_base::ErrorCode;
 use flumen_wire::messages::update_features_request::FeatureUpdateKey;
 use flumen_wire::messages::update_features_response::UpdatableFeatureResult;
 use flumen_wire::messages::{UpdateFeaturesRequest, UpdateFeaturesResponse};
+use std::collections::BTreeMap;
+
+/// A feature beside `metadata.version`, with levels from 0 (off) upwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BuiltFeature {
+    /// Its name.
+    pub name: &'static str,
+    /// Its highest level: what new clusters begin with.
+    pub max: i16,
+    /// The lowest level of `metadata.version` whose new clusters begin with it.
+    first_metadata_version: i16,
+}
+
+/// Consumer groups of KIP-848.
+pub const GROUP_VERSION_FEATURE: &str = "group.version";
+
+/// The features that are built, by name.
+pub const BUILT_FEATURES: &[BuiltFeature] = &[BuiltFeature {
+    name: GROUP_VERSION_FEATURE,
+    max: 1,
+    first_metadata_version: 22, // 4.0-IV0
+}];
+
+/// The built feature of this name.
+pub fn built_feature(name: &str) -> Option<&'static BuiltFeature> {
+    BUILT_FEATURES.iter().find(|f| f.name == name)
+}
+
+/// The levels that a new cluster begins with: `chosen` ones, else those that go with its
+/// `metadata.version`.
+pub fn first_features(
+    metadata_version: i16,
+    chosen: &BTreeMap<String, i16>,
+) -> BTreeMap<String, i16> {
+    let mut levels = BTreeMap::from([(METADATA_VERSION_FEATURE.to_owned(), metadata_version)]);
+    for feature in BUILT_FEATURES {
+        let level = match metadata_version >= feature.first_metadata_version {
+            true => feature.max,
+            false => 0,
+        };
+        levels.insert(feature.name.to_owned(), level);
+    }
+    let chosen = chosen
+        .iter()
+        .filter(|(name, _)| built_feature(name).is_some());
+    levels.extend(chosen.map(|(name, level)| (name.clone(), *level)));
+    levels
+}
 
 /// `FeatureUpdate.UpgradeType`: 1 upgrade, 2 safe downgrade, 3 unsafe downgrade.
 const UPGRADE: i8 = 1;
@@ -82,6 +130,13 @@ fn check(ctx: &Context<'_>, update: &FeatureUpdateKey<'_>) -> Result<(), String>
                 "Local controller {node} only supports versions {min}-{max}"
             ));
         }
+    } else if let Some(feature) = built_feature(&update.feature) {
+        if level > feature.max {
+            let max = feature.max;
+            return invalid(&format!(
+                "Local controller {node} only supports versions 0-{max}"
+            ));
+        }
     } else if level != 0 {
         return invalid(&format!(
             "Local controller {node} does not support this feature."
@@ -96,7 +151,8 @@ fn check(ctx: &Context<'_>, update: &FeatureUpdateKey<'_>) -> Result<(), String>
              either safe or unsafe downgrade.",
         );
     }
-    if level < current && metadata_changed(level, current) {
+    let metadata = update.feature == METADATA_VERSION_FEATURE;
+    if metadata && level < current && metadata_changed(level, current) {
         let reason = if update.upgrade_type == UNSAFE_DOWNGRADE {
             "Unsafe metadata downgrade is not supported in this version."
         } else {

@@ -4,8 +4,10 @@
 //! Flumen's metadata log has a format of its own, so that no level changes what it writes; the
 //! level is kept for the tools that read, raise and lower it.
 
+use super::features::first_features;
 use flumen_base::Disk;
 use flumen_settings::BrokerConfig;
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -76,36 +78,51 @@ pub(super) fn metadata_changed(low: i16, high: i16) -> bool {
     (low.saturating_add(1)..=high).any(changed)
 }
 
-/// Writes the level that the cluster begins with, when a metadata directory is formatted.
+/// Writes the levels of features that the cluster begins with, when a metadata directory is
+/// formatted.
 ///
 /// # Errors
 /// If the disk fails.
-pub fn write_bootstrap(disk: &dyn Disk, metadata_log_dir: &Path, level: i16) -> io::Result<()> {
-    let text = format!("{METADATA_VERSION_FEATURE}={level}\n");
+pub fn write_bootstrap(
+    disk: &dyn Disk,
+    metadata_log_dir: &Path,
+    features: &BTreeMap<String, i16>,
+) -> io::Result<()> {
+    let lines = features.iter();
+    let text: String = lines
+        .map(|(name, level)| format!("{name}={level}\n"))
+        .collect();
     disk.write_atomic(&metadata_log_dir.join(BOOTSTRAP_FILE), text.as_bytes())
 }
 
-/// The level that formatting wrote; [`METADATA_VERSION`] where it wrote none.
+/// The levels that formatting wrote, or that go with [`METADATA_VERSION`] where it wrote none.
 ///
 /// # Errors
 /// The file, and why it can't be read.
 pub(crate) fn read_bootstrap(
     disk: &dyn Disk,
     metadata_log_dir: &Path,
-) -> Result<i16, (PathBuf, io::Error)> {
+) -> Result<BTreeMap<String, i16>, (PathBuf, io::Error)> {
     let path = metadata_log_dir.join(BOOTSTRAP_FILE);
     if !disk.exists(&path) {
-        return Ok(METADATA_VERSION);
+        return Ok(first_features(METADATA_VERSION, &BTreeMap::new()));
     }
     let read = || {
         let bytes = disk.read_all(&path, BOOTSTRAP_FILE_BYTES_MAX)?;
         let text = String::from_utf8_lossy(&bytes);
-        let level = text
-            .lines()
-            .filter_map(|line| line.split_once('='))
-            .find(|(key, _)| *key == METADATA_VERSION_FEATURE)
-            .and_then(|(_, level)| level.trim().parse().ok());
-        level.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no metadata.version"))
+        let lines = text.lines().filter_map(|line| line.split_once('='));
+        let levels = lines.filter_map(|(name, level)| {
+            let level: i16 = level.trim().parse().ok()?;
+            Some((name.to_owned(), level))
+        });
+        let levels: BTreeMap<String, i16> = levels.collect();
+        match levels.get(METADATA_VERSION_FEATURE) {
+            Some(level) => Ok(first_features(*level, &levels)),
+            None => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "no metadata.version",
+            )),
+        }
     };
     read().map_err(|e| (path.clone(), e))
 }

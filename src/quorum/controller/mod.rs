@@ -26,7 +26,10 @@ pub use create_topics::{
 pub use delete_topics::delete_topics;
 pub use describe_quorum::describe_quorum;
 pub use elections::elect_leaders;
-pub use features::update_features;
+pub use features::{
+    BUILT_FEATURES, BuiltFeature, GROUP_VERSION_FEATURE, built_feature, first_features,
+    update_features,
+};
 pub(crate) use metadata_version::read_bootstrap;
 pub use metadata_version::{
     METADATA_VERSION, METADATA_VERSION_FEATURE, metadata_version_of, metadata_versions,

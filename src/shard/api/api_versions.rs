@@ -14,11 +14,14 @@ use super::{HANDLERS, decode};
 use crate::request::{Reply, ReplyTo, Request};
 use crate::{Shard, Turn};
 use flumen_base::ErrorCode;
-use flumen_quorum::controller::{METADATA_VERSION_FEATURE, metadata_versions};
+use flumen_quorum::controller::{BUILT_FEATURES, METADATA_VERSION_FEATURE, metadata_versions};
 use flumen_wire::ApiKey;
 use flumen_wire::messages::api_versions_response as wire;
 use flumen_wire::messages::{ApiVersionsRequest, ApiVersionsResponse};
 use std::borrow::Cow;
+
+/// Older clients can't read a feature that may be at level 0.
+const LEVEL_ZERO_FROM: i16 = 4;
 
 pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     let message = decode!(shard, turn, request, ApiVersionsRequest<'_>);
@@ -51,15 +54,23 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
             min_version_level: *level,
         });
     let levels = metadata_versions(&shard.broker);
+    let mut supported_features = vec![wire::SupportedFeatureKey {
+        name: Cow::Borrowed(METADATA_VERSION_FEATURE),
+        min_version: *levels.start(),
+        max_version: *levels.end(),
+    }];
+    if request.reply.version >= LEVEL_ZERO_FROM {
+        supported_features.extend(BUILT_FEATURES.iter().map(|f| wire::SupportedFeatureKey {
+            name: Cow::Borrowed(f.name),
+            min_version: 0,
+            max_version: f.max,
+        }));
+    }
     let here = shard.is_controller_listener(request.listener);
     let served = HANDLERS.iter().filter(|h| h.is_on(here));
     let response = ApiVersionsResponse {
         api_keys: served.map(line).collect(),
-        supported_features: vec![wire::SupportedFeatureKey {
-            name: Cow::Borrowed(METADATA_VERSION_FEATURE),
-            min_version: *levels.start(),
-            max_version: *levels.end(),
-        }],
+        supported_features,
         finalized_features_epoch: i64::try_from(image.features_index()).unwrap_or(-1),
         finalized_features: finalized.collect(),
         ..Default::default()

@@ -40,6 +40,8 @@ macro_rules! for_group {
     }};
 }
 
+pub(crate) use for_group;
+
 pub(crate) fn join_group(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     let (body, version) = (request.body.clone(), request.reply.version);
     let message = for_group!(

@@ -39,6 +39,7 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
         .topics
         .iter()
         .flatten()
+        .filter(|_| !names_ids(&message))
         .filter_map(|t| t.name.as_deref())
         .filter(|name| may_create && shard.image.topic(name).is_none())
         .filter(|name| validate_topic_name(name).is_ok())
@@ -109,12 +110,14 @@ fn response_for(
     errors: &BTreeMap<String, ErrorCode>,
 ) -> MetadataResponse<'static> {
     let image = &shard.image;
+    let ids = names_ids(message);
     let mut topics: Vec<_> = match &message.topics {
         Some(topics) if version > 0 || !topics.is_empty() => {
             // A topic asked for twice is answered once.
             let mut seen = BTreeSet::new();
             topics
                 .iter()
+                .filter(|asked| !ids || asked.topic_id != Uuid::ZERO)
                 .filter(|asked| seen.insert((asked.name.as_deref(), asked.topic_id)))
                 .map(|asked| topic_line(image, asked, version, errors))
                 .collect()
@@ -149,6 +152,13 @@ fn response_for(
     }
 }
 
+/// Whether topics are asked for by id: names, which such requests may leave empty, don't count
+/// then.
+fn names_ids(message: &MetadataRequest<'_>) -> bool {
+    let mut topics = message.topics.iter().flatten();
+    topics.any(|t| t.topic_id != Uuid::ZERO)
+}
+
 /// The same error for every topic of a request.
 fn refusal(message: &MetadataRequest<'_>, error: ErrorCode) -> MetadataResponse<'static> {
     let line = |t: &MetadataRequestTopic<'_>| wire::MetadataResponseTopic {
@@ -169,7 +179,8 @@ fn topic_line(
     version: i16,
     errors: &BTreeMap<String, ErrorCode>,
 ) -> wire::MetadataResponseTopic<'static> {
-    let Some(name) = asked.name.as_deref() else {
+    let by_id = asked.topic_id != Uuid::ZERO;
+    let Some(name) = asked.name.as_deref().filter(|_| !by_id) else {
         if let Some(topic) = image.topic_by_id(&asked.topic_id) {
             return found(image, topic);
         }

@@ -8,6 +8,7 @@
 
 pub(crate) mod api_versions;
 pub(crate) mod authorized;
+pub(crate) mod consumer_group_apis;
 pub(crate) mod controller_apis;
 pub(crate) mod delete_records;
 pub(crate) mod describe_cluster;
@@ -138,6 +139,8 @@ handlers! {
     DescribeCluster 0 2 Here describe_cluster::run, "";
     DescribeProducers 0 0 Here describe_producers::run, "";
     UnregisterBroker 0 0 Controller controller_apis::unregister_broker, "";
+    ConsumerGroupHeartbeat 0 1 Here consumer_group_apis::heartbeat, "";
+    ConsumerGroupDescribe 0 1 Here consumer_group_apis::describe, "";
     ListConfigResources 0 1 Here list_config_resources::run, "";
     DescribeTopicPartitions 0 0 Here describe_topic_partitions::run, "";
 }

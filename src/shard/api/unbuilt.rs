@@ -1,6 +1,6 @@
-//! Consumer, share and streams groups (KIP-848, KIP-932, KIP-1071): not built. Their APIs are not
+//! Share and streams groups (KIP-932, KIP-1071): not built. Their APIs are not
 //! advertised; who asks nevertheless hears UNSUPPORTED_VERSION, as from a Kafka cluster whose
-//! features `group.version`, `share.version` and `streams.version` are at level 0 as they are here.
+//! features `share.version` and `streams.version` are at level 0 as they are here.
 
 use super::{Handler, Route, decode};
 use crate::request::Request;
@@ -45,10 +45,6 @@ macro_rules! refuse_each {
     };
 }
 
-refuse_all!(consumer_heartbeat wire::ConsumerGroupHeartbeatRequest<'_>,
-    ConsumerGroupHeartbeatResponse);
-refuse_each!(consumer_describe wire::ConsumerGroupDescribeRequest<'_>,
-    ConsumerGroupDescribeResponse, consumer_group_describe_response);
 refuse_all!(share_heartbeat wire::ShareGroupHeartbeatRequest<'_>, ShareGroupHeartbeatResponse);
 refuse_each!(share_describe wire::ShareGroupDescribeRequest<'_>,
     ShareGroupDescribeResponse, share_group_describe_response);
@@ -76,8 +72,6 @@ const fn refusal(
 
 /// Not in [`super::HANDLERS`], so not advertised.
 const REFUSALS: &[Handler] = &[
-    refusal(ApiKey::ConsumerGroupHeartbeat, (0, 1), consumer_heartbeat),
-    refusal(ApiKey::ConsumerGroupDescribe, (0, 1), consumer_describe),
     refusal(ApiKey::ShareGroupHeartbeat, (1, 1), share_heartbeat),
     refusal(ApiKey::ShareGroupDescribe, (1, 1), share_describe),
     refusal(ApiKey::ShareFetch, (1, 2), share_fetch),

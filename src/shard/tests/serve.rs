@@ -524,8 +524,8 @@ fn a_controller_listener_serves_what_controllers_do() {
 fn groups_of_other_protocols_are_refused_by_an_answer() {
     let mut d = start(1, 9);
     let c = d.connect(0);
-    let beat = wire::ConsumerGroupHeartbeatRequest::default();
-    let r: wire::ConsumerGroupHeartbeatResponse<'_> = d.call(c, &beat, 1);
+    let beat = wire::ShareGroupHeartbeatRequest::default();
+    let r: wire::ShareGroupHeartbeatResponse<'_> = d.call(c, &beat, 1);
     assert_eq!(r.error_code, 35);
     let describe = wire::ShareGroupDescribeRequest {
         group_ids: vec!["g".into()],

@@ -8,6 +8,7 @@
 mod admin;
 mod batch;
 mod configs;
+mod consumers;
 mod fetch;
 mod groups;
 mod offsets;
@@ -37,7 +38,7 @@ const INTENDED: &[Intended] = &[
         "versions",
         "ApiVersions",
         "/SupportedFeatures",
-        "only metadata.version is there",
+        "features that are not built are not there",
     ),
     (
         "created by asking",
@@ -185,6 +186,8 @@ const PROPERTIES: &[(&str, &str)] = &[
     ("offsets.topic.num.partitions", "4"),
     ("num.partitions", "2"),
     ("max.incremental.fetch.session.cache.slots", "1000"),
+    // Answers must not depend on how much time lies between two requests.
+    ("group.consumer.assignment.interval.ms", "0"),
 ];
 
 /// A group of cases by its name.
@@ -199,6 +202,7 @@ const CASES: &[Case] = &[
     ("fetch", fetch::run),
     ("offsets", offsets::run),
     ("groups", groups::run),
+    ("consumers", consumers::run),
 ];
 
 fn is_meant(intended: &Intended, difference: &Difference) -> bool {

@@ -17,9 +17,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 const CLOSED: &str = "connection closed";
 
 /// What Kafka switches on by default and Flumen does not have: off, so that both are alike.
-const FEATURES: [&str; 5] = [
+const FEATURES: [&str; 4] = [
     "eligible.leader.replicas.version",
-    "group.version",
     "share.version",
     "streams.version",
     "transaction.version",

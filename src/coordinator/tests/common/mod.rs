@@ -2,7 +2,10 @@
 #![allow(dead_code, unreachable_pub)] // each test binary uses its part
 #![allow(clippy::unwrap_used)] // tests, though outside of a #[test]
 
+pub mod consumers;
+
 use bytes::Bytes;
+use consumers::TestMetadata;
 use flumen_base::{ErrorCode, Mono, Now, PartitionIndex, Prng, Uuid};
 use flumen_coordinator::{
     Append, CoordinatorConfig, GroupCoordinator, Out, Reply, ReplyToken, RequestContext, Topics,
@@ -20,6 +23,7 @@ use flumen_wire::messages::offset_fetch_response::OffsetFetchResponseGroup;
 use flumen_wire::messages::sync_group_request::SyncGroupRequestAssignment;
 use flumen_wire::messages::*;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 pub const PARTITIONS: i32 = 4;
 pub const WALL_START_MS: i64 = 1_700_000_000_000;
@@ -64,6 +68,7 @@ pub struct World {
     /// Appends are committed at once.
     pub auto_commit: bool,
     pub seed: u64,
+    pub metadata: Arc<TestMetadata>,
 }
 
 pub fn config() -> CoordinatorConfig {
@@ -100,7 +105,10 @@ impl World {
             token_last: 0,
             auto_commit: true,
             seed,
+            metadata: Arc::new(TestMetadata::ten()),
         };
+        let metadata = world.metadata.clone();
+        world.coordinator.set_metadata(metadata, &[], true);
         let mut out = Out::default();
         for p in 0..PARTITIONS {
             world.coordinator.begin_load(p);
@@ -114,6 +122,7 @@ impl World {
     pub fn replayed(&self, records: usize) -> GroupCoordinator {
         let mut coordinator = GroupCoordinator::new(self.config.clone(), Prng::new(self.seed));
         let mut out = Out::default();
+        coordinator.set_metadata(self.metadata.clone(), &[], true);
         (0..PARTITIONS).for_each(|p| coordinator.begin_load(p));
         for (p, key, value) in &self.log[..records] {
             coordinator.replay(*p, key, value.as_deref()).unwrap();

@@ -175,10 +175,16 @@ fn features_that_are_not_complete_are_refused() {
     };
     for (request, message) in [
         (
-            ask("group.version", 1, 1),
+            ask("share.version", 1, 1),
             "The update failed for all features since the following feature had an error: Invalid \
-             update version 1 for feature group.version. Local controller 0 does not support this \
+             update version 1 for feature share.version. Local controller 0 does not support this \
              feature.",
+        ),
+        (
+            ask("group.version", 2, 1),
+            "The update failed for all features since the following feature had an error: Invalid \
+             update version 2 for feature group.version. Local controller 0 only supports versions \
+             0-1",
         ),
         (
             ask("metadata.version", 31, 1),
@@ -229,7 +235,7 @@ fn features_that_are_not_complete_are_refused() {
 fn a_cluster_begins_with_the_level_of_its_formatting_and_rises() {
     let mut cluster = Cluster::new();
     let registration = Registration {
-        metadata_version: 13,
+        features: controller::first_features(13, &BTreeMap::new()),
         ..registration()
     };
     let ctx = Context {

@@ -24,6 +24,7 @@ pub(crate) use flumen_wire::messages::{
     IncrementalAlterConfigsRequest, ListPartitionReassignmentsRequest, UnregisterBrokerRequest,
     UpdateFeaturesRequest, alter_configs_request, describe_quorum_request,
 };
+pub(crate) use std::collections::BTreeMap;
 
 /// A broker with id 0 that is registered.
 pub(crate) struct Cluster {
@@ -143,7 +144,10 @@ pub(crate) fn registration() -> Registration {
             security_protocol: 0,
         }],
         log_dirs: vec![Uuid::from_bytes([2; 16])],
-        metadata_version: controller::METADATA_VERSION,
+        features: BTreeMap::from([(
+            controller::METADATA_VERSION_FEATURE.to_owned(),
+            controller::METADATA_VERSION,
+        )]),
     }
 }
 

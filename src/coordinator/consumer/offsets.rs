@@ -1,0 +1,108 @@
+//! Who may commit and fetch offsets of a consumer group.
+//!
+//! A member may commit in its epoch, and in an older one the partitions that it has had since then:
+//! its commit may have crossed the answer that brought the new epoch. It may fetch in its epoch.
+
+use super::member::Member;
+use super::state::{ConsumerGroup, Undo};
+use crate::group::Group;
+use crate::out::Topics;
+use flumen_base::{ErrorCode, PartitionIndex, Uuid};
+use flumen_wire::messages::{OffsetCommitRequest, OffsetCommitResponse};
+use std::sync::Arc;
+
+/// Members that speak the consumer protocol must use this version of OffsetCommit.
+const MEMBER_EPOCHS_FROM: i16 = 9;
+
+/// The same error as the two protocols call it.
+fn stale(member: &Member) -> ErrorCode {
+    match member.is_classic() {
+        true => ErrorCode::IllegalGeneration,
+        false => ErrorCode::StaleMemberEpoch,
+    }
+}
+
+fn check_partition(
+    member: &Member,
+    epoch: i32,
+    (topic, partition): (Uuid, PartitionIndex),
+) -> Result<(), ErrorCode> {
+    match member.epoch_of(topic, partition) {
+        Some(since) if epoch >= since => Ok(()),
+        _ => Err(stale(member)),
+    }
+}
+
+impl ConsumerGroup {
+    /// Whether the sender may commit what the draft of the answer accepts.
+    pub(crate) fn validate_commit(
+        &self,
+        request: &OffsetCommitRequest<'_>,
+        draft: &OffsetCommitResponse<'static>,
+        topics: &dyn Topics,
+        api_version: i16,
+    ) -> Result<(), ErrorCode> {
+        let epoch = request.generation_id_or_member_epoch;
+        if epoch < 0 && self.is_empty() {
+            return Ok(());
+        }
+        let member = self.member(&request.member_id);
+        let member = member.ok_or(ErrorCode::UnknownMemberId)?;
+        if !member.is_classic() && api_version < MEMBER_EPOCHS_FROM {
+            return Err(ErrorCode::UnsupportedVersion);
+        }
+        if epoch == member.epoch {
+            return Ok(());
+        }
+        if epoch > member.epoch {
+            return Err(stale(member));
+        }
+        for topic in &draft.topics {
+            let id = match topic.topic_id.is_zero() {
+                true => topics.id_of(&topic.name).unwrap_or(Uuid::ZERO),
+                false => topic.topic_id,
+            };
+            for partition in topic.partitions.iter().filter(|p| p.error_code == 0) {
+                check_partition(member, epoch, (id, partition.partition_index))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Group {
+    /// Whether the sender may fetch offsets of this consumer group. `latest`: by what is on its way
+    /// to the log too, else as written.
+    pub(crate) fn validate_fetch(
+        &self,
+        member_id: Option<&str>,
+        epoch: i32,
+        latest: bool,
+    ) -> Result<(), ErrorCode> {
+        let Some(consumer) = &self.consumer else {
+            return Ok(());
+        };
+        if member_id.is_none() && epoch < 0 {
+            return Ok(());
+        }
+        let id = member_id.unwrap_or("");
+        let member = match latest {
+            true => consumer.member(id).cloned(),
+            false => self.committed_member(consumer, id),
+        };
+        let member = member.ok_or(ErrorCode::UnknownMemberId)?;
+        match member.epoch == epoch {
+            true => Ok(()),
+            false => Err(stale(&member)),
+        }
+    }
+
+    /// A member as it is written: as it was before the first of the changes on their way.
+    fn committed_member(&self, consumer: &ConsumerGroup, id: &str) -> Option<Arc<Member>> {
+        let before = self.history.undos().find_map(|undo| match undo {
+            Undo::Member(of, before) if **of == *id => Some(before.clone()),
+            _ => None,
+        });
+        before.unwrap_or_else(|| consumer.member(id).cloned())
+    }
+}

@@ -1,0 +1,130 @@
+//! The cluster's metadata as the group coordinator needs it to assign partitions, and what is set
+//! for single groups.
+
+use crate::Shard;
+use flumen_base::{PartitionIndex, Uuid};
+use flumen_coordinator::{Assignor, CoordinatorConfig, GroupSettings, Metadata, MigrationPolicy};
+use flumen_quorum::controller::GROUP_VERSION_FEATURE;
+use flumen_quorum::{Delta, Image, ResourceType};
+use flumen_settings::BrokerConfig;
+use std::sync::Arc;
+
+/// One version of it.
+#[derive(Debug)]
+struct ClusterMetadata {
+    image: Arc<Image>,
+    broker: Arc<BrokerConfig>,
+}
+
+impl Metadata for ClusterMetadata {
+    fn version(&self) -> i64 {
+        i64::try_from(self.image.index()).unwrap_or(i64::MAX)
+    }
+
+    fn topic_id(&self, name: &str) -> Option<Uuid> {
+        self.image.topic(name).map(|t| t.id)
+    }
+
+    fn topic_name(&self, id: Uuid) -> Option<&str> {
+        self.image.topic_by_id(&id).map(|t| &*t.name)
+    }
+
+    fn partition_count(&self, id: Uuid) -> Option<i32> {
+        let topic = self.image.topic_by_id(&id)?;
+        i32::try_from(topic.partitions.len()).ok()
+    }
+
+    fn racks(&self, id: Uuid, partition: PartitionIndex) -> Vec<&str> {
+        let topic = self.image.topic_by_id(&id);
+        let replicas = topic.and_then(|t| t.partition(partition));
+        let replicas = replicas.map_or(&[][..], |p| &p.replicas);
+        let brokers = replicas.iter().filter_map(|r| self.image.brokers().get(r));
+        brokers.filter_map(|b| b.rack.as_deref()).collect()
+    }
+
+    fn for_each_topic(&self, each: &mut dyn FnMut(&str)) {
+        self.image.topics().keys().for_each(|name| each(name));
+    }
+
+    fn group_settings(&self, group: &str) -> GroupSettings {
+        let Some(config) = self.image.config(ResourceType::Group, group) else {
+            return GroupSettings::default();
+        };
+        let g = &self.broker.groups;
+        // Bounds may have changed since a value was set; Kafka pulls it within them, too.
+        let get = |name: &str, min: i32, max: i32| {
+            let value: i32 = config.get(name)?.trim().parse().ok()?;
+            Some(value.clamp(min, max.max(min)))
+        };
+        GroupSettings {
+            session_timeout_ms: get(
+                "consumer.session.timeout.ms",
+                g.consumer_min_session_timeout_ms,
+                g.consumer_max_session_timeout_ms,
+            ),
+            heartbeat_interval_ms: get(
+                "consumer.heartbeat.interval.ms",
+                g.consumer_min_heartbeat_interval_ms,
+                g.consumer_max_heartbeat_interval_ms,
+            ),
+            assignment_interval_ms: get(
+                "consumer.assignment.interval.ms",
+                g.consumer_min_assignment_interval_ms,
+                g.consumer_max_assignment_interval_ms,
+            ),
+        }
+    }
+}
+
+/// Fills in the settings of consumer groups.
+pub(crate) fn with_consumer_settings(
+    config: CoordinatorConfig,
+    broker: &BrokerConfig,
+) -> CoordinatorConfig {
+    let g = &broker.groups;
+    let assignors = g.consumer_assignors.iter();
+    let mut assignors: Vec<_> = assignors.filter_map(|n| Assignor::by_name(n)).collect();
+    if assignors.is_empty() {
+        assignors = Assignor::ALL.to_vec(); // only classes of Java were named
+    }
+    let policy = MigrationPolicy::by_name(&g.consumer_migration_policy);
+    CoordinatorConfig {
+        consumer_group_session_timeout_ms: g.consumer_session_timeout_ms,
+        consumer_group_heartbeat_interval_ms: g.consumer_heartbeat_interval_ms,
+        consumer_group_assignment_interval_ms: g.consumer_assignment_interval_ms,
+        consumer_group_max_size: usize::try_from(g.consumer_max_size).unwrap_or(usize::MAX),
+        consumer_group_assignors: assignors,
+        consumer_group_migration_policy: policy.unwrap_or_default(),
+        consumer_group_regex_refresh_interval_ms: g.consumer_regex_refresh_interval_ms,
+        ..config
+    }
+}
+
+impl Shard {
+    /// Whether the consumer group protocol may be spoken: the feature is finalized and the protocol
+    /// is among `group.coordinator.rebalance.protocols`.
+    pub(crate) fn serves_consumer_groups(&self) -> bool {
+        let protocols = &self.broker.groups.coordinator_rebalance_protocols;
+        self.image.feature(GROUP_VERSION_FEATURE) >= 1 && protocols.iter().any(|p| p == "consumer")
+    }
+
+    /// Hands the coordinator the metadata image there is, after `delta` (`None`: the first).
+    pub(crate) fn refresh_group_metadata(&mut self, delta: Option<&Delta>) {
+        let metadata = ClusterMetadata {
+            image: self.image.clone(),
+            broker: self.broker.clone(),
+        };
+        let mut changed: Vec<&str> = Vec::new();
+        let mut created = false;
+        if let Some(delta) = delta {
+            let topics = delta.created.iter().chain(&delta.deleted);
+            changed.extend(topics.map(|t| &*t.name));
+            changed.extend(delta.partitions.iter().map(|p| &*p.topic.name));
+            changed.sort_unstable();
+            changed.dedup();
+            created = !delta.created.is_empty();
+        }
+        let coordinator = &mut self.groups.coordinator;
+        coordinator.set_metadata(Arc::new(metadata), &changed, created);
+    }
+}
