@@ -2,8 +2,8 @@
 //!
 //! A change is applied when it is handed out, so that the next request sees it. Until it is written
 //! the group remembers how to undo it. When a write fails, the changes after it are undone, then
-//! it; then those after it are done again from their records: they are, or will be, in the log, and the
-//! group is then what a replay of the log would make.
+//! it; then those after it are done again from their records: they are, or will be, in the log,
+//! and the group is then what a replay of the log would make.
 
 use super::convert::Conversion;
 use super::state::{ConsumerGroup, Undo};
