@@ -10,6 +10,7 @@ const BEAT: &str = "ConsumerGroupHeartbeat";
 
 pub(super) fn run(pair: &mut Pair) -> Result<()> {
     pair.topic("consumed", 4, &[])?;
+    coordinators(pair)?;
     refused(pair)?;
     two_members(pair)?;
     offsets(pair)?;
@@ -24,6 +25,30 @@ pub(super) fn run(pair: &mut Pair) -> Result<()> {
         "ListGroups",
         &json!({"StatesFilter": ["reconciling", "STABLE"]}),
     )
+}
+
+/// Waits for both sides' coordinators of all groups.
+fn coordinators(pair: &mut Pair) -> Result<()> {
+    let groups = [
+        "refused",
+        "unknown",
+        "two-c",
+        "offsets-c",
+        "static-c",
+        "regex-c",
+        "mixed",
+        "up",
+        "convert",
+    ];
+    pair.case("consumers: coordinator");
+    let ready = |v: &Value| v["Coordinators"][0]["ErrorCode"] == 0;
+    let keys = json!({"CoordinatorKeys": ["g"]});
+    pair.until("FindCoordinator", 4, &keys, ready)?;
+    let loaded = |v: &Value| v["Groups"][0]["ErrorCode"] != 14 && v["Groups"][0]["ErrorCode"] != 16;
+    for group in groups {
+        pair.until("DescribeGroups", 4, &json!({"Groups": [group]}), loaded)?;
+    }
+    Ok(())
 }
 
 fn join(group: &str, member: &str) -> Value {
@@ -236,27 +261,26 @@ fn expressions(pair: &mut Pair) -> Result<()> {
     describe(pair, "regex-c")
 }
 
-/// What a classic consumer says: version 1, the topic, nothing owned.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The topic with these partitions, as an array of one.
+fn partitions(indexes: &[i32]) -> String {
+    let name = "consumed";
+    let all: String = indexes.iter().map(|p| format!("{p:08x}")).collect();
+    let (len, count) = (name.len(), indexes.len());
+    format!("00000001{len:04x}{}{count:08x}{all}", hex(name.as_bytes()))
+}
+
+/// What a classic consumer says: version 1, the topic, no data, what it has.
 fn subscription(owned: &[i32]) -> String {
-    use std::fmt::Write as _;
-    let mut hex = format!("000100000001{:04x}", "consumed".len());
-    "consumed".bytes().for_each(|b| {
-        let _ = write!(hex, "{b:02x}");
-    });
-    hex.push_str("ffffffff");
-    if owned.is_empty() {
-        hex.push_str("00000000");
-        return hex;
-    }
-    let _ = write!(hex, "00000001{:04x}", "consumed".len());
-    "consumed".bytes().for_each(|b| {
-        let _ = write!(hex, "{b:02x}");
-    });
-    let _ = write!(hex, "{:08x}", owned.len());
-    owned.iter().for_each(|p| {
-        let _ = write!(hex, "{p:08x}");
-    });
-    hex
+    let topics = format!("00000001{:04x}{}", "consumed".len(), hex(b"consumed"));
+    let owned = match owned {
+        [] => "00000000".to_owned(),
+        some => partitions(some),
+    };
+    format!("0001{topics}ffffffff{owned}")
 }
 
 fn classic(group: &str, member: &str, owned: &[i32]) -> Value {
@@ -325,12 +349,7 @@ fn upgraded(pair: &mut Pair) -> Result<()> {
     pair.ask("JoinGroup", 3, &classic("up", "", &[]))?;
     pair.keep("up", "/MemberId")?;
     let mut assigned = sync("up", 1, "$up");
-    // version 1, the topic, all four partitions, no data
-    let bytes = subscription(&[0, 1, 2, 3]);
-    let topics = bytes
-        .rfind("0000000100")
-        .map_or("", |at| bytes.split_at(at).1);
-    let bytes = format!("0001{topics}ffffffff");
+    let bytes = format!("0001{}ffffffff", partitions(&[0, 1, 2, 3]));
     assigned["Assignments"] = json!([{"MemberId": "$up", "Assignment": bytes}]);
     pair.ask("SyncGroup", 5, &assigned)?;
     pair.case("upgrade: a consumer joins");
