@@ -248,8 +248,11 @@ fn expressions(pair: &mut Pair) -> Result<()> {
     };
     pair.case("expression: join");
     pair.ask(BEAT, 1, &by(join("regex-c", "a"), "consu.*"))?;
-    let ready = |v: &Value| v["MemberEpoch"] == 2;
-    pair.until(BEAT, 1, &beat("regex-c", "a", 1), ready)?;
+    // Kafka matches topics in the background.
+    let ready = |v: &Value| v["Groups"][0]["GroupEpoch"] == 2;
+    let described = json!({"GroupIds": ["regex-c"]});
+    pair.until("ConsumerGroupDescribe", 1, &described, ready)?;
+    pair.ask(BEAT, 1, &beat("regex-c", "a", 1))?;
     describe(pair, "regex-c")?;
     pair.case("expression: to names");
     let names = with(
