@@ -1,11 +1,12 @@
 //! Reads and watches of this shard's own partitions, for fetches of its own connections.
 
 use crate::Shard;
+use crate::api::fetch_answer::SharedAnswer;
 use crate::ops::{OpFrom, OpResult, PartitionOp, ReadOp, ReadResult, WatchOp};
 use crate::partition::{Partition, ReadStep};
 use crate::partitions::Partitions;
 use crate::turn::Turn;
-use flumen_base::TopicPartition;
+use flumen_base::{ErrorCode, TopicPartition};
 
 /// A read that several readers of a partition are about to ask for: those at the end of its log,
 /// which a write has woken. The first is planned; the others get the same memory and file ranges.
@@ -13,13 +14,32 @@ use flumen_base::TopicPartition;
 pub(crate) struct SharedRead {
     tp: TopicPartition,
     known: Option<(ReadOp, ReadResult)>,
+    /// The answer that the first of them got.
+    pub(crate) answer: Option<SharedAnswer>,
 }
 
 impl SharedRead {
     /// For readers of this partition. Holds until the step ends: nothing else happens to the
     /// partition before.
     pub(crate) fn of(tp: TopicPartition) -> Self {
-        Self { tp, known: None }
+        Self {
+            tp,
+            known: None,
+            answer: None,
+        }
+    }
+
+    /// Whether it is for readers of this partition.
+    pub(crate) fn is_of(&self, tp: Result<TopicPartition, ErrorCode>) -> bool {
+        tp == Ok(self.tp)
+    }
+
+    /// The answer that a reader of this partition got.
+    pub(crate) fn answer_for(
+        &self,
+        tp: Result<TopicPartition, ErrorCode>,
+    ) -> Option<&SharedAnswer> {
+        self.answer.as_ref().filter(|_| self.is_of(tp))
     }
 }
 

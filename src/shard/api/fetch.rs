@@ -100,7 +100,7 @@ impl Want {
         }
     }
 
-    fn read(&self, limit: u32, committed_only: bool) -> ReadOp {
+    pub(super) fn read(&self, limit: u32, committed_only: bool) -> ReadOp {
         ReadOp {
             offset: self.want.fetch_offset,
             max_bytes: u32::try_from(self.want.max_bytes).unwrap_or(0).min(limit),
@@ -387,6 +387,7 @@ impl Shard {
                 let grown = fetch.wants.iter().map(|want| want.grown);
                 if grown.fold(had, u64::saturating_add) >= min_bytes
                     && let Some(fetch) = self.fetches.lift(id)
+                    && let Some(fetch) = self.answer_like_last(turn, id, fetch)
                 {
                     self.read_grown(turn, id, fetch);
                 }

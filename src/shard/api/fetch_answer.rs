@@ -3,10 +3,11 @@
 
 use super::fetch::{Fetch, Want};
 use crate::io::{CloseReason, Response, Segment};
-use crate::ops::ReadResult;
+use crate::ops::{ReadOp, ReadResult};
 use crate::request::Reply;
 use crate::session::{Answered, FetchPartition, Mode, TopicKey};
 use crate::{Shard, Turn};
+use bytes::Bytes;
 use flumen_base::ErrorCode;
 use flumen_wire::hot::TopicRef;
 use flumen_wire::hot::fetch_response::{FetchFramer, PartitionHead};
@@ -33,7 +34,72 @@ impl FetchLists {
     }
 }
 
+/// The answer to a fetch of one partition, for others that wait at the same place: it differs in
+/// the correlation id alone.
+#[derive(Debug)]
+pub(crate) struct SharedAnswer {
+    op: ReadOp,
+    version: i16,
+    /// The frame up to the records.
+    head: Bytes,
+    rest: SmallVec<[Segment; 4]>,
+    /// Bytes of records.
+    bytes: u64,
+}
+
+/// Where the correlation id stands in a frame.
+const CORRELATION_AT: std::ops::Range<usize> = 4..8;
+
 impl Shard {
+    /// Answers a fetch that has been woken as the one before it, if it waited for the same; else it
+    /// comes back.
+    pub(super) fn answer_like_last(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: u64,
+        mut fetch: Fetch,
+    ) -> Option<Fetch> {
+        let ([want], Mode::Sessionless) = (fetch.wants.as_mut_slice(), fetch.mode) else {
+            return Some(fetch);
+        };
+        let shared = self.partitions.shared.as_ref();
+        let Some(answer) = shared.and_then(|shared| shared.answer_for(want.tp)) else {
+            return Some(fetch);
+        };
+        let op = want.read(fetch.max_bytes as u32, fetch.said.committed_only);
+        let same = answer.op == op && answer.version == fetch.reply.version;
+        if !same || answer.bytes < fetch.min_bytes {
+            return Some(fetch);
+        }
+        let mut buf = self.responses.take();
+        buf.extend_from_slice(&answer.head);
+        if let Some(place) = buf.get_mut(CORRELATION_AT) {
+            place.copy_from_slice(&fetch.reply.correlation_id.to_be_bytes());
+        }
+        let mut segments = SmallVec::new();
+        segments.push(Segment::Bytes(buf.split().freeze()));
+        segments.extend(answer.rest.iter().cloned());
+        self.responses.give_back(buf);
+        if let Some(before) = want.result.take() {
+            self.partitions.spare_results.give_back(before);
+        }
+        self.end_fetch(id, &mut fetch);
+        self.fetch_lists.give_back(fetch.wants);
+        self.send(turn, fetch.reply, Some(Response { segments }));
+        None
+    }
+
+    /// What is read for an answer that others may get too.
+    fn op_to_share(&self, fetch: &Fetch) -> Option<(ReadOp, u64)> {
+        let ([want], Mode::Sessionless) = (fetch.wants.as_slice(), fetch.mode) else {
+            return None;
+        };
+        let shared = self.partitions.shared.as_ref()?;
+        let bytes = want.result.as_ref()?.bytes() as u64;
+        let op = want.read(fetch.max_bytes as u32, fetch.said.committed_only);
+        (shared.is_of(want.tp) && bytes > 0).then_some((op, bytes))
+    }
+
     pub(super) fn answer_session_error(
         &mut self,
         turn: &mut Turn<'_>,
@@ -42,7 +108,7 @@ impl Shard {
     ) {
         let (version, correlation) = (reply.version, reply.correlation_id);
         let framer = FetchFramer::new(version, correlation, 0, error.code(), 0, 0);
-        self.send_fetch(turn, reply, framer, &mut []);
+        self.send_fetch(turn, reply, framer, &mut [], None);
     }
 
     /// Answers with the results that are there.
@@ -63,7 +129,8 @@ impl Shard {
                 return;
             }
         };
-        self.frame_fetch(turn, fetch.reply, session_id, fetch.wants);
+        let share = self.op_to_share(&fetch);
+        self.frame_fetch(turn, fetch.reply, session_id, fetch.wants, share);
     }
 
     /// Makes a session of a full fetch; 0 if there is no room.
@@ -115,6 +182,7 @@ impl Shard {
         reply: Reply,
         session_id: i32,
         mut wants: Vec<Want>,
+        share: Option<(ReadOp, u64)>,
     ) {
         wants.retain(|want| want.result.is_some());
         let same_topic = |a: &Want, b: &Want| a.want.topic == b.want.topic;
@@ -133,7 +201,7 @@ impl Shard {
                 }
             }
         }
-        self.send_fetch(turn, reply, framer, &mut wants);
+        self.send_fetch(turn, reply, framer, &mut wants, share);
         for result in wants.iter_mut().filter_map(|want| want.result.take()) {
             self.partitions.spare_results.give_back(result);
         }
@@ -146,6 +214,7 @@ impl Shard {
         reply: Reply,
         framer: FetchFramer,
         wants: &mut [Want],
+        share: Option<(ReadOp, u64)>,
     ) {
         match framer.finish(&[]) {
             Ok(frame) => {
@@ -165,6 +234,9 @@ impl Shard {
                     }
                 }
                 self.responses.give_back(rest);
+                if let (Some(share), Some(shared)) = (share, &mut self.partitions.shared) {
+                    shared.answer = SharedAnswer::of(share, reply.version, &segments);
+                }
                 self.send(turn, reply, Some(Response { segments }));
             }
             Err(error) => {
@@ -173,6 +245,22 @@ impl Shard {
                 self.close_reply(turn, reply, reason);
             }
         }
+    }
+}
+
+impl SharedAnswer {
+    /// Of the segments of a response for one partition, what was read and how many bytes it gave.
+    fn of((op, bytes): (ReadOp, u64), version: i16, segments: &[Segment]) -> Option<Self> {
+        let (Segment::Bytes(head), rest) = segments.split_first()? else {
+            return None;
+        };
+        Some(Self {
+            op,
+            version,
+            head: head.clone(),
+            rest: rest.iter().cloned().collect(),
+            bytes,
+        })
     }
 }
 
