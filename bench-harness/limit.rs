@@ -83,6 +83,7 @@ pub struct Stored {
 pub struct Topics {
     dir: PathBuf,
     oldest: Oldest,
+    synced: bool,
     /// Name and, by partition, the index into `logs`.
     names: Vec<(String, Vec<Option<usize>>)>,
     /// In order of creation.
@@ -114,7 +115,8 @@ impl Topics {
         if let Some(index) = place {
             return Ok(*index);
         }
-        let log = Log::new(self.dir.join(format!("{name}-{partition}")), self.oldest)?;
+        let dir = self.dir.join(format!("{name}-{partition}"));
+        let log = Log::new(dir, self.oldest, self.synced)?;
         self.logs.push(Stored {
             log,
             data: Vec::new(),
@@ -188,6 +190,7 @@ impl Server {
             topics: Topics {
                 dir: args.dir.clone().unwrap_or_default(),
                 oldest,
+                synced: syncer.is_some(),
                 names: Vec::new(),
                 logs: Vec::new(),
             },

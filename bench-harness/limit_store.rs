@@ -68,6 +68,8 @@ pub struct Log {
     pub end: i64,
     /// Base offset and position of each batch, when the log is kept.
     index: Vec<(i64, u64)>,
+    /// Somebody takes what is to be synced.
+    synced: bool,
     /// Written since the last sync; the segments that ended since then are in the second field.
     dirty: bool,
     ended: Vec<Arc<File>>,
@@ -85,11 +87,12 @@ fn create(path: &Path) -> Result<Arc<File>> {
 }
 
 impl Log {
-    /// An empty log in `dir`, which is created.
+    /// An empty log in `dir`, which is created. With `synced`, [`Log::take_dirty`] has to be called:
+    /// until then it holds the segments that it was to give.
     ///
     /// # Errors
     /// The files cannot be created.
-    pub fn new(dir: PathBuf, oldest: Oldest) -> Result<Self> {
+    pub fn new(dir: PathBuf, oldest: Oldest, synced: bool) -> Result<Self> {
         std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
         let path = dir.join("0.log");
         Ok(Self {
@@ -102,6 +105,7 @@ impl Log {
             segments: 1,
             end: 0,
             index: Vec::new(),
+            synced,
             dirty: false,
             ended: Vec::new(),
         })
@@ -136,7 +140,7 @@ impl Log {
     }
 
     fn roll(&mut self, helper: &SyncSender<Removed>) -> Result<()> {
-        if self.dirty {
+        if self.synced && self.dirty {
             self.ended.push(Arc::clone(&self.file));
         }
         let spare = if self.old.len() >= KEPT_SEGMENTS {
@@ -337,5 +341,29 @@ impl Syncer {
             self.to.send(file).context("the sync threads")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn a_segment_that_is_removed_is_let_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = Log::new(dir.path().join("t-0"), Oldest::Removed, false).unwrap();
+        let helper = remover();
+        let (slot, _) = log.reserve(SEGMENT_BYTES, 1, &helper).unwrap();
+        let first = Arc::downgrade(&slot.file);
+        drop(slot);
+        for _ in 0..=KEPT_SEGMENTS {
+            log.reserve(SEGMENT_BYTES, 1, &helper).unwrap();
+        }
+        let by = Instant::now() + Duration::from_secs(20);
+        while first.strong_count() > 0 {
+            assert!(Instant::now() < by, "somebody has the file still");
+            std::thread::yield_now();
+        }
     }
 }
