@@ -87,8 +87,8 @@ fn create(path: &Path) -> Result<Arc<File>> {
 }
 
 impl Log {
-    /// An empty log in `dir`, which is created. With `synced`, [`Log::take_dirty`] has to be called:
-    /// until then it holds the segments that it was to give.
+    /// An empty log in `dir`, which is created. With `synced`, [`Log::take_dirty`] has to be
+    /// called: until then it holds the segments that it was to give.
     ///
     /// # Errors
     /// The files cannot be created.
