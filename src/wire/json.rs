@@ -333,6 +333,28 @@ mod tests {
         assert_eq!(Store::of_topic("t"), None);
     }
 
+    /// Whatever the bytes are: refused, or shown.
+    #[test]
+    fn any_bytes_end_without_panic() {
+        let stores = [Store::Groups, Store::Transactions, Store::Shares];
+        for seed in 0..20_000 {
+            let mut prng = flumen_base::Prng::new(seed);
+            let len = prng.below(60) as usize;
+            let mut bytes: Vec<u8> = (0..len).map(|_| prng.next_u64() as u8).collect();
+            let kind = prng.below(25) as i16;
+            // Half of them begin as a record would.
+            if prng.one_in(2) {
+                bytes.splice(..0, kind.to_be_bytes());
+            }
+            for store in stores {
+                let _ = coordinator_key(store, &bytes);
+                let _ = coordinator_value(store, kind, &bytes);
+            }
+            bytes.splice(..0, [1, kind as u8, 0]);
+            let _ = metadata_value(&bytes);
+        }
+    }
+
     #[test]
     fn text_and_bytes_are_escaped() {
         let mut out = String::new();

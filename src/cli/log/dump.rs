@@ -7,7 +7,7 @@ use crate::cli::report;
 use anyhow::{Context, ensure};
 use flumen_base::{Disk, DiskFile, OpenMode};
 use flumen_log::Compression;
-use flumen_log::batch::{BatchError, BatchHeader, Records};
+use flumen_log::batch::{BatchError, BatchHeader, Records, sequence_sub};
 use flumen_log::index::{OFFSET_ENTRY_LEN, TIME_ENTRY_LEN};
 use flumen_log::inspect::{
     AbortedTxn, Damage, Entries, FileKind, Found, FoundBatch, Lines, OffsetEntry, SnapshotFile,
@@ -238,9 +238,12 @@ impl Dump<'_> {
                 .with("currentTxnFirstOffset", open_txn)
                 .with("lastTimestamp", entry.timestamp);
             if entry.last_offset >= 0 {
+                let first = sequence_sub(entry.last_sequence, entry.offset_delta);
+                line.push("firstSequence", first);
                 line.push("lastSequence", entry.last_sequence);
                 line.push("lastOffset", entry.last_offset);
                 line.push("offsetDelta", entry.offset_delta);
+                line.push("timestamp", entry.timestamp);
             }
             self.printer.line("", &line)?;
         }

@@ -6,6 +6,7 @@ client.py rebalance ADDRESS TOPIC STRATEGY   three members come and go; each rec
 client.py survive ADDRESS TOPIC COUNT FILE   acks=all idempotent producer that outlives the broker's
                                       death; writes "partition offset value" of each ack to FILE
 client.py endless ADDRESS TOPIC FILE   as survive, until stdin ends; prints how many were sent
+client.py transactions ADDRESS TOPIC   two that are committed, two that are aborted
 client.py group ADDRESS TOPIC GROUP COUNT    reads COUNT records, commits, prints "ready", and stays
                                       in the group until stdin ends
 """
@@ -230,6 +231,21 @@ def endless(address, topic, path):
     print("ok", count)
 
 
+def transactions(address, topic):
+    producer = Producer({"bootstrap.servers": address, "transactional.id": topic + "-tx"})
+    producer.init_transactions(LIMIT_S)
+    for n in range(4):
+        producer.begin_transaction()
+        for i in range(25):
+            producer.produce(topic, value=f"{n}-{i}")
+        producer.flush(LIMIT_S)
+        if n % 2 == 0:
+            producer.commit_transaction(LIMIT_S)
+        else:
+            producer.abort_transaction(LIMIT_S)
+    print("ok")
+
+
 def group(address, topic, group_id, count):
     consumer = consumer_of(address, group_id)
     consumer.subscribe([topic])
@@ -257,6 +273,8 @@ if __name__ == "__main__":
         survive(arguments[0], arguments[1], int(arguments[2]), arguments[3])
     elif command == "endless":
         endless(*arguments)
+    elif command == "transactions":
+        transactions(*arguments)
     elif command == "group":
         group(arguments[0], arguments[1], arguments[2], int(arguments[3]))
     else:

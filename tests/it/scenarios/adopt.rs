@@ -15,8 +15,9 @@ use serde_json::Value;
 scenarios!(a_directory_of_kafka_is_taken_over);
 
 /// Topics and their numbers of partitions.
-const TOPICS: [(&str, i32); 4] = [
+const TOPICS: [(&str, i32); 5] = [
     ("rolled", 2),
+    ("moved", 1),
     ("compacted", 1),
     ("codecs", 1),
     ("reborn", 1),
@@ -28,6 +29,7 @@ struct Seen {
     ids: BTreeMap<String, [u8; 16]>,
     records: BTreeMap<(String, i32), Vec<Read>>,
     starts: BTreeMap<(String, i32), i64>,
+    ends: BTreeMap<(String, i32), i64>,
     configs: Vec<String>,
     groups: Vec<Vec<String>>,
     producers: Vec<Vec<String>>,
@@ -70,12 +72,11 @@ fn a_directory_of_kafka_is_taken_over(shape: Shape) -> Result<()> {
     ensure!(before == after, "Kafka:  {before:?}\nFlumen: {after:?}");
     // What comes next follows.
     let mut open = broker.raw()?;
-    for ((topic, partition), records) in &after.records {
-        let end = records.last().map_or(0, |r| r.offset + 1);
+    for ((topic, partition), end) in &after.ends {
         let batch = raw::batch(&[Bytes::from_static(b"next")])?;
         if topic != "compacted" {
             let next = open.produce(topic, &[(*partition, batch)])?;
-            ensure!(next == [end], "{topic}-{partition}: {next:?}, not {end}");
+            ensure!(next == [*end], "{topic}-{partition}: {next:?}, not {end}");
         }
     }
     broker.stop(Duration::from_secs(10))?;
@@ -125,6 +126,7 @@ fn fill(kafka: &Broker) -> Result<()> {
         1,
         &["cleanup.policy=compact", "segment.ms=100000"],
     )?;
+    create("moved", 1, &[])?;
     create("codecs", 1, &["message.timestamp.type=LogAppendTime"])?;
     create("reborn", 1, &["max.message.bytes=2000000"])?;
     let address = format!("bootstrap.servers={}", kafka.address());
@@ -157,6 +159,10 @@ fn fill(kafka: &Broker) -> Result<()> {
         tool("kafka-producer-perf-test", &args)?.ok()?;
     }
     keyed(kafka)?;
+    let mut transactions = Command::new(deps::dir()?.join("venv/bin/python"));
+    transactions.arg(deps::client_file("python/client.py"));
+    transactions.args(["transactions", &kafka.address(), "moved"]);
+    process::run(&mut transactions, b"", Duration::from_secs(90))?.ok()?;
     let offsets = r#"{"partitions":[{"topic":"rolled","partition":1,"offset":50}],"version":1}"#;
     let file = kafka.scratch("delete.json");
     std::fs::write(&file, offsets)?;
@@ -196,6 +202,7 @@ fn see(broker: &Broker) -> Result<Seen> {
         ids: BTreeMap::new(),
         records: BTreeMap::new(),
         starts: BTreeMap::new(),
+        ends: BTreeMap::new(),
         configs: Vec::new(),
         groups: Vec::new(),
         producers: Vec::new(),
@@ -210,8 +217,11 @@ fn see(broker: &Broker) -> Result<Seen> {
             let key = (topic.to_owned(), partition);
             seen.starts
                 .insert(key.clone(), open.offset(topic, partition, -2)?);
+            let end = open.offset(topic, partition, -1)?;
+            seen.ends.insert(key.clone(), end);
             let records = match topic {
                 "codecs" => unfolded(broker, &mut open, topic)?,
+                "moved" => around_markers(&mut open, topic)?,
                 _ => open.read_all(topic, partition)?,
             };
             seen.records.insert(key, records);
@@ -271,6 +281,18 @@ fn unfolded(broker: &Broker, open: &mut Raw, topic: &str) -> Result<Vec<Read>> {
     records.collect()
 }
 
+/// Records between the markers of transactions, aborted ones too.
+fn around_markers(open: &mut Raw, topic: &str) -> Result<Vec<Read>> {
+    let (mut next, end) = (open.offset(topic, 0, -2)?, open.offset(topic, 0, -1)?);
+    let mut records = Vec::new();
+    while next < end {
+        let some = open.fetch(topic, 0, next)?;
+        next = some.last().map_or(next, |r| r.offset) + 1;
+        records.extend(some);
+    }
+    Ok(records)
+}
+
 fn cells(output: &Output) -> Vec<Vec<String>> {
     let lines = output.lines().into_iter();
     lines
@@ -278,22 +300,27 @@ fn cells(output: &Output) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// The committed offset of the group, as Flumen's dump shows Kafka's `__consumer_offsets`.
+/// The committed offset of the group, the transactional id and the topics, as Flumen's dump shows
+/// Kafka's internal topics.
 fn offsets_are_decoded(dir: &Path) -> Result<()> {
-    let mut found = 0;
+    let group = r#"key: {"type":"1","data":{"group":"keeper","topic":"reborn","partition":0}}"#;
+    let id = r#"key: {"type":"0","data":{"transactionalId":"moved-tx"}}"#;
+    let (mut groups, mut ids) = (0, 0);
     for entry in std::fs::read_dir(dir)? {
         let path_here = entry?.path();
         let name = path_here.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with("__consumer_offsets-") {
+        if name.starts_with("__consumer_offsets-") || name.starts_with("__transaction_state-") {
             let args = ["log", "dump", "--print-data-log", path(&path_here)?];
             let dump = flumen(&args)?.ok()?;
-            let key =
-                r#"key: {"type":"1","data":{"group":"keeper","topic":"reborn","partition":0}}"#;
-            found += dump.out.matches(key).count();
+            groups += dump.out.matches(group).count();
+            ids += dump.out.matches(id).count();
             ensure!(!dump.out.contains("undecodable"), "{dump}");
         }
     }
-    ensure!(found > 0, "no committed offset in the dumps");
+    ensure!(
+        groups > 0 && ids > 0,
+        "{groups} committed offsets, {ids} transactional ids"
+    );
     let metadata = dir.join("__cluster_metadata-0");
     let dump = flumen(&["log", "dump", "--print-data-log", path(&metadata)?])?.ok()?;
     for text in [
@@ -309,30 +336,46 @@ fn offsets_are_decoded(dir: &Path) -> Result<()> {
 
 /// Both dump tools say the same of what Kafka wrote, batch by batch and record by record.
 fn dumps_agree(kafka: &Broker) -> Result<()> {
-    let mut compared = 0;
+    let mut compared = BTreeMap::new();
     for (topic, _) in TOPICS {
-        for file in kafka.segment_files(topic, "log")? {
-            let file = path(&file)?;
-            let theirs = tool("kafka-dump-log", &["--files", file, "--print-data-log"])?.ok()?;
-            let ours = flumen(&["log", "dump", "--print-data-log", file])?.ok()?;
-            let theirs = theirs
-                .out
-                .replace(" deleteHorizonMs: OptionalLong.empty", "");
-            let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
-            let lines = |text: &str| -> Vec<String> { text.lines().map(words).collect() };
-            let (theirs, ours) = (lines(&theirs), lines(&ours.out));
-            let first = theirs.iter().zip(&ours).find(|(a, b)| a != b);
-            ensure!(
-                theirs == ours,
-                "{file}: {} and {} lines; {first:?}",
-                theirs.len(),
-                ours.len()
-            );
-            compared += ours.len();
+        for extension in ["log", "index", "timeindex", "txnindex", "snapshot"] {
+            for file in kafka.segment_files(topic, extension)? {
+                *compared.entry(extension).or_insert(0) += one_dump_agrees(path(&file)?)?;
+            }
         }
     }
-    ensure!(compared > 13_000, "only {compared} lines");
+    println!("lines that both dump tools show alike: {compared:?}");
+    let compared = |extension| compared.get(extension).copied().unwrap_or(0);
+    ensure!(compared("log") > 13_000, "only {} lines", compared("log"));
+    let aborted = compared("txnindex");
+    ensure!(
+        aborted >= 3,
+        "a heading and two transactions, not {aborted} lines"
+    );
     Ok(())
+}
+
+fn one_dump_agrees(file: &str) -> Result<usize> {
+    if std::fs::metadata(file)?.len() == 0 {
+        return Ok(0); // Kafka's says that it is empty, ours nothing
+    }
+    let theirs = tool("kafka-dump-log", &["--files", file, "--print-data-log"])?.ok()?;
+    let ours = flumen(&["log", "dump", "--print-data-log", file])?.ok()?;
+    let mut theirs = theirs.out;
+    for absent in ["deleteHorizonMs", "currentTxnFirstOffset"] {
+        theirs = theirs.replace(&format!(" {absent}: OptionalLong.empty"), "");
+    }
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let lines = |text: &str| -> Vec<String> { text.lines().map(words).collect() };
+    let (theirs, ours) = (lines(&theirs), lines(&ours.out));
+    let first = theirs.iter().zip(&ours).find(|(a, b)| a != b);
+    ensure!(
+        theirs == ours,
+        "{file}: {} and {} lines; {first:?}",
+        theirs.len(),
+        ours.len()
+    );
+    Ok(ours.len())
 }
 
 /// Kafka's dump tool reads every file, finds nothing wrong, and shows the records that clients
@@ -360,6 +403,9 @@ fn kafka_reads(broker: &Broker, seen: &Seen) -> Result<()> {
                 partition = number.parse()?;
             } else if let Some(record) = line.strip_prefix("| offset: ") {
                 let (offset, _) = record.split_once(' ').context("an offset")?;
+                if record.contains(" endTxnMarker: ") {
+                    continue; // consumers are not given it
+                }
                 let (_, payload) = record.split_once("payload: ").context("a payload")?;
                 let key = (topic.to_owned(), partition);
                 let records = shown.entry(key).or_default();
