@@ -15,7 +15,7 @@ use clap::Args;
 use files::{Brought, How};
 use flumen_base::{Disk, Offset, Uuid};
 use flumen_log::checkpoint::{self, MetaProperties, Offsets};
-use flumen_log::inspect::{CLEANER_OFFSET, partition_of_dir};
+use flumen_log::inspect::partition_of_dir;
 use flumen_quorum::{Initial, controller, write_initial};
 use flumen_runtime::FsDisk;
 use flumen_settings::BrokerConfig;
@@ -29,7 +29,7 @@ const CHECKPOINTS: [&str; 4] = [
     checkpoint::RECOVERY_POINT,
     checkpoint::LOG_START,
     checkpoint::HIGH_WATERMARK,
-    CLEANER_OFFSET,
+    checkpoint::CLEANER,
 ];
 
 #[derive(Debug, Args)]

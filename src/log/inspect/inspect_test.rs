@@ -252,6 +252,11 @@ fn epochs_and_order_of_segments_are_compared() {
     let missing: Vec<_> = found.iter().filter(|f| f.file == logs[2]).collect();
     assert_eq!(missing.len(), 1, "{found:?}");
     assert!(missing[0].what.contains("are in no segment"), "{found:?}");
+    // Where compaction was at work that is no defect.
+    let swapped = logs[0].with_extension("log.1.deleted");
+    overwrite(&disk, &swapped, b"");
+    let left = defects(&disk);
+    assert!(left.iter().all(|f| f.file != logs[2]), "{left:?}");
     let orphans = found
         .iter()
         .filter(|f| f.what.contains("whose segment is missing"));

@@ -16,7 +16,7 @@ mod walk;
 pub use entries::{
     AbortedTxn, Entries, OffsetEntry, SnapshotEntry, SnapshotFile, TXN_ENTRY_LEN, TimestampEntry,
 };
-pub use small::{CLEANER_OFFSET, Lines, partition_of_dir};
+pub use small::{Lines, partition_of_dir};
 pub use verify::{Finding, Severity, Summary, VerifyOptions, verify};
 pub use walk::{Damage, Found, FoundBatch, Walker};
 
@@ -94,7 +94,7 @@ impl FileKind {
             checkpoint::RECOVERY_POINT
             | checkpoint::LOG_START
             | checkpoint::HIGH_WATERMARK
-            | CLEANER_OFFSET => Self::Offsets,
+            | checkpoint::CLEANER => Self::Offsets,
             checkpoint::PARTITION_METADATA => Self::PartitionMetadata,
             checkpoint::META_PROPERTIES => Self::MetaProperties,
             checkpoint::CLEAN_SHUTDOWN => Self::CleanShutdown,

@@ -2,12 +2,12 @@
 
 use super::entries::{SNAPSHOT_LEN_MAX, SnapshotFile};
 use super::segment::SegmentFacts;
-use super::small::Lines;
+use super::small::{Lines, partition_of_dir};
 use super::verify::{Known, NOWHERE, PartitionFacts, Verifier};
 use super::{FileKind, Found, Walker};
 use crate::checkpoint;
 use crate::epoch::{self, EpochCache};
-use crate::segment::{LOG_SUFFIX, segment_path};
+use crate::segment::{DELETED_SUFFIX, LOG_SUFFIX, segment_path};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -36,7 +36,8 @@ impl Verifier<'_> {
             true => self.partition_metadata(&dir.join(checkpoint::PARTITION_METADATA)),
             false => None,
         };
-        let end = self.segments(dir, &bases, epochs.as_ref(), known);
+        let compacted = known.is_compacted || was_compacted(dir, &names, &bases);
+        let end = self.segments(dir, &bases, epochs.as_ref(), compacted);
         for (name, is_dir) in &names {
             let path = dir.join(name);
             match FileKind::of(name) {
@@ -68,10 +69,10 @@ impl Verifier<'_> {
         dir: &Path,
         bases: &BTreeSet<i64>,
         epochs: Option<&EpochCache>,
-        known: &Known,
+        compacted: bool,
     ) -> i64 {
         let mut before: Option<(i64, SegmentFacts)> = None;
-        let mut has_gaps = known.is_compacted;
+        let mut has_gaps = compacted;
         for &base in bases {
             if let Some((previous, facts)) = before
                 && facts.end != base
@@ -191,4 +192,22 @@ impl Verifier<'_> {
             }
         }
     }
+}
+
+/// Whether compaction was at work, although no checkpoint says so yet: the topic is one that is
+/// always compacted, or a segment was replaced.
+fn was_compacted(dir: &Path, names: &[(String, bool)], bases: &BTreeSet<i64>) -> bool {
+    let dir_name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let topic = partition_of_dir(&dir_name).map_or("", |(topic, _)| topic);
+    let replaced = |name: &str| {
+        let base = name.get(..20).and_then(|digits| digits.parse().ok());
+        let rest = name.get(20..).unwrap_or_default();
+        let is_old = rest.starts_with(LOG_SUFFIX) && rest.ends_with(DELETED_SUFFIX);
+        is_old && base.is_some_and(|base| bases.contains(&base))
+    };
+    let of_a_swap = |name: &str| name.ends_with(".cleaned") || name.ends_with(".swap");
+    matches!(topic, "__consumer_offsets" | "__transaction_state")
+        || names
+            .iter()
+            .any(|(name, _)| of_a_swap(name) || replaced(name))
 }

@@ -2,8 +2,6 @@
 
 use std::str::FromStr;
 
-/// Name of the checkpoint of how far each partition is compacted.
-pub const CLEANER_OFFSET: &str = "cleaner-offset-checkpoint";
 /// Larger small files are not read.
 pub(super) const SMALL_FILE_LEN_MAX: u64 = 64 << 20;
 

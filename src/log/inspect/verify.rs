@@ -1,7 +1,7 @@
 //! What is wrong in a directory or file: each finding with its place and what it means.
 
+use super::FileKind;
 use super::small::{Lines, SMALL_FILE_LEN_MAX, partition_of_dir, shorten};
-use super::{CLEANER_OFFSET, FileKind};
 use crate::checkpoint;
 use flumen_base::{Disk, DiskFile, OpenMode, Uuid};
 use std::collections::BTreeMap;
@@ -273,7 +273,7 @@ impl Verifier<'_> {
                 continue;
             };
             let key = (topic.to_owned(), partition);
-            let cleaned = checkpoints.get(CLEANER_OFFSET);
+            let cleaned = checkpoints.get(checkpoint::CLEANER);
             let known = Known {
                 is_compacted: cleaned.is_some_and(|c| c.contains_key(&key)),
             };
