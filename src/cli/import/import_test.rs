@@ -200,6 +200,7 @@ fn topics_ids_configs_and_files_come_over() {
         assert_eq!(config["retention.ms"], "-1");
         assert_eq!(image.next_producer_id(), 3000);
         assert_eq!(image.feature("metadata.version"), 30);
+        assert_eq!(image.feature("group.version"), 1);
         assert_eq!((image.index(), image.term()), (14, 3));
         assert!(checkpoint::has_clean_shutdown(&FsDisk, &target));
         for name in fs::read_dir(case.source().join("t-0")).unwrap() {

@@ -254,7 +254,7 @@ fn check(
             .map(|what| format!("left out: {what}")),
     );
     for (feature, level) in &metadata.features {
-        if !records::is_kept(feature) {
+        if !records::is_kept(feature, *level) {
             notes.push(format!("left out: feature {feature} at level {level}"));
         }
     }

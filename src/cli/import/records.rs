@@ -4,14 +4,15 @@ use super::Key;
 use super::kafka::{Metadata, Partition};
 use flumen_base::Uuid;
 use flumen_log::checkpoint::MetaProperties;
-use flumen_quorum::controller::METADATA_VERSION_FEATURE;
+use flumen_quorum::controller::{METADATA_VERSION_FEATURE, built_feature};
 use flumen_quorum::{
     Broker, ConfigRecord, Endpoint, MetadataRecord, PartitionRecord, ResourceType,
 };
 
-/// Whether a finalized feature means here what it means there.
-pub(super) fn is_kept(feature: &str) -> bool {
-    feature == METADATA_VERSION_FEATURE
+/// Whether a finalized feature means here what it means there, at that level.
+pub(super) fn is_kept(feature: &str, level: i16) -> bool {
+    let built = built_feature(feature).is_some_and(|built| level <= built.max);
+    built || feature == METADATA_VERSION_FEATURE
 }
 
 /// Every partition of the metadata, with its topic's id.
@@ -29,7 +30,8 @@ pub(super) fn of(
     directory: impl Fn(&Key) -> Option<Uuid>,
 ) -> Vec<MetadataRecord> {
     let mut out = vec![MetadataRecord::ClusterId(meta.cluster_id.clone())];
-    for (name, level) in metadata.features.iter().filter(|(name, _)| is_kept(name)) {
+    let kept = metadata.features.iter();
+    for (name, level) in kept.filter(|(name, level)| is_kept(name, **level)) {
         out.push(MetadataRecord::Feature {
             name: name.clone(),
             level: *level,
