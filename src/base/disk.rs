@@ -23,6 +23,15 @@ pub enum OpenMode {
     Create,
 }
 
+/// How much room the file system under a directory has, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// All of it.
+    pub total: u64,
+    /// What this process may still fill.
+    pub usable: u64,
+}
+
 /// Blocking file operations, for jobs only (never called on a shard's turn). Paths are as given by
 /// the configuration.
 pub trait Disk: Send + Sync {
@@ -51,6 +60,10 @@ pub trait Disk: Send + Sync {
     fn remove_dir_all(&self, path: &Path) -> io::Result<()>;
     /// Makes creations, renames and removals in this directory durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// The room under a directory; `None` where this disk does not know.
+    fn space(&self, _path: &Path) -> io::Result<Option<Space>> {
+        Ok(None)
+    }
 
     /// The whole file; an error (`InvalidData`) when it is longer than `len_max` bytes.
     fn read_all(&self, path: &Path, len_max: u64) -> io::Result<Vec<u8>> {

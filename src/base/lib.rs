@@ -12,6 +12,7 @@
 
 pub mod aligned;
 mod disk;
+mod disk_fault;
 mod error;
 mod ids;
 pub mod limits;
@@ -19,7 +20,8 @@ mod prng;
 mod time;
 mod uuid;
 
-pub use disk::{Disk, DiskFile, FileId, LogFile, OpenMode};
+pub use disk::{Disk, DiskFile, FileId, LogFile, OpenMode, Space};
+pub use disk_fault::{DiskFault, sync_failed};
 pub use error::ErrorCode;
 pub use ids::{
     BrokerId, LeaderEpoch, Offset, PartitionIndex, ProducerId, ShardId, TopicId, TopicPartition,

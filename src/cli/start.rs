@@ -1,9 +1,9 @@
 //! `flumen start`: from a configuration to running shards.
 
-use super::storage;
+use super::storage::{self, CheckedDir};
 use anyhow::{Context, ensure};
 use clap::Args;
-use flumen_base::{Disk, Mono, Now};
+use flumen_base::{BrokerId, Disk, Mono, Now};
 use flumen_log::checkpoint::read_meta_properties;
 use flumen_quorum::{Image, Quorum, QuorumConfig};
 use flumen_runtime::{
@@ -12,7 +12,7 @@ use flumen_runtime::{
 use flumen_settings::{BrokerConfig, Loaded};
 use flumen_shard::jobs::{Job, JobOutput};
 use flumen_shard::mesh::Message;
-use flumen_shard::{LogDir, LogDirState, Shard, ShardConfig, ShardInit};
+use flumen_shard::{LogDir, LogDirState, Shard, ShardConfig, ShardInit, settle_duplicates};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -64,24 +64,18 @@ pub(crate) fn run(args: &StartArgs) -> anyhow::Result<()> {
     if args.dev {
         format_missing(&config)?;
     }
-    let (cluster_id, dirs) = storage::check_dirs(&config)?;
-    let _locks = storage::lock_dirs(&storage::all_dirs(&config))?;
+    let dirs = storage::check_dirs(&config)?;
     advertise(&mut config);
     let runtime = runtime_config(&config)?;
     let (quorum, image) = load_quorum(&config)?;
-    let mut states = Vec::new();
-    for (_, dir) in &dirs {
-        let state =
-            LogDirState::load(&FsDisk, dir, &image).with_context(|| dir.display().to_string())?;
-        states.push(state);
-    }
-    tracing::info!(%cluster_id, node_id = config.node_id, dirs = dirs.len(), "starting");
-    let log_dirs = dirs.into_iter().map(|(id, path)| LogDir { id, path });
+    let (log_dirs, states) = load_dirs(&dirs.list, &image, config.node_id)?;
+    let cluster_id = dirs.cluster_id.clone();
+    tracing::info!(%cluster_id, node_id = config.node_id, dirs = log_dirs.len(), "starting");
     let plan = Arc::new(Plan {
         base: ShardConfig {
             broker: config,
             cluster_id,
-            log_dirs: log_dirs.collect(),
+            log_dirs,
         },
         config: OnceLock::new(),
         image: Arc::new(image),
@@ -93,6 +87,47 @@ pub(crate) fn run(args: &StartArgs) -> anyhow::Result<()> {
     flumen_runtime::run(runtime, make, started)?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// What the log directories hold. One that can't be read is offline while others can.
+fn load_dirs(
+    dirs: &[CheckedDir],
+    image: &Image,
+    node: BrokerId,
+) -> anyhow::Result<(Vec<LogDir>, Vec<LogDirState>)> {
+    let failed = |reason: String| LogDirState {
+        failed: Some(reason),
+        ..LogDirState::default()
+    };
+    let mut log_dirs = Vec::new();
+    let mut states = Vec::new();
+    for dir in dirs {
+        states.push(match &dir.failed {
+            Some(reason) => failed(reason.clone()),
+            None => LogDirState::load(&FsDisk, &dir.path, image)
+                .unwrap_or_else(|e| failed(format!("{}: {e}", dir.path.display()))),
+        });
+        log_dirs.push(LogDir {
+            id: dir.id,
+            // As clients are to name it.
+            path: std::path::absolute(&dir.path)?,
+        });
+    }
+    for (n, e) in settle_duplicates(&FsDisk, &log_dirs, &mut states, image, node) {
+        if let (Some(dir), Some(state)) = (dirs.get(n), states.get_mut(n)) {
+            *state = failed(format!("{}: {e}", dir.path.display()));
+        }
+    }
+    let reasons: Vec<&str> = states.iter().filter_map(|s| s.failed.as_deref()).collect();
+    ensure!(
+        reasons.len() < states.len(),
+        "no log directory can be used: {}",
+        reasons.join("; ")
+    );
+    for reason in reasons {
+        tracing::error!(%reason, "log directory is offline");
+    }
+    Ok((log_dirs, states))
 }
 
 fn load(args: &StartArgs) -> anyhow::Result<Loaded> {

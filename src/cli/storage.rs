@@ -254,19 +254,104 @@ fn info(args: &InfoArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The cluster and the id of every log directory, checked against the configuration.
-pub(crate) fn check_dirs(config: &BrokerConfig) -> anyhow::Result<(String, Vec<(Uuid, PathBuf)>)> {
+/// What of the log directories a broker starts with.
+pub(crate) struct Dirs {
+    /// The cluster's id.
+    pub(crate) cluster_id: String,
+    /// In the order of `log.dirs`.
+    pub(crate) list: Vec<CheckedDir>,
+    /// Held until the end: no other process uses the directories.
+    pub(crate) _locks: Vec<File>,
+}
+
+/// A log directory.
+pub(crate) struct CheckedDir {
+    pub(crate) path: PathBuf,
+    /// Zero where it could not be read.
+    pub(crate) id: Uuid,
+    /// Why it can't be used, if it can't.
+    pub(crate) failed: Option<String>,
+}
+
+/// Checks every log directory against the configuration, and locks it. One that can't be read is
+/// offline while others can; that of the metadata log must be usable, as in Kafka. What contradicts
+/// the configuration is an error wherever it stands.
+pub(crate) fn check_dirs(config: &BrokerConfig) -> anyhow::Result<Dirs> {
     let mut cluster: Option<String> = None;
-    let mut dirs = Vec::new();
-    for dir in all_dirs(config) {
-        let shown = dir.display();
-        let meta = read_meta_properties(&FsDisk, &dir).with_context(|| shown.to_string())?;
-        let Some(mut meta) = meta else {
-            bail!(
-                "no meta.properties in {shown}: format it first with 'flumen storage format' (or \
-                 is a disk not mounted?)"
-            );
+    let mut list: Vec<CheckedDir> = Vec::new();
+    let mut locks = Vec::new();
+    for path in all_dirs(config) {
+        let (id, failed) = match check_dir(config, &path, &mut cluster) {
+            Ok(id) => match lock_dir(&path) {
+                Ok(lock) => {
+                    locks.push(lock);
+                    (id, None)
+                }
+                Err(Unusable::Now(error)) => (id, Some(error)),
+                Err(Unusable::Wrong(error)) => return Err(error),
+            },
+            Err(Unusable::Now(error)) => (Uuid::ZERO, Some(error)),
+            Err(Unusable::Wrong(error)) => return Err(error),
         };
+        if let Some(error) = failed.as_ref().filter(|_| path == config.metadata_log_dir) {
+            bail!("the metadata log's directory can't be used: {error:#}");
+        }
+        let twin = list.iter().find(|d| !id.is_zero() && d.id == id);
+        if let Some(twin) = twin {
+            bail!(
+                "{} and {} have the same directory.id: one is a copy of the other",
+                twin.path.display(),
+                path.display()
+            );
+        }
+        list.push(CheckedDir {
+            path,
+            id,
+            failed: failed.map(|e| format!("{e:#}")),
+        });
+    }
+    list.retain(|d| config.log_dirs.contains(&d.path));
+    if list.iter().all(|d| d.failed.is_some()) {
+        let reasons = list.iter().filter_map(|d| d.failed.clone());
+        let reasons: Vec<String> = reasons.collect();
+        bail!("no log directory can be used: {}", reasons.join("; "));
+    }
+    Ok(Dirs {
+        cluster_id: cluster.unwrap_or_default(),
+        list,
+        _locks: locks,
+    })
+}
+
+/// Why a log directory can't be used.
+enum Unusable {
+    /// Its disk is away or fails: others may serve.
+    Now(anyhow::Error),
+    /// It is another's: nothing may start with it.
+    Wrong(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Unusable {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Wrong(error)
+    }
+}
+
+/// The id of a directory of this node and of the cluster of the others.
+fn check_dir(
+    config: &BrokerConfig,
+    dir: &Path,
+    cluster: &mut Option<String>,
+) -> Result<Uuid, Unusable> {
+    let shown = dir.display();
+    let now = |e: std::io::Error| Unusable::Now(anyhow::Error::new(e).context(shown.to_string()));
+    let Some(mut meta) = read_meta_properties(&FsDisk, dir).map_err(now)? else {
+        return Err(Unusable::Now(anyhow::anyhow!(
+            "no meta.properties in {shown}: format it first with 'flumen storage format' (or is a \
+             disk not mounted?)"
+        )));
+    };
+    let mut check = || -> anyhow::Result<()> {
         ensure!(
             meta.node_id == config.node_id,
             "{shown} belongs to node {}, the configuration says node.id={}",
@@ -279,44 +364,37 @@ pub(crate) fn check_dirs(config: &BrokerConfig) -> anyhow::Result<(String, Vec<(
             "{shown} belongs to cluster {}, the directories before it to {known}",
             meta.cluster_id
         );
-        let id = match meta.directory_id {
-            Some(id) => id,
-            None => {
-                let id = random_uuid()?;
-                meta.directory_id = Some(id);
-                write_meta_properties(&FsDisk, &dir, &meta).with_context(|| shown.to_string())?;
-                id
-            }
-        };
-        if config.log_dirs.contains(&dir) {
-            dirs.push((id, dir));
-        }
+        Ok(())
+    };
+    check()?;
+    if let Some(id) = meta.directory_id {
+        return Ok(id);
     }
-    Ok((cluster.unwrap_or_default(), dirs))
+    let id = random_uuid()?;
+    meta.directory_id = Some(id);
+    write_meta_properties(&FsDisk, dir, &meta).map_err(now)?;
+    Ok(id)
 }
 
-/// Takes the `.lock` file of every directory, as Kafka does, so that no second process uses it.
-/// They are held until the
-/// files are dropped.
-pub(crate) fn lock_dirs(dirs: &[PathBuf]) -> anyhow::Result<Vec<File>> {
-    let lock = |dir: &PathBuf| {
-        let path = dir.join(".lock");
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .with_context(|| path.display().to_string())?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(std::fs::TryLockError::WouldBlock) => bail!(
-                "another process uses {}: its .lock file is locked",
-                dir.display()
-            ),
-            Err(std::fs::TryLockError::Error(e)) => {
-                Err(e).with_context(|| path.display().to_string())
-            }
-        }
+/// Takes the `.lock` file of a directory, as Kafka does, so that no second process uses it. It is
+/// held until the file is dropped.
+fn lock_dir(dir: &Path) -> Result<File, Unusable> {
+    let path = dir.join(".lock");
+    let now = |e: std::io::Error| {
+        Unusable::Now(anyhow::Error::new(e).context(path.display().to_string()))
     };
-    dirs.iter().map(lock).collect()
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(now)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Unusable::Wrong(anyhow::anyhow!(
+            "another process uses {}: its .lock file is locked",
+            dir.display()
+        ))),
+        Err(std::fs::TryLockError::Error(e)) => Err(now(e)),
+    }
 }

@@ -9,7 +9,7 @@ use crate::segment::{
     DELETED_SUFFIX, INDEX_SUFFIX, LOG_SUFFIX, SNAPSHOT_SUFFIX, Segment, SegmentState,
     TIME_INDEX_SUFFIX, TXN_INDEX_SUFFIX, segment_path,
 };
-use flumen_base::{Disk, DiskFile, ErrorCode, LogFile, Mono, Now, Offset, OpenMode};
+use flumen_base::{Disk, DiskFault, DiskFile, ErrorCode, LogFile, Mono, Now, Offset, OpenMode};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +17,8 @@ use std::sync::Arc;
 /// How long a rolled segment waits for its seal, milliseconds: what retention takes away by then
 /// needs no sync, and most of the rest has been written back without one.
 pub const SEAL_DELAY_MS: i64 = 2000;
+/// And for another try where the disk was full.
+pub(crate) const SEAL_RETRY_MS: i64 = 1000;
 /// Between two looks at the size of a log that grows.
 const SIZE_CHECK_MS: i64 = 200;
 /// Entries of the newest segments' indexes that a log keeps in memory, 12 bytes each.
@@ -135,18 +137,37 @@ pub struct Deleted {
 }
 
 impl DeleteJob {
+    /// Indexes can be made again, and those of the segments that go are not even needed.
+    fn make_room(&self, disk: &dyn Disk) {
+        for base in &self.bases {
+            for suffix in [INDEX_SUFFIX, TIME_INDEX_SUFFIX] {
+                // It may not be there.
+                let _ = disk.remove_file(&segment_path(&self.dir, *base, suffix));
+            }
+        }
+    }
+
     /// Base offsets of the segments that go.
     pub fn segments(&self) -> &[i64] {
         &self.bases
     }
 
     /// Does it.
-    pub fn run(self, disk: &dyn Disk) -> io::Result<Deleted> {
+    ///
+    /// # Errors
+    /// Those of the disk. After one that says that it is full it can be done again.
+    pub fn run(&self, disk: &dyn Disk) -> io::Result<Deleted> {
         // Before the others go, or a crash would leave no trace of the offsets that were given.
         if let Some((offset, bytes)) = &self.snapshot {
             // Not synced: it is for a killed process, the power takes unsynced segments with it.
             let path = segment_path(&self.dir, *offset, SNAPSHOT_SUFFIX);
-            write_whole(disk, &path, bytes)?;
+            match write_whole(disk, &path, bytes) {
+                Err(e) if is_full(&e) => {
+                    self.make_room(disk);
+                    write_whole(disk, &path, bytes)?
+                }
+                written => written?,
+            };
         }
         let made = ensure_file(disk, &segment_path(&self.dir, self.kept_base, LOG_SUFFIX))?;
         if made || !self.kept_named {
@@ -165,16 +186,22 @@ impl DeleteJob {
                 let to = segment_path(&self.dir, *base, &format!("{suffix}{DELETED_SUFFIX}"));
                 match disk.rename(&from, &to) {
                     Ok(()) => paths.push(to),
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                        if disk.exists(&to) {
+                            paths.push(to); // renamed by a try that failed later
+                        }
+                    }
+                    // No room for the other name: the file goes at once.
+                    Err(e) if is_full(&e) => disk.remove_file(&from)?,
                     Err(e) => return Err(e),
                 }
             }
         }
         Ok(Deleted {
             unlink: UnlinkJob {
-                dir: self.dir,
+                dir: self.dir.clone(),
                 paths,
-                files: self.files,
+                files: self.files.clone(),
             },
             delay_ms: self.delay_ms,
             kept_base: self.kept_base,
@@ -269,6 +296,10 @@ impl CloseJob {
     }
 }
 
+fn is_full(error: &io::Error) -> bool {
+    DiskFault::of(error.kind()) == DiskFault::Full
+}
+
 /// Writes a file as a whole and syncs it. A crash in between leaves it torn: recovery does not
 /// trust these files beyond what their segment needs.
 pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -287,8 +318,8 @@ impl Log {
     pub(crate) fn check_open(&self) -> Result<(), AppendError> {
         let (code, message) = match (self.failed, self.closed) {
             (true, _) => {
-                let message = "the log failed and waits to be loaded again";
-                (ErrorCode::KafkaStorageError, message)
+                let message = "a failed write is being taken back";
+                (ErrorCode::NotEnoughReplicas, message)
             }
             (false, true) => (ErrorCode::NotLeaderOrFollower, "the broker is stopping"),
             (false, false) => return Ok(()),
@@ -331,7 +362,8 @@ impl Log {
         let next_base = self.segments.get(index + 1)?.base_offset;
         let segment = self.segments.get_mut(index)?;
         segment.state = SegmentState::Sealing;
-        let snapshot = segment.roll_snapshot.take();
+        // Kept until it is written: there may be no room.
+        let snapshot = segment.roll_snapshot.clone();
         Some(SealJob {
             dir: self.dir.clone(),
             base_offset: segment.base_offset,
@@ -351,6 +383,7 @@ impl Log {
             && let Some(segment) = self.segments.get_mut(index)
         {
             segment.state = SegmentState::Sealed;
+            segment.roll_snapshot = None;
             segment.times = Vec::new();
             self.thin_indexes();
         }

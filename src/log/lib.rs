@@ -47,6 +47,7 @@ pub mod clean;
 pub mod codec;
 pub mod config;
 mod crc;
+mod cut;
 pub mod epoch;
 pub mod index;
 pub mod inspect;
@@ -61,10 +62,13 @@ pub mod producer_state;
 mod read;
 pub mod recovery;
 mod reload_producers;
+mod relocate;
 mod scan;
 pub mod segment;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing_dirs;
 #[cfg(test)]
 mod testing_rig;
 pub mod validate;
@@ -72,12 +76,14 @@ pub mod validate;
 pub use batch::{BatchBuilder, BatchError, BatchHeader, Record};
 pub use codec::Compression;
 pub use config::{CleanupPolicy, LogConfig, TargetCompression, TimestampType};
+pub use cut::CutJob;
 pub use jobs::{
     CloseJob, Closed, DeleteJob, Deleted, EpochJob, SEAL_DELAY_MS, SealJob, Sealed, UnlinkJob,
 };
 pub use log::Log;
 pub use ops::{AppendError, AppendInfo, FileIds, SyncOp, WriteDone, WriteOp};
 pub use read::{FileRange, ReadPlan, ReadRequest, Scan};
+pub use relocate::{Copied, CopyJob, CopyState, RelocateJob, Relocated};
 pub use validate::{
     Origin, RecordError, ValidBatch, ValidateError, check_produce_version, cost_estimate, validate,
 };

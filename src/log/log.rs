@@ -404,7 +404,7 @@ impl Log {
     }
 
     /// Takes everything back that is staged, the latest first.
-    fn revert(&mut self) {
+    pub(crate) fn revert(&mut self) {
         self.failed = true;
         self.staged.clear();
         while let Some(undo) = self.undo.pop_back() {

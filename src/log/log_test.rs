@@ -78,7 +78,7 @@ fn a_failed_write_takes_everything_back() {
     assert!(!rig.log.has_pending_writes());
     assert_eq!(rig.consume(0, 1 << 20).len(), 10);
     let refused = rig.append(batch(1, 0, 1, 1)).unwrap_err();
-    assert_eq!(refused.code, ErrorCode::KafkaStorageError);
+    assert_eq!(refused.code, ErrorCode::NotEnoughReplicas);
 }
 
 #[test]

@@ -14,7 +14,8 @@ pub struct ProposalId(pub u64);
 /// What the owner must do, in order.
 #[derive(Debug)]
 pub enum Effect {
-    /// Write and sync, then call [`crate::Quorum::append_done`]. At most one is outstanding.
+    /// Write and sync, then call [`crate::Quorum::append_done`]. At most one is outstanding. Where
+    /// there is no room on the disk: [`crate::Quorum::append_full`].
     Append(Append),
     /// Records are committed: hand the image to every shard, then answer `finished`.
     Committed(Commit),
@@ -79,6 +80,9 @@ pub enum ProposeError {
     /// Too many bytes wait to be written: try again later.
     #[error("too many metadata changes in flight")]
     Busy,
+    /// The disk of the metadata log is full: try again later.
+    #[error("the disk of the metadata log is full")]
+    Full,
     /// A record does not fit the latest image: a bug in its handler. Nothing changed.
     #[error(transparent)]
     Invalid(ImageError),

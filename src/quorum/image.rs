@@ -75,6 +75,12 @@ impl Partition {
         self.replicas.first() == Some(&self.leader)
     }
 
+    /// The log directory of a broker's replica; nothing if it has none.
+    pub fn directory_of(&self, broker: BrokerId) -> Option<Uuid> {
+        let replica = self.replicas.iter().position(|r| *r == broker)?;
+        Some(self.directories.get(replica).copied().unwrap_or(Uuid::ZERO))
+    }
+
     /// Whether a reassignment is in progress.
     pub fn is_reassigning(&self) -> bool {
         !self.adding.is_empty() || !self.removing.is_empty()
@@ -177,6 +183,16 @@ impl Image {
     /// Whether the broker is registered and not fenced.
     pub fn is_active(&self, id: BrokerId) -> bool {
         self.brokers.get(&id).is_some_and(|b| !b.fenced)
+    }
+
+    /// Whether a broker serves its replica of a partition: it is active, and so is the log
+    /// directory, as far as that is known.
+    pub fn serves(&self, p: &Partition, id: BrokerId) -> bool {
+        let Some(broker) = self.brokers.get(&id).filter(|b| !b.fenced) else {
+            return false;
+        };
+        let dir = p.directory_of(id).unwrap_or(Uuid::ZERO);
+        dir.is_zero() || broker.log_dirs.is_empty() || broker.log_dirs.contains(&dir)
     }
 
     /// All topics by name.

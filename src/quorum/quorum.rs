@@ -81,6 +81,10 @@ pub struct Quorum {
     file: Arc<LogFile>,
     /// Number of the raft Ready whose frame is being written.
     writing: Option<u64>,
+    /// That frame.
+    frame: Option<Append>,
+    /// There was no room for it on the disk.
+    full: bool,
     /// Index and term of the snapshot that is being written.
     snapshot_running: Option<(u64, u64)>,
     bytes_since_snapshot: u64,
@@ -193,6 +197,8 @@ impl Quorum {
             log,
             first_features,
             writing: None,
+            frame: None,
+            full: false,
             snapshot_running: None,
             failure: None,
             failure_announced: false,
@@ -238,6 +244,9 @@ impl Quorum {
             return Err(ProposeError::NotLeader);
         }
         self.touched = true;
+        if self.full {
+            return Err(ProposeError::Full);
+        }
         let index = self.node.raft.raft_log.last_index() + 1;
         // Applied in place: nobody shares the latest image within a turn, so that many proposals
         // copy its maps once.
@@ -287,11 +296,26 @@ impl Quorum {
             return;
         };
         self.touched = true;
+        (self.frame, self.full) = (None, false);
         match result {
             Ok(()) => self.node.on_persist_ready(number),
             // What is on disk is unknown now, and no write may follow a failed sync: only a restart
             // can tell.
             Err(reason) => self.fail(format!("metadata log: {reason}")),
+        }
+    }
+
+    /// The outstanding [`Effect::Append`] found no room on the disk. Nothing is proposed until it
+    /// has been written after all: call [`Quorum::retry_append`] after a while. (A sync that failed
+    /// is no such case: [`Quorum::append_done`].)
+    pub fn append_full(&mut self) {
+        self.full = self.frame.is_some();
+    }
+
+    /// Writes again what found no room: the same bytes at the same place.
+    pub fn retry_append(&mut self, out: &mut Vec<Effect>) {
+        if self.full && self.failure.is_none() {
+            out.extend(self.frame.clone().map(Effect::Append));
         }
     }
 
@@ -394,11 +418,13 @@ impl Quorum {
         self.writing = Some(ready.number());
         self.node.advance_append_async(ready);
         self.node.advance_apply();
-        out.push(Effect::Append(Append {
+        let append = Append {
             file: self.file.clone(),
             pos,
             bytes: frame.into(),
-        }));
+        };
+        self.frame = Some(append.clone());
+        out.push(Effect::Append(append));
     }
 
     fn apply_committed(&mut self, entries: &[Entry]) -> Result<(), String> {

@@ -2,7 +2,7 @@
 
 use crate::config::WriteStrategy;
 use crate::core::ShardCore;
-use crate::logfile::{OpenLog, open, path_of};
+use crate::logfile::{LogHandle, OpenLog, open, path_of};
 use crate::reactor::{Owner, Reactor};
 use crate::ring::{Op, OpenFirst};
 use crate::send::{is_cold, is_transient};
@@ -32,7 +32,11 @@ fn failure(op: &'static str, file: &LogFile, e: &io::Error) -> IoFailure {
     IoFailure {
         op,
         path: file.path().display().to_string(),
-        kind: e.kind(),
+        kind: match e.raw_os_error() {
+            // These pass, and say nothing about the disk.
+            Some(libc::EMFILE | libc::ENFILE) => io::ErrorKind::ResourceBusy,
+            _ => e.kind(),
+        },
     }
 }
 
@@ -71,6 +75,10 @@ impl<C: ShardCore> Reactor<C> {
         file: &LogFile,
         e: &io::Error,
     ) {
+        if let Some(handle) = LogHandle::of(file) {
+            // A write that failed half way is cut off again, and others may take its place.
+            handle.forget_last_block();
+        }
         let failure = failure(op, file, e);
         tracing::error!(op, path = %failure.path, error = %e, "disk operation failed");
         self.inputs.push_back(Input::IoDone(token, Err(failure)));
@@ -201,10 +209,13 @@ impl<C: ShardCore> Reactor<C> {
     /// Has blocks allocated ahead of a write whose completion waits for the disk, so that its
     /// fdatasync finds fewer changes of the file to write down.
     pub(crate) fn reserve(&mut self, log: &OpenLog, end: u64) {
-        if !log.file.is_segment() || log.fs == FileSystem::Tmpfs {
-            return;
-        }
-        if let Some((from, len)) = log.handle.reserve(end) {
+        let wanted = match (log.file.is_segment(), log.fs) {
+            // The metadata log: topics must be deletable where the disk is full.
+            (false, _) => log.handle.keep_ahead(end),
+            (true, FileSystem::Tmpfs) => None,
+            (true, _) => log.handle.reserve(end),
+        };
+        if let Some((from, len)) = wanted {
             let log = open_again(log);
             self.ring
                 .start(Owner::Nobody, Op::Reserve { log, from, len });

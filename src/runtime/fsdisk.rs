@@ -1,7 +1,7 @@
 //! The real disk for blocking jobs: `std::fs`.
 
 use crate::sys::{self, FileSystem, ShortTurns};
-use flumen_base::{Disk, DiskFile, OpenMode};
+use flumen_base::{Disk, DiskFile, OpenMode, Space, sync_failed};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
@@ -108,7 +108,12 @@ impl Disk for FsDisk {
         } else {
             path
         };
-        File::open(path)?.sync_all()
+        File::open(path)?.sync_all().map_err(|e| sync_failed(&e))
+    }
+
+    fn space(&self, path: &Path) -> io::Result<Option<Space>> {
+        let (total, usable) = sys::disk_space(path)?;
+        Ok(Some(Space { total, usable }))
     }
 }
 
@@ -147,7 +152,7 @@ impl DiskFile for FsFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.0.sync_data().map_err(|e| sync_failed(&e))
     }
 }
 
@@ -165,6 +170,8 @@ mod tests {
         FsDisk.write_atomic(&path, b"hello").unwrap();
         assert_eq!(FsDisk.read_all(&path, 5).unwrap(), b"hello");
         assert!(FsDisk.read_all(&path, 4).is_err());
+        let space = FsDisk.space(&sub).unwrap().unwrap();
+        assert!(space.total > 0 && space.usable <= space.total);
         assert_eq!(FsDisk.list(&sub).unwrap(), vec![("f".to_owned(), false)]);
         FsDisk.rename(&path, &sub.join("g")).unwrap();
         assert!(!FsDisk.exists(&path));

@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 /// Least and most bytes that are allocated ahead of the writes at a time.
 const RESERVE_MIN: u64 = 1 << 20;
 const RESERVE_MAX: u64 = 64 << 20;
+/// Bytes that are kept allocated behind the end of the metadata log, half of them at least.
+const AHEAD: u64 = 1 << 20;
 
 /// What the runtime puts into a log file's handle. The flags are hints of one writer at a time.
 pub(crate) struct LogHandle {
@@ -136,6 +138,11 @@ impl LogHandle {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What stands at the file's end is to be read back before the next direct write.
+    pub(crate) fn forget_last_block(&self) {
+        self.last_block().set(u64::MAX, &[]);
+    }
+
     /// Whether everything written before the write in flight is known to be on disk.
     pub(crate) fn is_synced(&self) -> bool {
         !self.unsynced.load(Ordering::Relaxed)
@@ -160,6 +167,23 @@ impl LogHandle {
     }
 }
 
+impl LogHandle {
+    /// The handle of a log file, if it is open.
+    pub(crate) fn of(file: &LogFile) -> Option<&Arc<Self>> {
+        file.handle().get()?.downcast_ref::<Arc<Self>>()
+    }
+
+    /// What to allocate so that a file of small appends finds room when the disk is full: from
+    /// where, and how many bytes.
+    pub(crate) fn keep_ahead(&self, end: u64) -> Option<(u64, u64)> {
+        if end + AHEAD / 2 <= self.reserved.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.reserved.store(end + AHEAD, Ordering::Relaxed);
+        Some((end, AHEAD))
+    }
+}
+
 /// The open file of a log segment.
 pub(crate) struct OpenLog {
     pub(crate) file: Arc<LogFile>,
@@ -171,7 +195,7 @@ pub(crate) struct OpenLog {
 impl OpenLog {
     /// The file, if its handle has been put in.
     pub(crate) fn new(file: &Arc<LogFile>) -> Option<Self> {
-        let handle = file.handle().get()?.downcast_ref::<Arc<LogHandle>>()?;
+        let handle = LogHandle::of(file)?;
         Some(Self {
             file: Arc::clone(file),
             handle: Arc::clone(handle),
@@ -228,5 +252,14 @@ mod tests {
         assert_eq!((from, from + len), (reserved, 2 * (reserved + 1)));
         let (from, len) = handle.reserve(1 << 30).unwrap();
         assert_eq!(from + len, (1 << 30) + RESERVE_MAX);
+    }
+
+    #[test]
+    fn keeps_room_behind_the_end() {
+        let handle = LogHandle::new(tempfile::tempfile().unwrap()).unwrap();
+        assert_eq!(handle.keep_ahead(100), Some((100, AHEAD)));
+        assert_eq!(handle.keep_ahead(100 + AHEAD / 2), None);
+        let end = 101 + AHEAD / 2;
+        assert_eq!(handle.keep_ahead(end), Some((end, AHEAD)));
     }
 }

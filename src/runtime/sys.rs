@@ -48,6 +48,20 @@ pub(crate) enum FileSystem {
     Other,
 }
 
+/// Total and usable bytes of the file system under a directory.
+pub(crate) fn disk_space(path: &std::path::Path) -> io::Result<(u64, u64)> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: an all-zero statvfs is valid; path and struct live over the call.
+    let stat = unsafe {
+        let mut stat: libc::statvfs = std::mem::zeroed();
+        check(libc::statvfs(path.as_ptr(), &raw mut stat))?;
+        stat
+    };
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+    Ok((bytes(stat.f_blocks), bytes(stat.f_bavail)))
+}
+
 /// The file system of an open file.
 pub(crate) fn file_system(fd: BorrowedFd<'_>) -> io::Result<FileSystem> {
     // SAFETY: an all-zero statfs is valid, and the struct lives over the call.

@@ -115,6 +115,8 @@ pub struct LogSettings {
     pub transaction_partition_verification_enable: bool,
     /// `replica.high.watermark.checkpoint.interval.ms`
     pub high_watermark_checkpoint_interval_ms: i64,
+    /// `replica.alter.log.dirs.io.max.bytes.per.second`: between two log directories.
+    pub alter_dirs_bytes_per_second: i64,
 }
 
 /// Keys of groups (`group.*`). Classic ones first.
@@ -218,6 +220,8 @@ pub struct FlumenSettings {
     pub fetch_splice_min_bytes: u32,
     /// `flumen.log.sync.before.ack`: whether a produce is on disk before it is acked.
     pub log_sync_before_ack: bool,
+    /// `flumen.disk.reserve.bytes`: a log directory with less free space takes no records.
+    pub disk_reserve_bytes: u64,
 }
 
 /// The broker's configuration with every default resolved.
@@ -341,6 +345,7 @@ impl Default for BrokerConfig {
                 producer_id_expiration_check_interval_ms: 600_000,
                 transaction_partition_verification_enable: true,
                 high_watermark_checkpoint_interval_ms: 5000,
+                alter_dirs_bytes_per_second: i64::MAX,
             },
             groups: GroupSettings {
                 min_session_timeout_ms: 6000,
@@ -401,6 +406,7 @@ impl Default for BrokerConfig {
                 metrics_listener: None,
                 fetch_splice_min_bytes: 256 << 10,
                 log_sync_before_ack: false,
+                disk_reserve_bytes: 0,
             },
             originals: ConfigMap::new(),
         }

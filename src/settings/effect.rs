@@ -111,6 +111,9 @@ const STORED: &[(&str, &str)] = &[
     ("server.max.startup.time.ms", "not built yet"),
 ];
 
+/// Keys that work although others of their prefix do not.
+const WORKING: &[&str] = &["replica.alter.log.dirs.io.max.bytes.per.second"];
+
 /// What setting this configuration does.
 pub fn effect(definition: &Definition) -> Effect {
     if let (ConfigResource::Broker, Some(what)) = (definition.resource, protection(definition.name))
@@ -119,6 +122,9 @@ pub fn effect(definition: &Definition) -> Effect {
     }
     if definition.resource == ConfigResource::ClientMetrics {
         return Effect::Stored(METRICS);
+    }
+    if WORKING.contains(&definition.name) {
+        return Effect::Works;
     }
     STORED
         .iter()

@@ -198,6 +198,7 @@ fn log(v: &View<'_>) -> Result<LogSettings, ConfigError> {
             .bool("transaction.partition.verification.enable")?,
         high_watermark_checkpoint_interval_ms: v
             .long("replica.high.watermark.checkpoint.interval.ms")?,
+        alter_dirs_bytes_per_second: v.long("replica.alter.log.dirs.io.max.bytes.per.second")?,
     })
 }
 
@@ -291,6 +292,7 @@ fn flumen(v: &View<'_>) -> Result<FlumenSettings, ConfigError> {
         },
         fetch_splice_min_bytes: u32::try_from(splice).unwrap_or(u32::MAX),
         log_sync_before_ack: v.bool("flumen.log.sync.before.ack")?,
+        disk_reserve_bytes: u64::try_from(v.long("flumen.disk.reserve.bytes")?).unwrap_or(0),
     })
 }
 

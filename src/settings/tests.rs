@@ -336,6 +336,9 @@ fn flumens_own_keys() {
     let flumen = config.unwrap().config.flumen;
     assert_eq!(flumen.cpus, Some(vec![0, 2, 3]));
     assert_eq!(flumen.shards, Some(4));
+    assert_eq!(flumen.disk_reserve_bytes, 0);
+    let reserve = load("flumen.disk.reserve.bytes=1048576").unwrap().config;
+    assert_eq!(reserve.flumen.disk_reserve_bytes, 1 << 20);
     assert_eq!(flumen.write_strategy, WriteStrategy::Auto);
     for (value, wanted) in [
         ("auto", WriteStrategy::Auto),
@@ -353,6 +356,7 @@ fn flumens_own_keys() {
         "flumen.shards=0",
         "flumen.log.write.strategy=mmap",
         "flumen.metrics.listener=9400",
+        "flumen.disk.reserve.bytes=-1",
     ] {
         assert!(load(bad).is_err(), "{bad}");
     }

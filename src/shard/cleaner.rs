@@ -13,6 +13,7 @@
 //! One timer is armed in Waiting, Choosing and Paused, none while a job or the disk has the word.
 
 use crate::Shard;
+use crate::dirs::fault_of_job;
 use crate::io::{DiskOp, Effect};
 use crate::jobs::Job;
 use crate::lookups::PendingLookup;
@@ -184,6 +185,9 @@ impl Shard {
             let Some(p) = self.partitions.map.get(&tp) else {
                 continue;
             };
+            if p.moving.is_some() {
+                continue; // it would be copied anew
+            }
             let high_watermark = Offset(p.high_watermark());
             let Some(log) = p.log() else { continue };
             let Some(what) = log.cleanable(turn.now, high_watermark) else {
@@ -409,15 +413,17 @@ impl Shard {
         tp: TopicPartition,
         result: io::Result<Swapped>,
     ) {
+        let dir = self.dir_of(tp);
         if let Err(error) = &result {
             tracing::error!(%error, "a cleaned segment could not be put in place");
+            self.dir_error(turn, dir, fault_of_job(error), error);
         }
         let unlink = match self.job_ended(turn, tp) {
             Some(log) => log.swap_done(result),
             None => result.ok().map(|s| (s.unlink, s.delay_ms)), // loaded again, or going
         };
         if let Some((unlink, delay_ms)) = unlink {
-            self.unlink_later(turn, unlink, delay_ms);
+            self.unlink_later(turn, dir, unlink, delay_ms);
         }
         self.reload_if_failed(turn, tp);
         self.lookups_again(turn);
@@ -458,6 +464,7 @@ impl Shard {
         error: &io::Error,
     ) {
         self.cleaner.totals.failures += 1;
+        self.dir_error(turn, self.dir_of(tp), fault_of_job(error), error);
         match error.kind() {
             // Retention, or a reload, has moved a file on.
             io::ErrorKind::NotFound => tracing::debug!(%error, "a cleaning lost a file"),

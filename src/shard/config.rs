@@ -15,14 +15,14 @@ pub struct ShardConfig {
     pub broker: BrokerConfig,
     /// The cluster's id, from `meta.properties`.
     pub cluster_id: String,
-    /// The log directories that are usable, in the order of `log.dirs`.
+    /// All log directories, in the order of `log.dirs`.
     pub log_dirs: Vec<LogDir>,
 }
 
 /// One log directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogDir {
-    /// `directory.id` of its `meta.properties`.
+    /// `directory.id` of its `meta.properties`; zero where that could not be read.
     pub id: Uuid,
     /// Where it is.
     pub path: PathBuf,
@@ -41,11 +41,24 @@ pub struct LogDirState {
     pub log_starts: BTreeMap<(String, PartitionIndex), Offset>,
     /// `cleaner-offset-checkpoint`.
     pub cleaned: BTreeMap<(String, PartitionIndex), Offset>,
-    /// Partition directories that are there (topic, partition), those being deleted excepted.
+    /// Partition directories that are there (topic, partition), ascending, those being deleted
+    /// excepted.
     pub partitions: Vec<(String, PartitionIndex)>,
     /// Names of directories that a deletion left behind (`*-delete`): removed by a job of the first
     /// shard.
     pub left_behind: Vec<String>,
+    /// Partitions that were on their way here from another log directory when the last process
+    /// ended: the copy is among those left behind, and begins again.
+    pub arriving: Vec<(String, PartitionIndex)>,
+    /// Why it can't be used, if it can't: it is offline from the start.
+    pub failed: Option<String>,
+}
+
+impl LogDirState {
+    /// Whether a partition's directory is there.
+    pub(crate) fn has(&self, key: &(String, PartitionIndex)) -> bool {
+        self.partitions.binary_search(key).is_ok()
+    }
 }
 
 /// What one shard is started with.

@@ -9,6 +9,8 @@
 //! itself as a broker, which makes the shards ready.
 
 use crate::Shard;
+use crate::directories::Directories;
+use crate::dirs::{Retry, fault_of};
 use crate::io::{CloseReason, DiskOp, Effect, IoFailure, IoOutput, Response};
 use crate::jobs::Job;
 use crate::mesh::{CheckpointLine, Message};
@@ -16,7 +18,7 @@ use crate::ops::{OpFrom, OpResult};
 use crate::partitions::{Pending, PendingJob};
 use crate::request::{Reply, Request};
 use crate::turn::Turn;
-use flumen_base::{ErrorCode, Prng, ShardId};
+use flumen_base::{DiskFault, ErrorCode, Now, Prng, ShardId};
 use flumen_quorum::controller::{self, Context, Decision, Registration};
 use flumen_quorum::{Endpoint, ProposalId, Quorum};
 use flumen_wire::Message as WireMessage;
@@ -43,6 +45,8 @@ pub(crate) struct Controller {
     pub(crate) checkpoints: BTreeMap<ShardId, Vec<CheckpointLine>>,
     /// Values of the shards that have closed their logs.
     pub(crate) closed: BTreeMap<ShardId, Vec<CheckpointLine>>,
+    /// What the metadata is yet to hear of log directories.
+    pub(crate) directories: Directories,
 }
 
 enum Early {
@@ -72,7 +76,13 @@ impl Controller {
             registering: false,
             checkpoints: BTreeMap::new(),
             closed: BTreeMap::new(),
+            directories: Directories::default(),
         }
+    }
+
+    /// Whether this process has begun to register, which is when the metadata may change.
+    pub(crate) fn is_registering(&self) -> bool {
+        self.registering && self.quorum.is_ready()
     }
 }
 
@@ -100,7 +110,14 @@ impl Shard {
             broker: &self.broker,
         };
         let decision = match handler(&ctx, &mut c.prng, &c.quorum, &request) {
-            Ok(decision) => decision,
+            Ok(mut decision) => {
+                controller::assign_directories(
+                    ctx.image,
+                    ctx.broker.node_id,
+                    &mut decision.records,
+                );
+                decision
+            }
             Err(reason) => {
                 self.close_reply(turn, request.reply, reason);
                 return;
@@ -125,7 +142,7 @@ impl Shard {
             }
             Err(error) => {
                 tracing::error!(api = reply.api.name, %error, "a metadata change was not accepted");
-                self.close_reply(turn, reply, CloseReason::Malformed(error.to_string()));
+                self.close_reply(turn, reply, CloseReason::NotNow(error.to_string()));
             }
         }
     }
@@ -134,6 +151,7 @@ impl Shard {
     pub(crate) fn poll_controller(&mut self, turn: &mut Turn<'_>) {
         loop {
             self.serve_early(turn);
+            self.propose_directories();
             let Some(c) = &mut self.controller else {
                 return;
             };
@@ -246,6 +264,8 @@ impl Shard {
     }
 
     fn register(&mut self, turn: &mut Turn<'_>) {
+        let found = self.controller.as_ref().map(|c| self.found_directories(c));
+        let log_dirs = self.online_ids();
         let Some(c) = &mut self.controller else {
             return;
         };
@@ -262,7 +282,7 @@ impl Shard {
                     security_protocol: 0,
                 })
                 .collect(),
-            log_dirs: self.config.log_dirs.iter().map(|d| d.id).collect(),
+            log_dirs,
             features: c.quorum.first_features().clone(),
         };
         let ctx = Context {
@@ -270,7 +290,10 @@ impl Shard {
             broker: &self.broker,
         };
         let records = match controller::register_broker(&ctx, &registration) {
-            Ok(records) => records,
+            Ok(mut records) => {
+                records.extend(found.into_iter().flatten());
+                records
+            }
             Err(error) => {
                 let reason = format!("this broker can't register: {error:?}");
                 turn.fx.push(Effect::Fatal(reason));
@@ -338,7 +361,8 @@ impl Shard {
             broker: &self.broker,
         };
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let decision = controller::auto_create_topics(&ctx, &mut c.prng, &names);
+        let mut decision = controller::auto_create_topics(&ctx, &mut c.prng, &names);
+        controller::assign_directories(ctx.image, self.broker.node_id, &mut decision.records);
         let results = decision.response.topics.iter().map(|t| {
             let error = ErrorCode::from_i16(t.error_code);
             (
@@ -359,10 +383,30 @@ impl Shard {
         }
     }
 
-    pub(crate) fn quorum_append_done(&mut self, result: Result<IoOutput, IoFailure>) {
+    pub(crate) fn quorum_append_done(&mut self, now: Now, result: Result<IoOutput, IoFailure>) {
+        let Some(c) = &mut self.controller else {
+            return;
+        };
+        match result {
+            Err(failure) if fault_of(&failure) == DiskFault::Full => {
+                c.quorum.append_full();
+                self.retry(now, Retry::Quorum);
+            }
+            result => {
+                let result = result.map(|_| ()).map_err(|e| e.to_string());
+                c.quorum.append_done(result);
+            }
+        }
+    }
+
+    /// The pause after a write of the metadata log that found no room is over.
+    pub(crate) fn retry_quorum_append(&mut self, turn: &mut Turn<'_>) {
+        let mut effects = Vec::new();
         if let Some(c) = &mut self.controller {
-            c.quorum
-                .append_done(result.map(|_| ()).map_err(|e| e.to_string()));
+            c.quorum.retry_append(&mut effects);
+        }
+        for effect in effects {
+            self.quorum_effect(turn, effect);
         }
     }
 

@@ -5,8 +5,8 @@
 //! for the lines of Kafka's checkpoints, which know names only, the ids are kept in a file of our
 //! own.
 
-use crate::LogDirState;
-use flumen_base::{Disk, PartitionIndex, TopicId, Uuid};
+use crate::{LogDir, LogDirState};
+use flumen_base::{BrokerId, Disk, PartitionIndex, TopicId, Uuid};
 use flumen_log::checkpoint::{self, CLEANER, LOG_START, Offsets, RECOVERY_POINT};
 use flumen_quorum::Image;
 use std::collections::BTreeMap;
@@ -47,7 +47,13 @@ impl LogDirState {
             if !is_dir || name == METADATA_DIR {
                 continue;
             }
-            if name.ends_with("-delete") {
+            if let Some(copy) = name.strip_suffix("-future") {
+                // It may not be whole: the move begins again.
+                let left = format!("{copy}-delete");
+                disk.rename(&dir.join(&name), &dir.join(&left))?;
+                state.left_behind.push(left);
+                state.arriving.extend(partition_of_copy(copy, image));
+            } else if name.ends_with("-delete") {
                 state.left_behind.push(name);
             } else if let Some((topic, index)) = name.rsplit_once('-')
                 && let Ok(index) = index.parse()
@@ -66,6 +72,7 @@ impl LogDirState {
         if set_aside {
             disk.sync_dir(dir)?;
         }
+        state.partitions.sort();
         state.drop_lines_of_others(&read_ids(disk, dir), image);
         checkpoint::remove_clean_shutdown(disk, dir)?;
         Ok(state)
@@ -91,6 +98,59 @@ fn read_cleaned(disk: &dyn Disk, dir: &Path) -> io::Result<Offsets> {
         }
         result => result,
     }
+}
+
+/// The partition whose copy has this name (`topic-partition.<id>`), if there is one.
+fn partition_of_copy(copy: &str, image: &Image) -> Option<(String, PartitionIndex)> {
+    let (name, _) = copy.rsplit_once('.')?;
+    let (topic, index) = name.rsplit_once('-')?;
+    let index = index.parse().ok()?;
+    image.topic(topic)?.partition(index)?;
+    Some((topic.to_owned(), index))
+}
+
+/// Of a partition that several log directories have (a process died in the last step of a move, or
+/// a disk came back), one is kept: that which the metadata names, else the first. The others get
+/// another name (`topic-partition.<id>-stray`). Gives the log directories in which that failed, by
+/// index.
+pub fn settle_duplicates(
+    disk: &dyn Disk,
+    dirs: &[LogDir],
+    states: &mut [LogDirState],
+    image: &Image,
+    node: BrokerId,
+) -> Vec<(usize, io::Error)> {
+    let mut holders: BTreeMap<(String, PartitionIndex), Vec<usize>> = BTreeMap::new();
+    for (n, state) in states.iter().enumerate() {
+        for key in &state.partitions {
+            holders.entry(key.clone()).or_default().push(n);
+        }
+    }
+    let mut errors = Vec::new();
+    for (key, holders) in holders {
+        let Some(first) = holders.first().filter(|_| holders.len() > 1).copied() else {
+            continue;
+        };
+        let topic = image.topic(&key.0);
+        let assigned = topic.and_then(|t| t.partition(key.1)?.directory_of(node));
+        let is_assigned = |n: &&usize| dirs.get(**n).map(|d| d.id) == assigned;
+        let kept = holders.iter().find(is_assigned).copied().unwrap_or(first);
+        for n in holders.into_iter().filter(|n| *n != kept) {
+            let (Some(dir), Some(state)) = (dirs.get(n), states.get_mut(n)) else {
+                continue;
+            };
+            let name = format!("{}-{}", key.0, key.1);
+            let id = topic.map_or(Uuid::ZERO, |t| t.id);
+            let stray = dir.path.join(set_aside_name(&name, id, "stray"));
+            tracing::warn!(%name, to = %stray.display(), "another log directory has it too");
+            let renamed = disk
+                .rename(&dir.path.join(&name), &stray)
+                .and_then(|()| disk.sync_dir(&dir.path));
+            errors.extend(renamed.err().map(|e| (n, e)));
+            state.partitions.retain(|p| *p != key);
+        }
+    }
+    errors
 }
 
 /// The name under which a partition's directory (`topic-partition`) is set aside. A long topic is

@@ -2,6 +2,7 @@
 //! `__consumer_offsets`, and after a start its groups are read back from there.
 
 use crate::Shard;
+use crate::dirs::{NO_ROOM, fault_of};
 use crate::group_metadata::with_consumer_settings;
 use crate::io::{DiskOp, Effect, FileSlice, IoFailure, IoOutput, Segment};
 use crate::ops::{
@@ -198,6 +199,10 @@ impl Shard {
             batch.push(turn.now.wall_ms, Some(&record.key), record.value.as_deref());
         }
         let tp = self.groups.served.get(&append.partition).copied();
+        if tp.is_some_and(|tp| self.dirs.is_full(self.dir_of(tp))) {
+            self.group_append_done(turn, append.write_token, Some(NO_ROOM));
+            return;
+        }
         match (tp, batch.build()) {
             (Some(tp), Some(bytes)) => {
                 let to = AckTo::Groups(append.write_token);
@@ -386,6 +391,27 @@ impl Shard {
         }
     }
 
+    /// The directory of a partition of the offsets topic has failed: its groups have no coordinator
+    /// here any more.
+    pub(crate) fn unload_groups(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
+        let Groups {
+            coordinator,
+            out,
+            loads,
+            served,
+            loading,
+            created,
+            ..
+        } = &mut self.groups;
+        if served.get(&tp.partition) == Some(&tp) {
+            served.remove(&tp.partition);
+            loading.remove(&tp.partition);
+            created.retain(|c| *c != tp.partition);
+            loads.retain(|_, load| load.tp != tp);
+            coordinator.unload(turn.now, tp.partition, out);
+        }
+    }
+
     /// All groups of a partition are known: it serves.
     fn groups_known(&mut self, turn: &mut Turn<'_>, index: PartitionIndex) {
         let Groups {
@@ -483,9 +509,17 @@ impl Shard {
         read: GroupRead,
         result: Result<IoOutput, IoFailure>,
     ) {
-        let Ok(IoOutput::Read(bytes)) = result else {
-            self.retry_group_load(turn, read.load);
-            return;
+        let bytes = match result {
+            Ok(IoOutput::Read(bytes)) => bytes,
+            result => {
+                let tp = self.groups.loads.get(&read.load).map(|l| l.tp);
+                if let (Some(tp), Err(failure)) = (tp, result) {
+                    let n = self.dir_of(tp);
+                    self.dir_error(turn, n, fault_of(&failure), &failure);
+                }
+                self.retry_group_load(turn, read.load);
+                return;
+            }
         };
         if self.replay_groups(read.load, &bytes) {
             self.read_groups(turn, read.load);

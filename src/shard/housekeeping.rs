@@ -117,6 +117,11 @@ impl Shard {
             return;
         }
         self.on_checkpoint(self.id, lines);
+        self.write_checkpoints(turn, |_| true);
+    }
+
+    /// Shard 0: writes the checkpoints of some log directories, by what the shards have told last.
+    pub(crate) fn write_checkpoints(&mut self, turn: &mut Turn<'_>, which: impl Fn(usize) -> bool) {
         let Some(controller) = &self.controller else {
             return;
         };
@@ -133,9 +138,11 @@ impl Shard {
                 job.add(line);
             }
         }
-        for job in jobs {
-            let whose = PendingJob::Background("checkpoint");
-            self.start_job(turn, whose, Job::Checkpoint(job));
+        for (n, job) in jobs.into_iter().enumerate() {
+            if which(n) && self.dirs.is_online(n) {
+                let whose = PendingJob::InDir(n, "checkpoint");
+                self.start_job(turn, whose, Job::Checkpoint(job));
+            }
         }
     }
 

@@ -4,9 +4,9 @@
 use crate::Shard;
 use crate::io::Effect;
 use crate::mesh::Message;
-use crate::partition::{Found, Partition};
+use crate::partition::{Found, Partition, State};
 use crate::turn::Turn;
-use flumen_base::{Offset, ShardId, TopicId, TopicPartition};
+use flumen_base::{Offset, ShardId, TopicId, TopicPartition, Uuid};
 use flumen_log::{CleanupPolicy, LogConfig, TargetCompression, TimestampType};
 use flumen_quorum::{ConfigMap, Delta, Image, ResourceType, Topic};
 use flumen_settings::{BrokerConfig, Compression, TopicConfig};
@@ -143,14 +143,11 @@ impl Shard {
             return;
         }
         let assigned = p.directories.get(replica).copied();
-        let dirs = &self.config.log_dirs;
-        let log_dir = dirs.iter().position(|d| Some(d.id) == assigned);
-        let log_dir = log_dir.unwrap_or_else(|| self.partitions.dir_for(tp, &topic.name));
-        let Some(dir) = dirs.get(log_dir) else {
-            tracing::error!("no log directory is usable");
-            return;
-        };
-        let path = dir.path.join(format!("{}-{index}", topic.name));
+        let log_dir = self.place(tp, &topic.name, assigned);
+        let usable = self.dirs.is_online(log_dir);
+        let path = self
+            .dir_path(log_dir)
+            .join(format!("{}-{index}", topic.name));
         let config = Arc::new(self.log_config_of(&topic.name));
         let mut partition = Partition::new(
             tp,
@@ -162,6 +159,11 @@ impl Shard {
         if !self.image_followed {
             // What a topic of the same name left is not this one's.
             partition.found = self.partitions.found_state(log_dir, &topic.name, index);
+        }
+        if !usable {
+            partition.state = State::Failed;
+            self.partitions.map.insert(tp, partition);
+            return;
         }
         self.partitions.map.insert(tp, partition);
         self.partitions.to_load.push_back(tp);
@@ -223,30 +225,56 @@ impl Shard {
     }
 }
 
-impl crate::partitions::Partitions {
-    /// The log directory of a partition that the image assigns to none: where it is found, else by
-    /// its id.
-    fn dir_for(&self, tp: TopicPartition, topic: &str) -> usize {
+impl Shard {
+    /// The log directory of a partition: where it is found at start, else where the metadata says
+    /// that it is. One of a disk that can't be used is not made anew elsewhere: its data may come
+    /// back.
+    fn place(&self, tp: TopicPartition, topic: &str, assigned: Option<Uuid>) -> usize {
+        const NONE: usize = usize::MAX;
+        let assigned = assigned.filter(|id| !id.is_zero());
+        let dirs = self.config.log_dirs.iter();
+        let named = dirs.clone().position(|d| Some(d.id) == assigned);
+        if self.image_followed
+            && let Some(named) = named
+        {
+            return named; // it is new
+        }
         let key = (topic.to_owned(), tp.partition);
-        let found = self.found.iter().position(|d| d.partitions.contains(&key));
-        let spread = tp
-            .topic_id
-            .fold64()
-            .wrapping_add(tp.partition.unsigned_abs().into());
-        found.unwrap_or((spread % self.found.len().max(1) as u64) as usize)
+        let found = self.partitions.found.iter().position(|d| d.has(&key));
+        match (found, named, assigned) {
+            (Some(found), ..) => found,
+            (None, Some(named), _) => named,
+            (None, None, Some(_)) => NONE,
+            (None, None, None) if !self.image_followed && !self.dirs.all_online() => NONE,
+            (None, None, None) => {
+                let online: Vec<usize> = self.dirs.online().collect();
+                let spread = tp
+                    .topic_id
+                    .fold64()
+                    .wrapping_add(tp.partition.unsigned_abs().into());
+                let n = (spread % online.len().max(1) as u64) as usize;
+                online.get(n).copied().unwrap_or(NONE)
+            }
+        }
     }
+}
 
+impl crate::partitions::Partitions {
     /// What the checkpoints of its directory say about a partition.
     fn found_state(&self, log_dir: usize, topic: &str, index: i32) -> Found {
         let key = (topic.to_owned(), index);
         let Some(dir) = self.found.get(log_dir) else {
             return Found::default();
         };
+        // It may have come from another directory after the checkpoints were written.
+        let log_starts = self.found.iter().filter_map(|d| d.log_starts.get(&key));
+        let elsewhere = log_starts.max().copied().unwrap_or(Offset(0));
+        let log_start = dir.log_starts.get(&key).copied();
         Found {
             clean: dir.clean,
             recovery_point: dir.recovery_points.get(&key).copied().unwrap_or(Offset(0)),
-            log_start: dir.log_starts.get(&key).copied().unwrap_or(Offset(0)),
             cleaned: dir.cleaned.get(&key).copied(),
+            log_start: log_start.unwrap_or(elsewhere),
         }
     }
 }

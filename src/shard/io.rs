@@ -230,6 +230,9 @@ pub enum CloseReason {
     /// As Kafka: a produce with acks=0 failed, and closing is the only way to say so.
     #[error("error in a produce with acks=0")]
     ProduceWithoutAcksFailed,
+    /// A change that can't be made now, for an API that has no words for it: clients ask again.
+    #[error("not possible now: {0}")]
+    NotNow(String),
     /// `connections.max.idle.ms` passed.
     #[error("idle")]
     Idle,

@@ -4,14 +4,14 @@
 use crate::found::{self, Ids};
 use crate::mesh::CheckpointLine;
 use bytes::Bytes;
-use flumen_base::{Disk, TopicId};
+use flumen_base::{Disk, DiskFault, Space, TopicId};
 use flumen_log::checkpoint::{self, Offsets};
 use flumen_log::clean::{CleanOutput, Cleaning, SwapJob, Swapped};
 use flumen_log::lookup::{TimestampLookup, TimestampOffset};
 use flumen_log::recovery::{self, LoadParams, LoadedLog};
 use flumen_log::{
-    CloseJob, Closed, DeleteJob, Deleted, EpochJob, LogConfig, Origin, SealJob, Sealed, UnlinkJob,
-    ValidBatch, ValidateError,
+    CloseJob, Closed, Copied, CopyJob, CutJob, DeleteJob, Deleted, EpochJob, LogConfig, Origin,
+    RelocateJob, Relocated, SealJob, Sealed, UnlinkJob, ValidBatch, ValidateError,
 };
 use std::io;
 use std::path::{Path, PathBuf};
@@ -60,7 +60,20 @@ pub enum Job {
     CleanShutdown(Vec<CheckpointJob>),
     /// Something of the quorum.
     Quorum(flumen_quorum::Job),
+    /// Cut off what a failed write has left.
+    Cut(CutJob),
+    /// Ask how much room there is in these log directories, by index.
+    Space(Vec<(usize, PathBuf)>),
+    /// Copy a slice of a log to another log directory.
+    Copy(CopyJob),
+    /// The last step of that.
+    Relocate(RelocateJob),
+    /// Remove a directory that nobody uses.
+    RemoveDir(PathBuf),
 }
+
+/// The room in a log directory, by index.
+pub type SpaceLine = (usize, io::Result<Option<Space>>);
 
 /// Input of [`Job::Validate`].
 #[derive(Debug)]
@@ -105,6 +118,14 @@ pub enum JobOutput {
     Validate(Result<ValidBatch, ValidateError>),
     /// Of [`Job::Quorum`].
     Quorum(flumen_quorum::JobResult),
+    /// Of [`Job::Retire`], where there was no room: to be done again.
+    RetireAgain(Box<DeleteJob>, io::Error),
+    /// Of [`Job::Space`].
+    Space(Vec<SpaceLine>),
+    /// Of [`Job::Copy`].
+    Copy(io::Result<Copied>),
+    /// Of [`Job::Relocate`].
+    Relocate(io::Result<Relocated>),
     /// Of all others.
     Done(io::Result<()>),
 }
@@ -116,7 +137,12 @@ impl Job {
             Self::Load(params) => JobOutput::Load(recovery::load(disk, *params).map(Box::new)),
             Self::Seal(job) => JobOutput::Seal(job.run(disk)),
             Self::Epoch(job) => JobOutput::Done(job.run(disk)),
-            Self::Retire(job) => JobOutput::Retire(job.run(disk)),
+            Self::Retire(job) => match job.run(disk) {
+                Err(e) if DiskFault::of(e.kind()) == DiskFault::Full => {
+                    JobOutput::RetireAgain(Box::new(job), e)
+                }
+                result => JobOutput::Retire(result),
+            },
             Self::Unlink(job) => JobOutput::Done(job.run(disk)),
             Self::Close(job) => JobOutput::Close(job.run(disk)),
             Self::Lookup(job) => JobOutput::Lookup(job.run(disk)),
@@ -135,6 +161,17 @@ impl Job {
             Self::Checkpoint(job) => JobOutput::Done(job.run(disk)),
             Self::CleanShutdown(jobs) => JobOutput::Done(clean_shutdown(disk, jobs)),
             Self::Quorum(job) => JobOutput::Quorum(job.run(disk)),
+            Self::Cut(job) => JobOutput::Done(job.run(disk)),
+            Self::Space(dirs) => {
+                let line = |(n, path): (usize, PathBuf)| (n, disk.space(&path));
+                JobOutput::Space(dirs.into_iter().map(line).collect())
+            }
+            Self::Copy(job) => JobOutput::Copy(job.run(disk)),
+            Self::Relocate(job) => JobOutput::Relocate(job.run(disk)),
+            Self::RemoveDir(path) => JobOutput::Done(match disk.remove_dir_all(&path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+                result => result,
+            }),
         }
     }
 
@@ -157,6 +194,11 @@ impl Job {
             Self::Checkpoint(_) => "checkpoint",
             Self::CleanShutdown(_) => "clean shutdown",
             Self::Quorum(_) => "quorum",
+            Self::Cut(_) => "cut",
+            Self::Space(_) => "space",
+            Self::Copy(_) => "copy",
+            Self::Relocate(_) => "relocate",
+            Self::RemoveDir(_) => "remove directory",
         }
     }
 }
@@ -213,14 +255,16 @@ impl CheckpointJob {
     }
 }
 
+/// One directory's failure leaves the others as they should be.
 fn clean_shutdown(disk: &dyn Disk, jobs: Vec<CheckpointJob>) -> io::Result<()> {
-    for job in jobs {
+    let close = |job: CheckpointJob| {
         job.run(disk)?;
-        if !job.unclean {
-            checkpoint::write_clean_shutdown(disk, &job.dir, -1)?;
+        match job.unclean {
+            true => Ok(()),
+            false => checkpoint::write_clean_shutdown(disk, &job.dir, -1),
         }
-    }
-    Ok(())
+    };
+    jobs.into_iter().map(close).fold(Ok(()), Result::and)
 }
 
 fn remove_partition(
@@ -237,6 +281,8 @@ fn remove_partition(
         Ok(()) => {}
         // Created but never written: nothing is there.
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // No room for the other name.
+        Err(e) if DiskFault::of(e.kind()) == DiskFault::Full => return disk.remove_dir_all(dir),
         Err(e) => return Err(e),
     }
     if let Some(parent) = renamed.parent() {

@@ -25,6 +25,8 @@ mod cleaner;
 mod config;
 mod conn;
 mod controller;
+mod directories;
+mod dirs;
 mod forward;
 mod found;
 mod group_metadata;
@@ -42,6 +44,7 @@ mod ops;
 mod partition;
 mod partitions;
 mod reads;
+mod relocate;
 mod request;
 mod session;
 mod slab;
@@ -53,8 +56,10 @@ mod testing_io;
 mod timers;
 mod turn;
 mod watch;
+mod writes;
 
 pub use config::{LogDir, LogDirState, ShardConfig, ShardInit};
+pub use found::settle_duplicates;
 pub use jobs::{Job, JobOutput};
 pub use turn::Turn;
 
@@ -106,6 +111,9 @@ pub struct Shard {
     fetch_lists: api::fetch_answer::FetchLists,
     sessions: Sessions,
     partitions: Partitions,
+    dirs: dirs::Dirs,
+    /// What is done again after a pause.
+    retries: IdMap<u64, dirs::Retry>,
     outbox: Outbox,
     pending: Slab<Pending>,
     timers: Timers,
@@ -167,6 +175,8 @@ impl Shard {
             fetches: Slab::default(),
             fetch_lists: api::fetch_answer::FetchLists::default(),
             sessions: Sessions::new(id, shards, slots),
+            dirs: dirs::Dirs::new(&init.log_dirs),
+            retries: IdMap::default(),
             partitions: Partitions::new(id, init.log_dirs),
             outbox: Outbox::new(id, shards),
             pending: Slab::default(),
@@ -190,6 +200,7 @@ impl Shard {
         shard.adopt_all_partitions();
         shard.arm_housekeeping(init.now);
         shard.arm_cleaner(init.now);
+        shard.arm_space(init.now);
         shard
     }
 
@@ -250,6 +261,9 @@ impl Shard {
                 TimerKey::Unlink(n) => self.unlink_due(turn, n),
                 TimerKey::GroupLoad(n) => self.group_load_due(turn, n),
                 TimerKey::Seal(tp) => self.seal_due(turn, tp),
+                TimerKey::Move(tp) => self.copy_slice(turn, tp),
+                TimerKey::Space => self.look_at_space(turn),
+                TimerKey::Retry(n) => self.retry_due(turn, n),
                 TimerKey::Reload(n) => self.reload_due(turn, n),
                 TimerKey::Cleaner => self.cleaner_due(turn),
                 TimerKey::Shutdown => self.life_deadline(turn),
@@ -294,15 +308,15 @@ impl Shard {
                 let bufs = match result {
                     Ok(IoOutput::Written(bufs)) => Ok(bufs),
                     Ok(_) => Ok(Vec::new()),
-                    Err(_) => Err(()),
+                    Err(failure) => Err(failure),
                 };
                 self.write_done(turn, tp, bufs);
             }
-            Pending::Sync(tp, end) => self.sync_done(turn, tp, end, result.is_ok()),
             Pending::OpenForSwap(tp) => self.opened_for_swap(turn, tp, result.is_ok()),
+            Pending::Sync(tp, end) => self.sync_done(turn, tp, end, &result),
             Pending::Scan(scan) => self.scan_done(turn, *scan, result),
             Pending::GroupRead(read) => self.group_read_done(turn, *read, result),
-            Pending::QuorumAppend => self.quorum_append_done(result),
+            Pending::QuorumAppend => self.quorum_append_done(turn.now, result),
             Pending::Job(_) => {}
         }
     }
@@ -325,6 +339,10 @@ impl Shard {
             M::Registered => self.life.registered(),
             M::Checkpoint(lines) => self.on_checkpoint(from, lines),
             M::LogsClosed(lines) => self.on_logs_closed(turn, from, lines),
+            M::DirFailed(n, reason) => self.on_dir_failed(turn, n, &reason),
+            M::DirFull(n) => self.on_dir_full(turn, n),
+            M::DirRoom(n, full) => self.on_dir_room(n, full),
+            M::Moved(tp, line) => self.on_moved(turn, from, tp, *line),
         }
     }
 }

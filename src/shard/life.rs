@@ -250,6 +250,9 @@ impl Shard {
                 job.add(line);
             }
         }
+        let online = jobs.into_iter().enumerate();
+        let online = online.filter(|(n, _)| self.dirs.is_online(*n));
+        let jobs = online.map(|(_, job)| job).collect();
         self.start_job(turn, PendingJob::CleanShutdown, Job::CleanShutdown(jobs));
     }
 

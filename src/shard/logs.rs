@@ -9,17 +9,18 @@
 //! ```
 
 use crate::Shard;
+use crate::dirs::{RETRY_MS, Retry, fault_of_job, space_result};
 use crate::found::set_aside_name;
-use crate::io::{DiskOp, Effect};
+use crate::io::{DiskOp, Effect, IoFailure, IoOutput};
 use crate::jobs::{Job, JobOutput};
 use crate::partition::{Partition, State, refused_op};
 use crate::partitions::{Pending, PendingJob};
 use crate::timers::TimerKey;
 use crate::turn::Turn;
 use flumen_base::limits::LOADS_IN_FLIGHT_MAX;
-use flumen_base::{ErrorCode, Offset, TopicPartition};
+use flumen_base::{DiskFault, ErrorCode, Offset, TopicPartition};
 use flumen_log::recovery::{LoadParams, LoadedLog};
-use flumen_log::{Deleted, Log, UnlinkJob};
+use flumen_log::{Deleted, Log, Sealed, UnlinkJob};
 use std::io;
 
 /// A load that failed is tried again after this time (the directory of a deleted topic of the same
@@ -69,26 +70,16 @@ impl Shard {
     pub(crate) fn job_done(&mut self, turn: &mut Turn<'_>, whose: PendingJob, output: JobOutput) {
         match (whose, output) {
             (PendingJob::Load(tp), JobOutput::Load(loaded)) => self.loaded(turn, tp, loaded),
-            (PendingJob::Seal(tp), JobOutput::Seal(result)) => {
-                if let Some(log) = self.job_ended(turn, tp) {
-                    log.seal_done(result);
-                    self.partitions.mark_dirty(tp); // writes may have waited for it
-                    self.start_log_jobs(turn, tp);
-                    self.reload_if_failed(turn, tp);
-                }
-            }
+            (PendingJob::Seal(tp), JobOutput::Seal(result)) => self.sealed(turn, tp, result),
             (PendingJob::Epoch(tp), JobOutput::Done(result)) => {
                 warn_failed("epoch checkpoint", &result);
-                self.job_ended(turn, tp);
-            }
-            (PendingJob::Retire(tp), JobOutput::Retire(result)) => {
-                if let Some(log) = self.job_ended(turn, tp) {
-                    log.retire_done(&result);
-                    self.partitions.mark_dirty(tp);
-                    self.reload_if_failed(turn, tp);
+                let n = self.dir_of(tp);
+                if let (Some(log), Err(error)) = (self.job_ended(turn, tp), &result) {
+                    log.epochs_not_written();
+                    self.dir_error(turn, n, fault_of_job(error), error);
                 }
-                self.retired(turn, result);
             }
+            (PendingJob::Retire(tp), output) => self.retire_ended(turn, tp, output),
             (PendingJob::Close(tp), JobOutput::Close(result)) => self.closed(turn, tp, result),
             (PendingJob::Lookup(lookup), JobOutput::Lookup(result)) => {
                 self.looked_up(turn, lookup, result);
@@ -104,7 +95,10 @@ impl Shard {
                 self.validated(turn, tp, id, outcome);
             }
             (PendingJob::Quorum, JobOutput::Quorum(result)) => self.quorum_job_done(result),
-            (PendingJob::Unlink, JobOutput::Done(result)) => {
+            (PendingJob::Unlink(n), JobOutput::Done(result)) => {
+                if let Err(error) = &result {
+                    self.dir_error(turn, n, fault_of_job(error), error);
+                }
                 warn_failed("unlink", &result);
                 self.partitions.unlinking -= 1;
                 self.unlink_more(turn);
@@ -114,7 +108,72 @@ impl Shard {
                 self.all_stopped(turn);
             }
             (PendingJob::Background(what), JobOutput::Done(result)) => warn_failed(what, &result),
+            (whose, output) => self.dir_job_done(turn, whose, output),
+        }
+    }
+
+    /// The output of a job that has to do with log directories has come.
+    fn dir_job_done(&mut self, turn: &mut Turn<'_>, whose: PendingJob, output: JobOutput) {
+        match (whose, output) {
+            (PendingJob::InDir(n, what), JobOutput::Done(result)) => {
+                warn_failed(what, &result);
+                if let Err(error) = &result {
+                    self.dir_error(turn, n, fault_of_job(error), error);
+                }
+            }
+            (PendingJob::Cut(tp), JobOutput::Done(result)) => self.cut_ended(turn, tp, &result),
+            (PendingJob::Space, JobOutput::Space(lines)) => self.space_known(turn, lines),
+            (PendingJob::DescribeSpace(from), JobOutput::Space(lines)) => {
+                self.outbox.result(from, space_result(lines));
+            }
+            (
+                PendingJob::Copy {
+                    tp,
+                    id,
+                    copy,
+                    bytes,
+                },
+                JobOutput::Copy(result),
+            ) => self.slice_ended(turn, (tp, id, copy, bytes), result),
+            (PendingJob::Relocate(tp), JobOutput::Relocate(result)) => {
+                self.swap_ended(turn, tp, result)
+            }
             (_, output) => tracing::error!(?output, "a job gave an output of another kind"),
+        }
+    }
+
+    fn sealed(&mut self, turn: &mut Turn<'_>, tp: TopicPartition, result: io::Result<Sealed>) {
+        let Some(log) = self.job_ended(turn, tp) else {
+            return;
+        };
+        match result {
+            Ok(sealed) => {
+                log.seal_done(Ok(sealed));
+                self.partitions.mark_dirty(tp); // writes may have waited for it
+                self.start_log_jobs(turn, tp);
+            }
+            Err(error) => self.seal_failed(turn, tp, &error),
+        }
+    }
+
+    fn retire_ended(&mut self, turn: &mut Turn<'_>, tp: TopicPartition, output: JobOutput) {
+        let n = self.dir_of(tp);
+        let serves = self.job_ended(turn, tp);
+        match output {
+            JobOutput::Retire(result) => {
+                if let Some(log) = serves {
+                    log.retire_done(&result);
+                    self.partitions.mark_dirty(tp);
+                    self.reload_if_failed(turn, tp);
+                }
+                self.retired(turn, n, result);
+            }
+            JobOutput::RetireAgain(job, error) => {
+                tracing::warn!(%error, "retired segments could not be set aside, will try again");
+                self.dir_error(turn, n, fault_of_job(&error), &error);
+                self.retry(turn.now, Retry::Retire(tp, job));
+            }
+            output => tracing::error!(?output, "a job gave an output of another kind"),
         }
     }
 
@@ -133,6 +192,9 @@ impl Shard {
         if matches!(p.state, State::Removing) {
             self.removal_goes_on(turn, tp);
             return;
+        }
+        if matches!(p.state, State::Failed) {
+            return; // its directory went offline meanwhile
         }
         match loaded {
             Ok(loaded) => {
@@ -156,12 +218,22 @@ impl Shard {
                 if offsets {
                     self.load_groups(turn, tp);
                 }
+                self.resume_move(turn, tp);
             }
             Err(error) => self.load_failed(turn, tp, &error),
         }
     }
 
     fn load_failed(&mut self, turn: &mut Turn<'_>, tp: TopicPartition, error: &io::Error) {
+        let fault = fault_of_job(error);
+        let dir = self.dir_of(tp);
+        self.dir_error(turn, dir, fault, error);
+        if fault == DiskFault::Full {
+            self.load_later(turn, tp, error);
+        }
+        if fault != DiskFault::Local {
+            return;
+        }
         let n = self.next_id();
         let Some(p) = self.partitions.map.get_mut(&tp) else {
             return;
@@ -184,6 +256,25 @@ impl Shard {
         self.stage_waiting(turn, tp);
     }
 
+    /// There is no room for the files of a partition: it is tried again until there is, and nobody
+    /// waits for that.
+    fn load_later(&mut self, turn: &mut Turn<'_>, tp: TopicPartition, error: &io::Error) {
+        let n = self.next_id();
+        let Some(p) = self.partitions.map.get_mut(&tp) else {
+            return;
+        };
+        tracing::warn!(partition = p.dir_name(), %error, "load failed, will try again");
+        if let State::Loading(parked) = &mut p.state {
+            for (from, op) in parked.drain(..) {
+                let result = refused_op(&op, ErrorCode::NotLeaderOrFollower);
+                self.outbox.result(from, result);
+            }
+        }
+        self.partitions.reloads.insert(n, tp);
+        let at = turn.now.mono.plus_ms(RETRY_MS);
+        self.timers.arm(at, TimerKey::Reload(n));
+    }
+
     /// The delay after a failed load is over.
     pub(crate) fn reload_due(&mut self, _turn: &mut Turn<'_>, n: u64) {
         if let Some(tp) = self.partitions.reloads.remove(&n) {
@@ -195,23 +286,15 @@ impl Shard {
     /// is in flight on it.
     pub(crate) fn reload(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
         if let Some(p) = self.partitions.map.get_mut(&tp) {
-            let known = p.log().map(|log| {
-                let (point, start) = (log.recovery_point(), log.log_start_offset());
-                (point, start, log.cleaned_offset())
-            });
-            if let Some((recovery_point, log_start, cleaned)) = known {
-                p.found.recovery_point = recovery_point;
-                p.found.log_start = log_start;
-                p.found.cleaned = cleaned;
-            }
-            p.found.clean = false;
+            p.remember();
             p.state = State::Loading(Vec::new());
             p.reload = true;
             self.removal_goes_on(turn, tp);
         }
     }
 
-    /// A sync or a seal failed: as with a failed write.
+    /// The name of a segment could not be put on disk, or a cleaned one could not take its place:
+    /// what the disk holds is read again.
     pub(crate) fn reload_if_failed(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
         let Some(p) = self.partitions.map.get_mut(&tp) else {
             return;
@@ -234,6 +317,9 @@ impl Shard {
         let Some(p) = self.partitions.map.get_mut(&tp) else {
             return;
         };
+        if p.is_held() {
+            return;
+        }
         let Some(log) = p.log_mut() else {
             return;
         };
@@ -275,21 +361,33 @@ impl Shard {
     ) -> Option<&mut Log> {
         self.partitions.map.get_mut(&tp)?.in_flight -= 1;
         self.removal_goes_on(turn, tp);
+        self.move_goes_on(turn, tp);
         self.partitions.map.get_mut(&tp)?.log_mut()
     }
 
-    fn retired(&mut self, turn: &mut Turn<'_>, result: io::Result<Deleted>) {
+    fn retired(&mut self, turn: &mut Turn<'_>, dir: usize, result: io::Result<Deleted>) {
         match result {
-            Ok(deleted) => self.unlink_later(turn, deleted.unlink, deleted.delay_ms),
-            Err(error) => tracing::warn!(%error, "retired segments could not be set aside"),
+            Ok(deleted) => self.unlink_later(turn, dir, deleted.unlink, deleted.delay_ms),
+            Err(error) => {
+                tracing::warn!(%error, "retired segments could not be set aside");
+                self.dir_error(turn, dir, fault_of_job(&error), &error);
+            }
         }
     }
 
     /// Files that nothing finds any more are unlinked after `file.delete.delay.ms`.
-    pub(crate) fn unlink_later(&mut self, turn: &mut Turn<'_>, unlink: UnlinkJob, delay_ms: i64) {
+    pub(crate) fn unlink_later(
+        &mut self,
+        turn: &mut Turn<'_>,
+        dir: usize,
+        unlink: UnlinkJob,
+        delay_ms: i64,
+    ) {
         let n = self.next_id();
-        let at = turn.now.mono.plus_ms(delay_ms);
-        self.partitions.unlinks.insert(n, unlink);
+        // Where there is no room nobody can wait for it.
+        let delay = if self.dirs.is_full(dir) { 0 } else { delay_ms };
+        let at = turn.now.mono.plus_ms(delay);
+        self.partitions.unlinks.insert(n, (dir, unlink));
         self.timers.arm(at, TimerKey::Unlink(n));
     }
 
@@ -305,10 +403,10 @@ impl Shard {
     fn unlink_more(&mut self, turn: &mut Turn<'_>) {
         let most = (1 + self.partitions.to_unlink.len() / UNLINKS_PER_JOB).min(UNLINK_JOBS_MAX);
         while self.partitions.unlinking < most
-            && let Some(unlink) = self.partitions.to_unlink.pop_front()
+            && let Some((dir, unlink)) = self.partitions.to_unlink.pop_front()
         {
             self.partitions.unlinking += 1;
-            self.start_job(turn, PendingJob::Unlink, Job::Unlink(unlink));
+            self.start_job(turn, PendingJob::Unlink(dir), Job::Unlink(unlink));
         }
     }
 
@@ -318,6 +416,9 @@ impl Shard {
             return;
         };
         let high_watermark = Offset(p.high_watermark());
+        if p.is_held() {
+            return;
+        }
         let job = p
             .log_mut()
             .and_then(|log| log.retention(turn.now, high_watermark));
@@ -334,6 +435,9 @@ impl Shard {
         let Some(p) = self.partitions.map.get_mut(&tp) else {
             return;
         };
+        if p.is_held() {
+            return;
+        }
         if let Some(sync) = p.log_mut().and_then(|log| log.take_sync(turn.now)) {
             p.in_flight += 1;
             let token = self.park(Pending::Sync(tp, sync.end_offset));
@@ -348,11 +452,14 @@ impl Shard {
         turn: &mut Turn<'_>,
         tp: TopicPartition,
         end: Offset,
-        ok: bool,
+        result: &Result<IoOutput, IoFailure>,
     ) {
+        let n = self.dir_of(tp);
+        if let Err(failure) = result {
+            self.fail_dir(turn, n, &failure.to_string());
+        }
         if let Some(log) = self.job_ended(turn, tp) {
-            log.sync_done(end, ok);
-            self.reload_if_failed(turn, tp);
+            log.sync_done(end, result.is_ok());
         }
     }
 
@@ -375,6 +482,7 @@ impl Shard {
             }
         }
         self.carry_outcomes(turn, out);
+        self.forget_move(turn, tp);
         self.removal_goes_on(turn, tp);
     }
 
@@ -390,9 +498,12 @@ impl Shard {
             p.reload = false;
             self.partitions.to_load.push_back(tp);
         } else if matches!(p.state, State::Removing) {
-            let job = removal(p);
+            let (job, dir) = (removal(p), p.log_dir);
             self.partitions.map.remove(&tp);
-            self.start_job(turn, PendingJob::Background("remove partition"), job);
+            // On a disk that failed it stays, and is found without a topic when that is back.
+            if self.dirs.is_online(dir) {
+                self.start_job(turn, PendingJob::InDir(dir, "remove partition"), job);
+            }
         }
     }
 }

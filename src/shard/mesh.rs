@@ -16,7 +16,7 @@ use crate::io::{CloseReason, Response};
 use crate::ops::{OpReply, OpRequest};
 use crate::request::Request;
 use bytes::Bytes;
-use flumen_base::{Offset, PartitionIndex, TopicId};
+use flumen_base::{Offset, PartitionIndex, TopicId, TopicPartition};
 use flumen_quorum::{Delta, Image};
 use std::sync::Arc;
 
@@ -42,6 +42,14 @@ pub enum Message {
     Checkpoint(Vec<CheckpointLine>),
     /// To shard 0: all logs of the sender are flushed and closed; nothing follows.
     LogsClosed(Vec<CheckpointLine>),
+    /// To all: this log directory (by its index) failed, for this reason.
+    DirFailed(usize, String),
+    /// To shard 0: a write of the sender found no room in this log directory.
+    DirFull(usize),
+    /// From shard 0: whether this log directory is full.
+    DirRoom(usize, bool),
+    /// To shard 0: a partition of the sender is in another log directory now, which the line names.
+    Moved(TopicPartition, Box<CheckpointLine>),
 }
 
 /// All operations and results of one turn for one shard. The receiver fills the same memory for

@@ -121,6 +121,7 @@ impl Shard {
         let mut text = String::with_capacity(8192);
         self.counters_text(&mut text);
         self.gauges_text(&mut text);
+        self.dirs_text(&mut text);
         self.latency_text(&mut text);
         self.cleaner_text(&mut text);
         self.log_text(&mut text);
@@ -282,6 +283,29 @@ impl Shard {
         for (name, help, value) in gauges {
             let name = format!("flumen_cleaner_{name}");
             self.sample(out, (&name, "gauge", help), value);
+        }
+    }
+
+    fn dirs_text(&self, out: &mut String) {
+        let (offline, full) = self.dirs.counts();
+        let moving = self.partitions.map.values();
+        let moving = moving.filter(|p| p.moving.is_some()).count();
+        let gauges = [
+            ("log_dirs_offline", "Log directories that failed.", offline),
+            (
+                "log_dirs_full",
+                "Log directories that take no records for want of room.",
+                full,
+            ),
+            (
+                "partitions_moving",
+                "Partitions on their way to another log directory.",
+                moving,
+            ),
+        ];
+        for (name, help, value) in gauges {
+            let name = format!("flumen_{name}");
+            self.sample(out, (&name, "gauge", help), value as u64);
         }
     }
 

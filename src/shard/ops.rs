@@ -9,10 +9,11 @@ use crate::Shard;
 use crate::api::produce::ProduceGather;
 use crate::io::{Effect, Segment};
 use crate::mesh::{Batch, BatchItem, Message};
+use crate::partitions::PendingJob;
 use crate::request::Reply;
 use crate::turn::Turn;
 use bytes::Bytes;
-use flumen_base::{ErrorCode, ShardId, TopicPartition};
+use flumen_base::{ErrorCode, ShardId, Space, TopicPartition};
 use flumen_wire::messages as wire;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -41,6 +42,8 @@ pub(crate) enum Op {
     AutoCreate(Vec<String>),
     /// The watch of the same gather and index ends. There is no result.
     Unwatch,
+    /// How much room the log directories have.
+    Space,
 }
 
 /// What to do with a partition.
@@ -59,6 +62,8 @@ pub(crate) enum PartitionOp {
     DeleteRecords(i64),
     /// Size for DescribeLogDirs.
     Size,
+    /// Move to the log directory with this index.
+    MoveTo(usize),
     /// Active producers for DescribeProducers.
     Producers,
 }
@@ -160,8 +165,10 @@ pub(crate) enum OpResult {
     EpochEnd(Result<(i32, i64), ErrorCode>),
     /// The new low watermark.
     DeleteRecords(Result<i64, ErrorCode>),
-    /// Index of the log directory, bytes.
-    Size(Result<(usize, u64), ErrorCode>),
+    Size(Result<SizeLine, ErrorCode>),
+    MoveTo(ErrorCode),
+    /// The room in log directories, by index, as far as it is known.
+    Space(Vec<(usize, Space)>),
     Producers(Result<Vec<ProducerLine>, ErrorCode>),
     Group(GroupResult),
     /// First id and how many.
@@ -242,6 +249,16 @@ pub(crate) struct ListedOffset {
     pub(crate) timestamp: i64,
     pub(crate) offset: i64,
     pub(crate) leader_epoch: i32,
+}
+
+/// A partition in DescribeLogDirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SizeLine {
+    /// Index of its log directory.
+    pub(crate) dir: usize,
+    pub(crate) bytes: u64,
+    /// Where it is being copied to: the directory, bytes there, and offsets that are missing.
+    pub(crate) future: Option<(usize, u64, i64)>,
 }
 
 /// One active producer, as DescribeProducers shows it.
@@ -487,6 +504,10 @@ impl Shard {
             Op::ProducerIds => self.run_producer_ids(turn, from),
             Op::AutoCreate(names) => self.run_auto_create(turn, from, names),
             Op::Unwatch => self.partitions.unwatch(&from),
+            Op::Space => {
+                let job = self.space_job();
+                self.start_job(turn, PendingJob::DescribeSpace(from), job);
+            }
             Op::Partition(tp, op) => self.run_partition_op(turn, from, tp, op),
         }
     }

@@ -13,6 +13,7 @@ use crate::io::Segment;
 use crate::ops::{
     AppendDetails, AppendResult, OpFrom, OpResult, PartitionOp, ReadOp, ReadResult, WatchOp,
 };
+use crate::relocate::Move;
 use crate::watch::{Watch, WatchList, Watches};
 use bytes::Bytes;
 use flumen_base::{ErrorCode, Now, Offset, ShardId, TopicPartition};
@@ -58,6 +59,8 @@ pub(crate) struct Partition {
     pub(crate) appended: bool,
     /// To be loaded again when nothing is in flight.
     pub(crate) reload: bool,
+    /// On its way to another log directory.
+    pub(crate) moving: Option<Box<Move>>,
     /// What is known before it is loaded.
     pub(crate) found: Found,
 }
@@ -178,7 +181,18 @@ impl Partition {
             warm: false,
             appended: false,
             reload: false,
+            moving: None,
             found: Found::default(),
+        }
+    }
+
+    /// Notes what is known of the log, which is about to be forgotten.
+    pub(crate) fn remember(&mut self) {
+        self.found.clean = false;
+        if let State::Online(log) = &self.state {
+            self.found.recovery_point = log.recovery_point();
+            self.found.log_start = log.log_start_offset();
+            self.found.cleaned = log.cleaned_offset();
         }
     }
 
@@ -574,6 +588,7 @@ pub(crate) fn refused_op(op: &PartitionOp, error: ErrorCode) -> OpResult {
         PartitionOp::EpochEnd { .. } => OpResult::EpochEnd(Err(error)),
         PartitionOp::DeleteRecords(_) => OpResult::DeleteRecords(Err(error)),
         PartitionOp::Size => OpResult::Size(Err(error)),
+        PartitionOp::MoveTo(_) => OpResult::MoveTo(error),
         PartitionOp::Producers => OpResult::Producers(Err(error)),
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::LogDirState;
 use crate::Shard;
+use crate::dirs::{fault_of, no_room};
 use crate::groups::GroupRead;
 use crate::io::{DiskOp, Effect, IoFailure, IoOutput, Token};
 use crate::jobs::{Job, ValidateJob};
@@ -19,11 +20,11 @@ use crate::turn::Turn;
 use crate::watch::Watches;
 use bytes::Bytes;
 use flumen_base::limits::{DECOMPRESSED_BATCH_BYTES_MAX, VALIDATE_INLINE_BYTES_MAX};
-use flumen_base::{ErrorCode, IdMap, Offset, ShardId, TopicPartition};
+use flumen_base::{ErrorCode, IdMap, Offset, PartitionIndex, ShardId, TopicPartition};
 use flumen_log::lookup::Target;
 use flumen_log::producer_state::ProducerEntry;
-use flumen_log::{FileIds, Log, Origin, Scan, UnlinkJob, WriteDone};
-use std::collections::VecDeque;
+use flumen_log::{FileIds, Log, Origin, Scan, UnlinkJob};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -44,11 +45,13 @@ pub(crate) struct Partitions {
     pub(crate) left_behind: Vec<PathBuf>,
     /// Failed loads that wait to be tried again.
     pub(crate) reloads: IdMap<u64, TopicPartition>,
-    /// Retired files that wait for their delay.
-    pub(crate) unlinks: IdMap<u64, UnlinkJob>,
+    /// Retired files that wait for their delay, and their log directory.
+    pub(crate) unlinks: IdMap<u64, (usize, UnlinkJob)>,
     /// Those whose delay is over, and how many are being unlinked.
-    pub(crate) to_unlink: VecDeque<UnlinkJob>,
+    pub(crate) to_unlink: VecDeque<(usize, UnlinkJob)>,
     pub(crate) unlinking: usize,
+    /// Moves that an earlier process had begun, and to which log directory.
+    pub(crate) resumes: BTreeMap<(String, PartitionIndex), usize>,
     pub(crate) scratch: Vec<Outcome>,
     pub(crate) spare_results: SpareResults,
 }
@@ -79,7 +82,8 @@ pub(crate) enum PendingJob {
     Seal(TopicPartition),
     Epoch(TopicPartition),
     Retire(TopicPartition),
-    Unlink,
+    /// Of retired segments in this log directory.
+    Unlink(usize),
     Close(TopicPartition),
     Lookup(Box<PendingLookup>),
     /// A slice of a cleaning.
@@ -90,6 +94,22 @@ pub(crate) enum PendingJob {
     Validate(TopicPartition, u64),
     Quorum,
     CleanShutdown,
+    Cut(TopicPartition),
+    /// A look at the free space.
+    Space,
+    /// The free space for a request.
+    DescribeSpace(OpFrom),
+    /// A slice of a move.
+    Copy {
+        tp: TopicPartition,
+        id: u64,
+        copy: PathBuf,
+        bytes: u64,
+    },
+    /// The last step of a move.
+    Relocate(TopicPartition),
+    /// Nobody goes on: a failure is logged, and may mean that this log directory failed.
+    InDir(usize, &'static str),
     /// Nobody goes on: a failure is logged.
     Background(&'static str),
 }
@@ -105,6 +125,11 @@ impl Partitions {
             watches: Watches::default(),
             shared: None,
             file_ids: FileIds::starting_at((u64::from(id.0) + 1) << 48),
+            resumes: {
+                let dirs = found.iter().enumerate();
+                let arriving = dirs.flat_map(|(n, d)| d.arriving.iter().map(move |p| (p, n)));
+                arriving.map(|(p, n)| (p.clone(), n)).collect()
+            },
             found,
             left_behind: Vec::new(),
             reloads: IdMap::default(),
@@ -189,6 +214,10 @@ impl Shard {
             }
             PartitionOp::Watch(op) => self.watch(from, tp, op),
             PartitionOp::ListOffset(op) => self.list_offset(turn, from, tp, &op),
+            PartitionOp::MoveTo(dir) => {
+                let error = self.move_to(turn, tp, dir);
+                self.outbox.result(from, OpResult::MoveTo(error));
+            }
             op => {
                 let result = simple_op(p, &op);
                 self.outbox.result(from, result);
@@ -208,7 +237,12 @@ impl Shard {
         op: AppendOp,
     ) -> Option<AppendOp> {
         let serving = |p: &&mut Partition| p.log().is_some();
-        let Some(p) = self.partitions.map.get_mut(&tp).filter(serving) else {
+        let p = self.partitions.map.get_mut(&tp);
+        if p.as_ref().is_some_and(|p| self.dirs.is_full(p.log_dir)) {
+            self.outbox.result(from, OpResult::Append(no_room()));
+            return None;
+        }
+        let Some(p) = p.filter(serving) else {
             return Some(op);
         };
         // With acks=0 too: the request counts as in work, and its bytes against the budgets, until
@@ -343,6 +377,9 @@ impl Shard {
                 continue;
             };
             p.dirty = false;
+            if p.is_held() {
+                continue; // marked again when it is not
+            }
             let Some(write) = p.log_mut().and_then(Log::take_write) else {
                 if p.log().is_some_and(Log::waits_for_name) {
                     // The segment before was all written when the roll came.
@@ -366,42 +403,6 @@ impl Shard {
         if self.partitions.dirty.is_empty() {
             self.partitions.dirty = dirty;
         }
-    }
-
-    /// A partition's write has ended.
-    pub(crate) fn write_done(
-        &mut self,
-        turn: &mut Turn<'_>,
-        tp: TopicPartition,
-        written: Result<Vec<Bytes>, ()>,
-    ) {
-        let Some(p) = self.partitions.map.get_mut(&tp) else {
-            return;
-        };
-        p.in_flight -= 1;
-        let Some(log) = p.log_mut() else {
-            self.removal_goes_on(turn, tp);
-            return;
-        };
-        let mut out = std::mem::take(&mut self.partitions.scratch);
-        let done = log.write_done(written.is_ok());
-        log.reuse_bufs(written.unwrap_or_default());
-        match done {
-            WriteDone::Advanced(end) => {
-                let woken = p.advanced(end, &mut self.partitions.watches, &mut out);
-                if woken > 1 {
-                    self.partitions.shared = Some(SharedRead::of(tp));
-                }
-                p.mark_dirty(&mut self.partitions.dirty);
-                self.start_log_jobs(turn, tp);
-            }
-            WriteDone::Failed(_) => {
-                let watches = &mut self.partitions.watches;
-                p.fail_all(ErrorCode::KafkaStorageError, watches, &mut out);
-                self.reload(turn, tp);
-            }
-        }
-        self.carry_outcomes(turn, out);
     }
 
     pub(crate) fn read_step(
@@ -435,6 +436,10 @@ impl Shard {
         result: Result<IoOutput, IoFailure>,
     ) {
         let PendingScan { tp, from, op, scan } = pending;
+        if let Err(failure) = &result {
+            let n = self.dir_of(tp);
+            self.dir_error(turn, n, fault_of(failure), failure);
+        }
         let error = match (self.partitions.map.get_mut(&tp), result) {
             (Some(p), Ok(IoOutput::Read(bytes))) => {
                 let spare = &mut self.partitions.spare_results;
@@ -537,10 +542,7 @@ fn simple_op(p: &mut Partition, op: &PartitionOp) -> OpResult {
         PartitionOp::DeleteRecords(below) => {
             OpResult::DeleteRecords(delete_records(p, below, high_watermark))
         }
-        PartitionOp::Size => {
-            let size = p.log().map(|log| (p.log_dir, log.size_bytes()));
-            OpResult::Size(size.ok_or(ErrorCode::KafkaStorageError))
-        }
+        PartitionOp::Size => OpResult::Size(p.size_line().ok_or(ErrorCode::KafkaStorageError)),
         PartitionOp::Producers => {
             let producers = p
                 .log()

@@ -10,10 +10,11 @@ use crate::io::{CloseReason, ConnId, ConnInfo, DiskOp, Effect, Effects, Input, I
 use crate::jobs::Job;
 use crate::mesh::Message;
 pub use crate::testing_io::{file_of, read_response, run_op};
-use crate::{LogDir, LogDirState, Shard, ShardConfig, ShardInit};
+use crate::{LogDir, LogDirState, Shard, ShardConfig, ShardInit, settle_duplicates};
 use bytes::Bytes;
 use flumen_base::{Disk, Mono, Now, Prng, ShardId, Uuid};
 use flumen_log::testing::MemDisk;
+use flumen_log::testing_dirs::Faults;
 use flumen_quorum::{Quorum, QuorumConfig};
 use flumen_settings::BrokerConfig;
 use flumen_wire::header::{RequestHeader, write_request_header};
@@ -69,8 +70,10 @@ pub struct Driver {
     last_correlation: i32,
     /// Steps done, for traces.
     pub steps: u64,
-    /// When set, so many percent of the disk operations of the hot path fail.
+    /// When set, so many percent of the writes of the hot path fail without harm to the disk.
     pub io_failures_percent: u64,
+    /// What fails of the disk; it survives a crash, too.
+    pub faults: Faults,
 }
 
 impl Driver {
@@ -101,9 +104,18 @@ impl Driver {
             last_correlation: 0,
             steps: 0,
             io_failures_percent: 0,
+            faults: Faults::default(),
         };
         driver.boot();
         driver
+    }
+
+    /// [`Driver::settings`] with these log directories, the metadata log in the first.
+    pub fn settings_with(dirs: &[&str]) -> BrokerConfig {
+        let mut broker = Self::settings();
+        broker.log_dirs = dirs.iter().map(PathBuf::from).collect();
+        broker.metadata_log_dir.clone_from(&broker.log_dirs[0]);
+        broker
     }
 
     /// Settings for tests: one log directory, quick rebalances, one replica for the offsets topic.
@@ -120,7 +132,7 @@ impl Driver {
         self.shards = boot_shards(
             self.count,
             &self.broker,
-            &self.disk,
+            &self.faults.on(&self.disk),
             self.now,
             &mut self.prng,
         );
@@ -405,11 +417,14 @@ impl Driver {
                 // A failed metadata write ends the process, which is another test.
                 let path = file_of(&op).path();
                 let metadata = path.components().any(|c| c.as_os_str() == METADATA_DIR);
-                let fails = !metadata && self.prng.below(100) < self.io_failures_percent;
-                let result = if fails {
-                    Err(io::ErrorKind::StorageFull.into())
+                let may = !metadata && matches!(op, DiskOp::Write { .. });
+                let result = if may && self.prng.below(100) < self.io_failures_percent {
+                    Err(match self.prng.one_in(8) {
+                        true => io::ErrorKind::StorageFull.into(),
+                        false => io::ErrorKind::ResourceBusy.into(),
+                    })
                 } else {
-                    run_op(&self.disk, &op)
+                    run_op(&self.faults.on(&self.disk), &op)
                 };
                 let path = file_of(&op).path().display().to_string();
                 Input::IoDone(
@@ -421,7 +436,7 @@ impl Driver {
                     }),
                 )
             }
-            Work::Job(token, job) => Input::JobDone(token, job.run(&self.disk)),
+            Work::Job(token, job) => Input::JobDone(token, job.run(&self.faults.on(&self.disk))),
         };
         self.input(shard, input);
     }
@@ -460,7 +475,7 @@ impl Driver {
         };
         match effect {
             Effect::Send(conn, response) => {
-                let frame = read_response(&self.disk, &response);
+                let frame = read_response(&self.faults.on(&self.disk), &response);
                 self.answers
                     .entry(client(conn))
                     .or_default()
@@ -496,16 +511,32 @@ impl Driver {
 pub fn boot_shards(
     count: u16,
     broker: &BrokerConfig,
-    disk: &MemDisk,
+    disk: &dyn Disk,
     now: Now,
     prng: &mut Prng,
 ) -> Vec<Shard> {
-    let path = broker.log_dirs[0].clone();
-    disk.create_dir_all(&path).expect("log directory");
-    let meta = path.join(METADATA_DIR);
-    let loaded = Quorum::load(disk, &meta).expect("metadata");
+    let first = &broker.log_dirs[0];
+    disk.create_dir_all(first).expect("log directory");
+    let loaded = Quorum::load(disk, &first.join(METADATA_DIR)).expect("metadata");
     let image = Arc::new(loaded.image().clone());
-    let state = LogDirState::load(disk, &path, &image).expect("log directory");
+    let dirs = broker.log_dirs.iter().zip(9..);
+    let log_dirs: Vec<LogDir> = dirs
+        .map(|(path, n)| LogDir {
+            id: Uuid::from_bytes([n; 16]),
+            path: path.clone(),
+        })
+        .collect();
+    let state = |dir: &LogDir| {
+        let made = disk.create_dir_all(&dir.path);
+        let loaded = made.and_then(|()| LogDirState::load(disk, &dir.path, &image));
+        loaded.unwrap_or_else(|e| LogDirState {
+            failed: Some(e.to_string()),
+            ..LogDirState::default()
+        })
+    };
+    let mut states: Vec<LogDirState> = log_dirs.iter().map(state).collect();
+    let twice = settle_duplicates(disk, &log_dirs, &mut states, &image, broker.node_id);
+    assert!(twice.is_empty(), "{twice:?}");
     let quorum = QuorumConfig {
         node_id: broker.node_id,
         file_id_base: 0,
@@ -515,12 +546,9 @@ pub fn boot_shards(
     let config = Arc::new(ShardConfig {
         broker: broker.clone(),
         cluster_id: "AAAAAAAAAAAAAAAAAAAAAg".to_owned(),
-        log_dirs: vec![LogDir {
-            id: Uuid::from_bytes([9; 16]),
-            path,
-        }],
+        log_dirs,
     });
-    let found = Arc::new(vec![state]);
+    let found = Arc::new(states);
     let shard = |n| {
         Shard::new(ShardInit {
             id: ShardId(n),

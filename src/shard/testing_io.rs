@@ -2,8 +2,7 @@
 
 use crate::io::{DiskOp, IoOutput, Response, Segment};
 use bytes::{Bytes, BytesMut};
-use flumen_base::{Disk, DiskFile, LogFile, OpenMode};
-use flumen_log::testing::MemDisk;
+use flumen_base::{Disk, DiskFile, LogFile, OpenMode, sync_failed};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,7 +17,7 @@ type OpenFile = Mutex<Box<dyn DiskFile>>;
 
 /// Opens a file on first use, as the runtime does, and runs `f` on it.
 fn with_file<T>(
-    disk: &MemDisk,
+    disk: &dyn Disk,
     file: &LogFile,
     f: impl FnOnce(&dyn DiskFile) -> io::Result<T>,
 ) -> io::Result<T> {
@@ -39,7 +38,7 @@ fn with_file<T>(
 ///
 /// # Errors
 /// Those of the disk.
-pub fn run_op(disk: &MemDisk, op: &DiskOp) -> io::Result<IoOutput> {
+pub fn run_op(disk: &dyn Disk, op: &DiskOp) -> io::Result<IoOutput> {
     with_file(disk, file_of(op), |handle| match op {
         DiskOp::Write {
             pos, bufs, sync, ..
@@ -50,11 +49,14 @@ pub fn run_op(disk: &MemDisk, op: &DiskOp) -> io::Result<IoOutput> {
                 pos += buf.len() as u64;
             }
             if *sync {
-                handle.sync()?;
+                handle.sync().map_err(|e| sync_failed(&e))?;
             }
             Ok(IoOutput::Done)
         }
-        DiskOp::Sync { .. } => handle.sync().map(|()| IoOutput::Done),
+        DiskOp::Sync { .. } => match handle.sync() {
+            Ok(()) => Ok(IoOutput::Done),
+            Err(e) => Err(sync_failed(&e)),
+        },
         DiskOp::Read { pos, len, .. } => {
             let mut buf = vec![0; *len as usize];
             let n = handle.read_at(&mut buf, *pos)?;
@@ -69,7 +71,7 @@ pub fn run_op(disk: &MemDisk, op: &DiskOp) -> io::Result<IoOutput> {
 /// # Panics
 /// If a slice is shorter than promised, or the size is wrong.
 #[allow(clippy::expect_used)] // a slice that can't be read is what a test looks for
-pub fn read_response(disk: &MemDisk, response: &Response) -> Bytes {
+pub fn read_response(disk: &dyn Disk, response: &Response) -> Bytes {
     let mut out = BytesMut::with_capacity(response.len());
     for segment in &response.segments {
         match segment {

@@ -28,6 +28,12 @@ pub(crate) enum TimerKey {
     Reload(u64),
     /// A failed read of groups to be tried again.
     GroupLoad(u64),
+    /// The next slice of a partition's move to another log directory.
+    Move(TopicPartition),
+    /// The next look at the free space.
+    Space,
+    /// Something that is done again after a pause.
+    Retry(u64),
     /// A shutdown has waited long enough for what is in flight.
     Shutdown,
 }

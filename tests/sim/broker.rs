@@ -399,6 +399,7 @@ impl Broker {
             && rng.one_in(self.ring.fail_one_in / 20 + 1);
         let output = if fails {
             note!(trace, " the disk fails");
+            self.ring.may_end = true;
             pending.job.run(&Fuse::new(&self.disk, rng.below(6)))
         } else {
             pending.job.run(&self.disk)
@@ -519,5 +520,9 @@ fn message_name(message: &Message) -> String {
         Message::Registered => "Registered".to_owned(),
         Message::Checkpoint(lines) => format!("Checkpoint({})", lines.len()),
         Message::LogsClosed(lines) => format!("LogsClosed({})", lines.len()),
+        Message::DirFailed(n, _) => format!("DirFailed({n})"),
+        Message::DirFull(n) => format!("DirFull({n})"),
+        Message::DirRoom(n, full) => format!("DirRoom({n}, {full})"),
+        Message::Moved(tp, line) => format!("Moved({tp:?} to {})", line.log_dir),
     }
 }

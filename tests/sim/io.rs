@@ -60,8 +60,8 @@ pub(crate) struct Ring {
     pub(crate) writes: Writes,
     /// Writes fail one time in so many; 0 is never.
     pub(crate) fail_one_in: u64,
-    /// A write of the metadata log failed: the process may end.
-    pub(crate) quorum_failed: bool,
+    /// A write of the metadata log failed, or a device did: the process may end.
+    pub(crate) may_end: bool,
 }
 
 /// Files of the metadata log have ids from here on.
@@ -217,11 +217,13 @@ impl Ring {
         match &op.op {
             DiskOp::Write { pos, sync, .. } => {
                 if self.fail_one_in > 0 && !op.acked && rng.one_in(self.fail_one_in) {
-                    self.quorum_failed |= file.id().0 >= METADATA_FILE_IDS;
-                    let kind = match rng.one_in(2) {
-                        true => io::ErrorKind::StorageFull,
-                        false => io::ErrorKind::Other,
+                    let kind = match rng.below(8) {
+                        0..4 => io::ErrorKind::StorageFull,
+                        4..7 => io::ErrorKind::ResourceBusy,
+                        _ => io::ErrorKind::Other,
                     };
+                    self.may_end |= file.id().0 >= METADATA_FILE_IDS;
+                    self.may_end |= kind == io::ErrorKind::Other;
                     return Some(Err(failure("write", &kind.into())));
                 }
                 if let Some(write) = op.direct.as_mut().filter(|w| !w.is_done()) {
@@ -256,6 +258,7 @@ impl Ring {
             DiskOp::Sync { .. }
                 if self.fail_one_in > 0 && rng.one_in(self.fail_one_in / 20 + 1) =>
             {
+                self.may_end = true;
                 Some(Err(failure("fdatasync", &io::ErrorKind::Other.into())))
             }
             DiskOp::Sync { .. } => match handle.sync() {

@@ -144,6 +144,10 @@ impl Sim {
         note!(self.trace, "settle");
         self.settling = true;
         self.broker.disk_delay_max = 100_000;
+        // A log directory that failed comes back with the next start.
+        if self.failing_disk > 0 && self.broker.is_up() {
+            self.die(Death::Kill)?;
+        }
         self.broker.ring.fail_one_in = 0;
         self.failing_disk = 0;
         for client in &mut self.clients {
@@ -192,7 +196,7 @@ impl Sim {
     fn step(&mut self) -> Check {
         self.steps += 1;
         if let Some(reason) = self.broker.fatal.take() {
-            if !self.broker.ring.quorum_failed {
+            if !self.broker.ring.may_end {
                 return Err(format!("the broker ended itself: {reason}"));
             }
             return self.die(Death::Kill);

@@ -103,14 +103,14 @@ fn elect(ctx: &Context<'_>, topic: &Topic, p: &Partition, election: Election) ->
             "Leader election not needed for topic partition.",
         ));
     }
-    let clean = |id: &&i32| ctx.image.is_active(**id) && p.isr.contains(id);
+    let clean = |id: &&i32| ctx.image.serves(p, **id) && p.isr.contains(id);
     let preferred = p.replicas.first().filter(clean);
     let (leader, isr) = match election {
         Election::Preferred => (preferred, None),
         Election::Unclean => match p.replicas.iter().find(clean) {
             Some(leader) => (Some(leader), None),
             None => {
-                let alive = p.replicas.iter().find(|&&id| ctx.image.is_active(id));
+                let alive = p.replicas.iter().find(|&&id| ctx.image.serves(p, id));
                 (alive, alive.map(|&id| vec![id]))
             }
         },

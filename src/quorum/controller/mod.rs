@@ -10,6 +10,7 @@ mod configs;
 mod create_topics;
 mod delete_topics;
 mod describe_quorum;
+mod directories;
 mod elections;
 mod features;
 mod metadata_version;
@@ -25,6 +26,7 @@ pub use create_topics::{
 };
 pub use delete_topics::delete_topics;
 pub use describe_quorum::describe_quorum;
+pub use directories::{assign_directories, directories_left, directory_moved, directory_records};
 pub use elections::elect_leaders;
 pub use features::{
     BUILT_FEATURES, BuiltFeature, GROUP_VERSION_FEATURE, built_feature, first_features,

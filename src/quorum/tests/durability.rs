@@ -81,6 +81,39 @@ fn a_failed_write_is_fatal() {
     assert!(!node.quorum.is_ready());
 }
 
+/// No room on the disk: the frame is written again, and nothing is proposed meanwhile.
+#[test]
+fn a_full_disk_delays_what_is_proposed() {
+    let disk = MemDisk::new();
+    let mut node = Node::start(&disk, 1 << 20);
+    let id = node.propose(&[MetadataRecord::ClusterId("x".to_owned())]);
+    let mut effects = Vec::new();
+    node.quorum.poll(&mut effects);
+    let Some(Effect::Append(first)) = effects.pop() else {
+        panic!("no append");
+    };
+    node.quorum.append_full();
+    node.quorum.poll(&mut effects);
+    assert!(effects.is_empty());
+    let other = MetadataRecord::ClusterId("y".to_owned());
+    assert!(node.quorum.propose(std::slice::from_ref(&other)).is_err());
+    node.quorum.retry_append(&mut effects);
+    let Some(Effect::Append(second)) = effects.pop() else {
+        panic!("no append");
+    };
+    assert_eq!((first.pos, &first.bytes), (second.pos, &second.bytes));
+    write(&disk, &second, true);
+    node.quorum.append_done(Ok(()));
+    node.settle();
+    assert_eq!(node.finished, [id]);
+    node.quorum.retry_append(&mut effects);
+    assert!(effects.is_empty());
+    node.propose(&[other]);
+    node.settle();
+    let again = Node::start(&disk, 1 << 20);
+    assert_eq!(facts(&again.image), facts(&node.image));
+}
+
 /// Live image, image from the log alone, and image from snapshots and a tail are the same, through
 /// restarts and crashes.
 #[test]

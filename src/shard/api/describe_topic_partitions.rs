@@ -115,7 +115,7 @@ impl Page {
 }
 
 fn line(image: &Image, p: &Partition) -> wire::DescribeTopicPartitionsResponsePartition {
-    let offline = p.replicas.iter().filter(|r| !image.is_active(**r));
+    let offline = p.replicas.iter().filter(|r| !image.serves(p, **r));
     let error = if p.leader < 0 {
         ErrorCode::LeaderNotAvailable
     } else {

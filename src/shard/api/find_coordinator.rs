@@ -12,6 +12,7 @@ use crate::ops::{Gathering, Op, OpResult};
 use crate::request::{Reply, Request};
 use crate::{Shard, Turn};
 use flumen_base::{ErrorCode, ShardId};
+use flumen_coordinator::partition_for;
 use flumen_wire::messages::find_coordinator_response as wire;
 use flumen_wire::messages::{FindCoordinatorRequest, FindCoordinatorResponse};
 use std::borrow::Cow;
@@ -72,9 +73,18 @@ impl Gathering for Question {
     fn finish(self: Box<Self>, shard: &mut Shard, turn: &mut Turn<'_>, reply: Reply) {
         let broker = shard.image.brokers().get(&shard.broker.node_id);
         let endpoint = broker.and_then(|b| shard.endpoint(b, self.listener));
-        let error = match (&endpoint, shard.image.topic(OFFSETS_TOPIC)) {
+        let offsets = shard.image.topic(OFFSETS_TOPIC);
+        // One whose log directory failed has no leader.
+        let no_leader = offsets.is_some_and(|topic| {
+            let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+            let of = |key: &String| topic.partition(partition_for(key, count));
+            self.keys
+                .iter()
+                .any(|key| of(key).is_some_and(|p| p.leader < 0))
+        });
+        let error = match (&endpoint, offsets) {
             _ if !self.error.is_none() => self.error,
-            (Some(_), Some(_)) if !self.creates => ErrorCode::None,
+            (Some(_), Some(_)) if !self.creates && !no_leader => ErrorCode::None,
             _ => ErrorCode::CoordinatorNotAvailable,
         };
         let (node_id, (host, port)) = match endpoint.filter(|_| error.is_none()) {

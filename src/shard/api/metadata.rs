@@ -214,7 +214,7 @@ fn topic_line(
 
 fn found(image: &Image, topic: &Topic) -> wire::MetadataResponseTopic<'static> {
     let partitions = topic.partitions.iter().map(|p| {
-        let offline = p.replicas.iter().filter(|r| !image.is_active(**r));
+        let offline = p.replicas.iter().filter(|r| !image.serves(p, **r));
         let error = if p.leader < 0 {
             ErrorCode::LeaderNotAvailable
         } else {

@@ -6,6 +6,7 @@
 //! The wire types exist for every API. A request that only the controller can answer has
 //! [`Route::Controller`] and goes on with `Shard::decide`.
 
+pub(crate) mod alter_replica_log_dirs;
 pub(crate) mod api_versions;
 pub(crate) mod authorized;
 pub(crate) mod consumer_group_apis;
@@ -126,7 +127,8 @@ handlers! {
     OffsetForLeaderEpoch 2 4 Here offset_for_leader_epoch::run, "";
     DescribeConfigs 1 4 Here describe_configs::run, "broker loggers";
     AlterConfigs 0 2 Controller controller_apis::alter_configs, "";
-    DescribeLogDirs 1 5 Here describe_log_dirs::run, "free and total bytes are not known";
+    AlterReplicaLogDirs 1 2 Here alter_replica_log_dirs::run, "";
+    DescribeLogDirs 1 5 Here describe_log_dirs::run, "";
     CreatePartitions 0 3 Controller controller_apis::create_partitions, "";
     DeleteGroups 0 2 Here multi_group_apis::delete_groups, "";
     ElectLeaders 0 2 Controller controller_apis::elect_leaders, "";

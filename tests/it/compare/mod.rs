@@ -53,12 +53,6 @@ const INTENDED: &[Intended] = &[
         "Kafka fails inside (error -1)",
     ),
     (
-        "log directories",
-        "DescribeLogDirs",
-        "Bytes",
-        "the disk is not measured",
-    ),
-    (
         "quorum",
         "DescribeQuorum",
         "LogEndOffset",

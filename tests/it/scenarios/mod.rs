@@ -25,6 +25,7 @@ mod cli;
 mod clients;
 mod compaction;
 mod crash;
+mod disk;
 mod kills;
 mod limits;
 mod metrics;

@@ -277,7 +277,7 @@ impl Producer {
             {
                 return Err(format!("{name}: {tp:?} is unknown: {result:?}"));
             }
-            code::KAFKA_STORAGE_ERROR if !style.failing_disk => {
+            code::KAFKA_STORAGE_ERROR | code::NOT_ENOUGH_REPLICAS if !style.failing_disk => {
                 return Err(format!("{name}: {result:?}"));
             }
             code::OUT_OF_ORDER_SEQUENCE_NUMBER
@@ -302,6 +302,7 @@ impl Producer {
             | code::UNKNOWN_TOPIC_ID
             | code::LEADER_NOT_AVAILABLE
             | code::NOT_LEADER_OR_FOLLOWER
+            | code::NOT_ENOUGH_REPLICAS
             | code::KAFKA_STORAGE_ERROR => {
                 part.unacked[at].in_flight = false;
                 part.draining = true;

@@ -8,5 +8,6 @@ mod common;
 
 mod brokers;
 mod configs;
+mod directories;
 mod fixture;
 mod topics;
