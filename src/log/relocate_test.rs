@@ -25,6 +25,7 @@ fn reload(rig: &Rig) -> Rig {
         config: Arc::clone(&rig.config),
         recovery_point: Offset(0),
         log_start_offset: Offset(0),
+        cleaned_offset: Offset(0),
         clean: false,
         now_ms: rig.now_ms,
         topic_id: Uuid::from_bytes([3; 16]),
