@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! plan -> CopyJob -> copied -> plan ... little left, writes held back, nothing in flight
-//!   -> RelocateJob: the rest, all small files; the copy gets the partition's name, the old one another
+//!   -> RelocateJob: the rest, all small files; the copy gets the partition's name
 //!   -> Log::moved_to
 //! ```
 //! What is written never changes but by a cut of what nobody was told of, so a copied byte stays
@@ -329,7 +329,7 @@ fn copy_small_files(
 }
 
 impl Log {
-    /// A [`RelocateJob`] has ended well: the log goes on in `dir`, where all of it is on disk. Nothing
+    /// A [`RelocateJob`] has ended well: the log goes on in `dir`, all of it on disk. Nothing
     /// may have been in flight.
     pub fn moved_to(&mut self, dir: PathBuf) {
         for segment in &mut self.segments {
