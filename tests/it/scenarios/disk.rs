@@ -388,7 +388,7 @@ fn partitions_move_between_directories_under_load(shape: Shape) -> Result<()> {
         let args = ["--verify", "--reassignment-json-file", file];
         wait::until("all have moved", LIMIT, || {
             let output = broker.tool(REASSIGN, &args)?;
-            let done = output.out.matches("is completed").count();
+            let done = output.out.matches("completed successfully").count();
             ensure!(done >= 4, "{output}");
             Ok(Some(()))
         })?;
