@@ -22,8 +22,8 @@ install() { # TOOL PACKAGE
       { apt-get update -q >/dev/null && apt-get install -y -q "$2" >/dev/null; } || true
   fi
 }
+install mkfs.xfs xfsprogs # scenarios on XFS and the test of power loss are left out without it
 if [ -n "$BENCH" ]; then
-  install mkfs.xfs xfsprogs # scenarios on XFS are left out without it
   tools="java javac mvn"
 else
   install valgrind valgrind # the instruction-count benchmark runs under it

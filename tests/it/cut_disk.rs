@@ -107,6 +107,20 @@ fn text(path: &Path) -> Result<&str> {
     path.to_str().context("a path that is no UTF-8")
 }
 
+/// What this machine lacks to cut a disk, if anything: the file systems' tools, `/dev/fuse`, loop
+/// devices, or the right to open them.
+pub fn missing() -> Option<String> {
+    for device in ["/dev/fuse", "/dev/loop-control"] {
+        if let Err(error) = File::options().read(true).write(true).open(device) {
+            return Some(format!("{device}: {error}"));
+        }
+    }
+    ["mkfs.ext4", "mkfs.xfs", "losetup", "mount"]
+        .into_iter()
+        .find(|tool| Command::new(tool).arg("-V").output().is_err())
+        .map(|tool| format!("{tool} is not installed"))
+}
+
 /// A new file system of this kind (ext4 or xfs) as an image.
 ///
 /// # Errors
