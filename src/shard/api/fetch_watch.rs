@@ -95,6 +95,13 @@ impl Shard {
             self.end_watch(tp, session_number(session), slot);
         }
         for id in left.fetches.drain(..) {
+            // One that waits goes on until its time is over: Kafka handles the requests of a
+            // connection one after the other, and a client that closes its session behind a fetch
+            // expects the end of that fetch first.
+            let waits = |f: &mut Fetch| matches!(f.phase, Phase::Waiting { .. });
+            if self.fetches.get_mut(id).is_some_and(waits) {
+                continue;
+            }
             if let Some(mut fetch) = self.fetches.lift(id) {
                 self.end_fetch(id, &mut fetch);
                 let error = ErrorCode::InvalidFetchSessionEpoch;
