@@ -69,7 +69,7 @@ impl GroupCoordinator {
         };
         let serial = self.find(partition, name);
         let group = serial.and_then(|serial| self.groups.get(&serial));
-        let group = group.filter(|group| group.persisted);
+        let group = group.filter(|group| group.is_visible());
         let default = self.config.consumer_group_assignors.first();
         let default = default.copied().unwrap_or(Assignor::Uniform);
         let described = group.and_then(|g| g.describe_consumer(&*self.metadata, default));

@@ -19,8 +19,7 @@ pub(crate) struct Group {
     pub(crate) name: Arc<str>,
     /// Partition of `__consumer_offsets` that holds it.
     pub(crate) partition: PartitionIndex,
-    /// Whether a record of it was written: an unwritten group is invisible to admin requests, and
-    /// gone if the write fails.
+    /// Whether a record of it was written: an unwritten group is gone if the write fails.
     pub(crate) persisted: bool,
     /// Appends in flight that concern it.
     pub(crate) writes_pending: u32,
@@ -57,6 +56,11 @@ impl Group {
             history: History::default(),
             offsets: Offsets::default(),
         }
+    }
+
+    /// Whether admin requests see it: it was written, or its members were told of a generation.
+    pub(crate) fn is_visible(&self) -> bool {
+        self.persisted || self.classic.generation > 0
     }
 
     /// Whether nothing would be lost without it: never written, nothing in flight, nobody in it.

@@ -391,7 +391,7 @@ impl GroupCoordinator {
         };
         let serial = self.find(partition, name);
         let group = serial.and_then(|serial| self.groups.get(&serial));
-        match group.filter(|group| group.persisted) {
+        match group.filter(|group| group.is_visible()) {
             Some(group) if group.consumer.is_some() => described_not_classic(name, ctx.api_version),
             Some(group) => group.describe(),
             None => described_unknown(name, ctx.api_version),
@@ -422,7 +422,7 @@ impl GroupCoordinator {
             let mut named = types.iter();
             let type_fits =
                 types.is_empty() || named.any(|t| t.trim().eq_ignore_ascii_case(group.type_name()));
-            group.persisted && state_fits && type_fits
+            group.is_visible() && state_fits && type_fits
         });
         Ok(listed.map(Group::listed).collect())
     }
