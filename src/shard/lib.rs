@@ -52,6 +52,8 @@ mod tails;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(any(test, feature = "testing"))]
+mod testing_calls;
+#[cfg(any(test, feature = "testing"))]
 mod testing_io;
 mod timers;
 mod turn;

@@ -12,10 +12,10 @@ use flumen_log::BatchBuilder;
 use flumen_log::testing::MemDisk;
 use flumen_shard::io::{ConnId, ConnInfo, DiskOp, Effect, Effects, Input, IoOutput, Segment};
 use flumen_shard::mesh::Message;
-use flumen_shard::testing::{Driver, boot_shards, run_op};
+use flumen_shard::testing::{Driver, boot_shards, create_request, run_op};
 use flumen_shard::{Job, Shard};
 use flumen_wire::header::{RequestHeader, write_request_header};
-use flumen_wire::messages::{self, create_topics_request::CreatableTopic, produce_request as wire};
+use flumen_wire::messages::{self, produce_request as wire};
 use flumen_wire::{Request, Writer};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -262,16 +262,7 @@ fn frames(count: usize, partitions: &[i32], len: usize, acks: i16, idempotent: b
 
 fn node(shards: u16, partitions: i32) -> Node {
     let mut node = Node::start(shards);
-    let request = messages::CreateTopicsRequest {
-        topics: vec![CreatableTopic {
-            name: "t".into(),
-            num_partitions: partitions,
-            replication_factor: 1,
-            ..Default::default()
-        }],
-        timeout_ms: 1000,
-        ..Default::default()
-    };
+    let request = create_request("t", partitions);
     node.send(0, 0, frame(&request, 7).freeze());
     node.settle();
     node.sent[0].clear();

@@ -7,9 +7,8 @@ use flumen_log::BatchBuilder;
 use flumen_log::batch::{Batches, Records};
 use flumen_log::testing::MemDisk;
 use flumen_settings::{BrokerConfig, CleanupPolicy};
-use flumen_shard::testing::{Client, Driver, decode_answer};
+use flumen_shard::testing::{Client, Driver, decode_answer, produce_request};
 use flumen_wire::messages as wire;
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 fn settings() -> BrokerConfig {
@@ -24,39 +23,6 @@ fn settings() -> BrokerConfig {
     settings.offsets.metadata_max_bytes = 100_000;
     settings.offsets.topic_segment_bytes = 1 << 20;
     settings
-}
-
-fn create(d: &mut Driver, c: Client, partitions: i32) {
-    let request = wire::CreateTopicsRequest {
-        topics: vec![wire::create_topics_request::CreatableTopic {
-            name: "t".into(),
-            num_partitions: partitions,
-            replication_factor: 1,
-            ..Default::default()
-        }],
-        timeout_ms: 1000,
-        ..Default::default()
-    };
-    let r: wire::CreateTopicsResponse<'_> = d.call(c, &request, 7);
-    assert_eq!(r.topics[0].error_code, 0);
-}
-
-fn produce(d: &mut Driver, c: Client, partition: i32, records: &Bytes) -> i16 {
-    let request = wire::ProduceRequest {
-        acks: -1,
-        timeout_ms: 1000,
-        topic_data: vec![wire::produce_request::TopicProduceData {
-            name: "t".into(),
-            partition_data: vec![wire::produce_request::PartitionProduceData {
-                index: partition,
-                records: Some(Cow::Borrowed(records)),
-            }],
-            ..Default::default()
-        }],
-        ..Default::default()
-    };
-    let r: wire::ProduceResponse<'_> = d.call(c, &request, 9);
-    r.responses[0].partition_responses[0].error_code
 }
 
 fn fetch(partition: i32, offset: i64, max_bytes: i32) -> wire::FetchRequest<'static> {
@@ -165,12 +131,12 @@ fn the_last_value_of_each_key_stays_and_the_rest_goes() {
         let mut d = Driver::start(shards, seed, settings(), MemDisk::new());
         d.run_until_ready();
         let mut c = d.connect(0);
-        create(&mut d, c, 3);
+        assert_eq!(d.create_topic(c, "t", 3), 0);
         let mut acked: Acked = vec![BTreeMap::new(); 3];
         let mut ends = [0; 3];
         for n in 0..400u64 {
             let (partition, key) = (n as usize % 3, d.prng.below(7));
-            assert_eq!(produce(&mut d, c, partition as i32, &record(key, n)), 0);
+            assert_eq!(d.produce(c, "t", partition as i32, &record(key, n)).0, 0);
             acked[partition].insert(key, (ends[partition], n));
             ends[partition] += 1;
             if n % 40 == 7 {
@@ -227,7 +193,7 @@ fn acked_values_survive_cleanings_that_are_cut_off() {
         let mut d = Driver::start(1 + (seed % 3) as u16, seed, settings, MemDisk::new());
         d.run_until_ready();
         let mut c = d.connect(0);
-        create(&mut d, c, 2);
+        assert_eq!(d.create_topic(c, "t", 2), 0);
         let mut acked: Acked = vec![BTreeMap::new(); 2];
         let (mut n, mut runs) = (0, 0);
         for life in 0..4 {
@@ -236,7 +202,7 @@ fn acked_values_survive_cleanings_that_are_cut_off() {
                 n += 1;
                 let (partition, key) = (d.prng.below(2), d.prng.below(5));
                 // A refused record may be there all the same, with a higher number.
-                let error = produce(&mut d, c, partition as i32, &record(key, n));
+                let error = d.produce(c, "t", partition as i32, &record(key, n)).0;
                 if error == 0 {
                     acked[partition as usize].insert(key, (0, n));
                 } else {
@@ -280,24 +246,12 @@ fn a_record_without_key_is_refused_by_name() {
     let mut d = Driver::start(1, 9, settings(), MemDisk::new());
     d.run_until_ready();
     let c = d.connect(0);
-    create(&mut d, c, 1);
+    assert_eq!(d.create_topic(c, "t", 1), 0);
     let mut b = BatchBuilder::new();
     b.push(1_700_000_000_000, Some(b"key"), Some(b"1"));
     b.push(1_700_000_000_000, None, Some(b"2"));
     let records = b.build().unwrap();
-    let request = wire::ProduceRequest {
-        acks: -1,
-        timeout_ms: 1000,
-        topic_data: vec![wire::produce_request::TopicProduceData {
-            name: "t".into(),
-            partition_data: vec![wire::produce_request::PartitionProduceData {
-                index: 0,
-                records: Some(Cow::Borrowed(&records)),
-            }],
-            ..Default::default()
-        }],
-        ..Default::default()
-    };
+    let request = produce_request("t", 0, -1, &records);
     let r: wire::ProduceResponse<'_> = d.call(c, &request, 9);
     let p = &r.responses[0].partition_responses[0];
     assert_eq!(p.error_code, 87);
@@ -313,7 +267,7 @@ fn committed_offsets_are_compacted_and_read_again() {
     let mut d = Driver::start(2, 11, settings(), MemDisk::new());
     d.run_until_ready();
     let mut c = d.connect(0);
-    create(&mut d, c, 1);
+    assert_eq!(d.create_topic(c, "t", 1), 0);
     let find = wire::FindCoordinatorRequest {
         coordinator_keys: vec!["g".into()],
         ..Default::default()
@@ -381,11 +335,11 @@ fn who_has_found_a_segment_reads_it_to_its_end() {
         let mut d = Driver::start(4, seed, settings.clone(), MemDisk::new());
         d.run_until_ready();
         let c = d.connect(0);
-        create(&mut d, c, 1);
+        assert_eq!(d.create_topic(c, "t", 1), 0);
         let mut known = BTreeMap::new();
         for n in 0..150i64 {
             let (key, value) = (d.prng.below(60), n as u64);
-            assert_eq!(produce(&mut d, c, 0, &record(key, value)), 0);
+            assert_eq!(d.produce(c, "t", 0, &record(key, value)).0, 0);
             known.insert(n, (key, value));
         }
         // After a start no file is open yet.

@@ -13,21 +13,6 @@ fn start(shards: u16, seed: u64, disk: MemDisk) -> Driver {
     driver
 }
 
-fn create(d: &mut Driver, c: Client, name: &str, partitions: i32) {
-    let request = wire::CreateTopicsRequest {
-        topics: vec![wire::create_topics_request::CreatableTopic {
-            name: name.into(),
-            num_partitions: partitions,
-            replication_factor: 1,
-            ..Default::default()
-        }],
-        timeout_ms: 1000,
-        ..Default::default()
-    };
-    let r: wire::CreateTopicsResponse<'_> = d.call(c, &request, 7);
-    assert_eq!(r.topics[0].error_code, 0);
-}
-
 /// Asks for the coordinator twice: the first question creates its topic.
 fn find(d: &mut Driver, c: Client) {
     let request = wire::FindCoordinatorRequest {
@@ -70,7 +55,7 @@ fn a_member_gets_what_there_is_and_what_comes() {
         let c = d.connect(0);
         assert_eq!(beat(&mut d, c, 0).error_code, 16, "no coordinator yet");
         find(&mut d, c);
-        create(&mut d, c, "t", 3);
+        assert_eq!(d.create_topic(c, "t", 3), 0);
         let r = beat(&mut d, c, 0);
         assert_eq!((r.error_code, r.member_epoch), (0, 2));
         let topics = r.assignment.unwrap().topic_partitions;

@@ -56,21 +56,7 @@ fn batch(records: u64) -> Bytes {
 /// Waits for the ack.
 fn produce(d: &mut Driver, c: Client, records: u64) {
     let records = batch(records);
-    let request = wire::ProduceRequest {
-        acks: -1,
-        timeout_ms: 1000,
-        topic_data: vec![wire::produce_request::TopicProduceData {
-            name: "t".into(),
-            partition_data: vec![wire::produce_request::PartitionProduceData {
-                index: 0,
-                records: Some(Cow::Borrowed(&records)),
-            }],
-            ..Default::default()
-        }],
-        ..Default::default()
-    };
-    let r: wire::ProduceResponse<'_> = d.call(c, &request, 9);
-    assert_eq!(r.responses[0].partition_responses[0].error_code, 0);
+    assert_eq!(d.produce(c, "t", 0, &records).0, 0);
 }
 
 fn logs(d: &Driver) -> Vec<PathBuf> {

@@ -7,7 +7,6 @@ use flumen_log::BatchBuilder;
 use flumen_log::testing::MemDisk;
 use flumen_shard::testing::{Client, Driver, decode_answer};
 use flumen_wire::messages as wire;
-use std::borrow::Cow;
 
 const VERSION: i16 = 12;
 
@@ -20,21 +19,6 @@ fn each_shape(test: impl Fn(Driver)) {
     }
 }
 
-fn create(d: &mut Driver, c: Client, partitions: i32) {
-    let request = wire::CreateTopicsRequest {
-        topics: vec![wire::create_topics_request::CreatableTopic {
-            name: "t".into(),
-            num_partitions: partitions,
-            replication_factor: 1,
-            ..Default::default()
-        }],
-        timeout_ms: 1000,
-        ..Default::default()
-    };
-    let r: wire::CreateTopicsResponse<'_> = d.call(c, &request, 7);
-    assert_eq!(r.topics[0].error_code, 0);
-}
-
 fn batch(len: usize) -> Bytes {
     let mut b = BatchBuilder::new();
     b.push(1_700_000_000_000, None, Some(&vec![b'v'; len]));
@@ -43,21 +27,7 @@ fn batch(len: usize) -> Bytes {
 
 fn produce(d: &mut Driver, c: Client, partition: i32, len: usize) {
     let records = batch(len);
-    let request = wire::ProduceRequest {
-        acks: -1,
-        timeout_ms: 1000,
-        topic_data: vec![wire::produce_request::TopicProduceData {
-            name: "t".into(),
-            partition_data: vec![wire::produce_request::PartitionProduceData {
-                index: partition,
-                records: Some(Cow::Borrowed(&records)),
-            }],
-            ..Default::default()
-        }],
-        ..Default::default()
-    };
-    let r: wire::ProduceResponse<'_> = d.call(c, &request, 9);
-    assert_eq!(r.responses[0].partition_responses[0].error_code, 0);
+    assert_eq!(d.produce(c, "t", partition, &records).0, 0);
 }
 
 /// A session as a client keeps it.
@@ -181,7 +151,7 @@ fn watches(d: &mut Driver) -> u64 {
 fn only_partitions_with_news_are_answered_until_they_are_read() {
     each_shape(|mut d| {
         let a = d.connect(0);
-        create(&mut d, a, 20);
+        assert_eq!(d.create_topic(a, "t", 20), 0);
         let (mut s, lines) = Session::open(&mut d, a, 20);
         assert_eq!(lines.len(), 20);
         assert_eq!(watches(&mut d), 20);
@@ -215,7 +185,7 @@ fn only_partitions_with_news_are_answered_until_they_are_read() {
 fn a_waiting_session_wakes_with_the_partition_that_grew() {
     each_shape(|mut d| {
         let (a, b) = (d.connect(0), d.connect(0));
-        create(&mut d, a, 8);
+        assert_eq!(d.create_topic(a, "t", 8), 0);
         let (mut s, _) = Session::open(&mut d, a, 8);
         s.wait_ms = 500;
         let moves: [(i32, &[(i32, i64)]); 3] =
@@ -240,7 +210,7 @@ fn a_waiting_session_wakes_with_the_partition_that_grew() {
 fn a_session_waits_for_min_bytes_of_several_partitions() {
     each_shape(|mut d| {
         let (a, b) = (d.connect(0), d.connect(0));
-        create(&mut d, a, 4);
+        assert_eq!(d.create_topic(a, "t", 4), 0);
         let (mut s, _) = Session::open(&mut d, a, 4);
         (s.wait_ms, s.min_bytes) = (10_000, 3000);
         let id = d.send(a, &s.request(&[], &[]), VERSION);
@@ -258,7 +228,7 @@ fn a_session_waits_for_min_bytes_of_several_partitions() {
 fn what_has_no_room_comes_first_next_time() {
     each_shape(|mut d| {
         let a = d.connect(0);
-        create(&mut d, a, 3);
+        assert_eq!(d.create_topic(a, "t", 3), 0);
         for n in 0..3 {
             produce(&mut d, a, n, 1000);
         }
@@ -282,7 +252,7 @@ fn what_has_no_room_comes_first_next_time() {
 fn deleted_records_and_topics_are_news() {
     each_shape(|mut d| {
         let a = d.connect(0);
-        create(&mut d, a, 4);
+        assert_eq!(d.create_topic(a, "t", 4), 0);
         produce(&mut d, a, 2, 10);
         let (mut s, _) = Session::open(&mut d, a, 4);
         assert!(s.fetch(&mut d, a, &[(2, 1)], &[]).is_empty());
@@ -315,7 +285,7 @@ fn deleted_records_and_topics_are_news() {
         assert_eq!(lines, [(0, 3, 0), (1, 3, 0), (2, 3, 0), (3, 3, 0)]);
         assert_eq!(watches(&mut d), 0);
         // Another topic of that name.
-        create(&mut d, a, 4);
+        assert_eq!(d.create_topic(a, "t", 4), 0);
         produce(&mut d, a, 1, 10);
         let lines = s.fetch(&mut d, a, &[], &[]);
         assert_eq!(lines.len(), 4);
@@ -330,7 +300,7 @@ fn deleted_records_and_topics_are_news() {
 fn a_later_fetch_of_the_session_lets_the_one_that_waits_come_to_nothing() {
     each_shape(|mut d| {
         let (a, b) = (d.connect(0), d.connect(0));
-        create(&mut d, a, 4);
+        assert_eq!(d.create_topic(a, "t", 4), 0);
         let (mut s, _) = Session::open(&mut d, a, 4);
         s.wait_ms = 5000;
         let first = d.send(a, &s.request(&[(1, 0)], &[]), VERSION);
@@ -363,7 +333,7 @@ fn a_later_fetch_of_the_session_lets_the_one_that_waits_come_to_nothing() {
 fn many_who_wait_at_one_place_get_the_same() {
     each_shape(|mut d| {
         let producer = d.connect(0);
-        create(&mut d, producer, 2);
+        assert_eq!(d.create_topic(producer, "t", 2), 0);
         let shards = d.shards();
         let readers: Vec<Client> = (0..20).map(|n| d.connect(n % shards)).collect();
         for round in 0..5 {

@@ -7,7 +7,7 @@ use flumen_log::BatchBuilder;
 use flumen_log::batch::Batches;
 use flumen_log::testing::MemDisk;
 use flumen_shard::io::CloseReason;
-use flumen_shard::testing::{Client, Driver, decode_answer};
+use flumen_shard::testing::{Client, Driver, decode_answer, produce_request};
 use flumen_wire::messages as wire;
 use std::borrow::Cow;
 
@@ -24,21 +24,6 @@ fn each_shape(test: impl Fn(Driver)) {
     }
 }
 
-fn create(d: &mut Driver, c: Client, name: &str, partitions: i32) -> i16 {
-    let request = wire::CreateTopicsRequest {
-        topics: vec![wire::create_topics_request::CreatableTopic {
-            name: name.into(),
-            num_partitions: partitions,
-            replication_factor: 1,
-            ..Default::default()
-        }],
-        timeout_ms: 1000,
-        ..Default::default()
-    };
-    let r: wire::CreateTopicsResponse<'_> = d.call(c, &request, 7);
-    r.topics[0].error_code
-}
-
 fn batch(values: &[&str]) -> Bytes {
     let mut b = BatchBuilder::new();
     for value in values {
@@ -47,34 +32,9 @@ fn batch(values: &[&str]) -> Bytes {
     b.build().unwrap()
 }
 
-fn produce_request<'a>(
-    topic: &'a str,
-    partition: i32,
-    acks: i16,
-    records: &'a [u8],
-) -> wire::ProduceRequest<'a> {
-    wire::ProduceRequest {
-        acks,
-        timeout_ms: 1000,
-        topic_data: vec![wire::produce_request::TopicProduceData {
-            name: topic.into(),
-            partition_data: vec![wire::produce_request::PartitionProduceData {
-                index: partition,
-                records: Some(Cow::Borrowed(records)),
-            }],
-            ..Default::default()
-        }],
-        ..Default::default()
-    }
-}
-
 /// Produces and gives (error, base offset).
 fn produce(d: &mut Driver, c: Client, topic: &str, partition: i32, values: &[&str]) -> (i16, i64) {
-    let records = batch(values);
-    let request = produce_request(topic, partition, -1, &records);
-    let r: wire::ProduceResponse<'_> = d.call(c, &request, 9);
-    let p = &r.responses[0].partition_responses[0];
-    (p.error_code, p.base_offset)
+    d.produce(c, topic, partition, &batch(values))
 }
 
 fn fetch_request<'a>(parts: &[(&'a str, i32, i64)], wait_ms: i32) -> wire::FetchRequest<'a> {
@@ -161,8 +121,8 @@ fn produced_records_are_fetched_from_any_shard() {
             let last = d.shards() - 1;
             d.connect(last)
         };
-        assert_eq!(create(&mut d, a, "t", 3), 0);
-        assert_eq!(create(&mut d, a, "t", 3), 36);
+        assert_eq!(d.create_topic(a, "t", 3), 0);
+        assert_eq!(d.create_topic(a, "t", 3), 36);
         for p in 0..3 {
             assert_eq!(produce(&mut d, a, "t", p, &["x", "y"]), (0, 0));
             assert_eq!(produce(&mut d, b, "t", p, &["z"]), (0, 2));
@@ -185,7 +145,7 @@ fn long_poll_ends_with_data_or_time() {
             let last = d.shards() - 1;
             d.connect(last)
         };
-        create(&mut d, a, "t", 2);
+        d.create_topic(a, "t", 2);
         let request = fetch_request(&[("t", 0, 0), ("t", 1, 0)], 500);
         let id = d.send(b, &request, 12);
         d.run_for_ms(100);
@@ -212,7 +172,7 @@ fn long_poll_ends_with_data_or_time() {
 fn incremental_sessions_answer_what_changed() {
     each_shape(|mut d| {
         let a = d.connect(0);
-        create(&mut d, a, "t", 3);
+        d.create_topic(a, "t", 3);
         let mut request = fetch_request(&[("t", 0, 0), ("t", 1, 0), ("t", 2, 0)], 0);
         request.session_epoch = 0;
         let r: wire::FetchResponse<'_> = d.call(a, &request, 12);
@@ -251,7 +211,7 @@ fn incremental_sessions_answer_what_changed() {
 fn acks_0_is_silent_and_its_errors_close() {
     each_shape(|mut d| {
         let a = d.connect(0);
-        create(&mut d, a, "t", 1);
+        d.create_topic(a, "t", 1);
         let records = batch(&["quiet"]);
         d.send(a, &produce_request("t", 0, 0, &records), 9);
         d.run_until_idle();
@@ -311,7 +271,7 @@ fn list_offset(d: &mut Driver, c: Client, topic: &str, timestamp: i64) -> (i16, 
 fn offsets_are_listed_by_special_and_real_times() {
     each_shape(|mut d| {
         let a = d.connect(0);
-        create(&mut d, a, "t", 1);
+        d.create_topic(a, "t", 1);
         assert_eq!(list_offset(&mut d, a, "t", -3), (0, -1, -1));
         produce(&mut d, a, "t", 0, &["a", "b"]);
         assert_eq!(list_offset(&mut d, a, "t", -1), (0, 2, -1));
@@ -326,7 +286,7 @@ fn offsets_are_listed_by_special_and_real_times() {
 fn a_partition_listed_twice_is_refused_once_and_leaves_the_others_alone() {
     each_shape(|mut d| {
         let a = d.connect(0);
-        create(&mut d, a, "t", 2);
+        d.create_topic(a, "t", 2);
         produce(&mut d, a, "t", 1, &["a", "b"]);
         let latest = |partition_index| wire::list_offsets_request::ListOffsetsPartition {
             partition_index,
@@ -355,7 +315,7 @@ fn a_partition_listed_twice_is_refused_once_and_leaves_the_others_alone() {
 fn records_survive_restart_kill_and_topics_their_deletion() {
     each_shape(|mut d| {
         let mut c = d.connect(0);
-        create(&mut d, c, "t", 4);
+        d.create_topic(c, "t", 4);
         for p in 0..4 {
             produce(&mut d, c, "t", p, &["one", "two"]);
         }
@@ -382,7 +342,7 @@ fn records_survive_restart_kill_and_topics_their_deletion() {
         let r: wire::DeleteTopicsResponse<'_> = d.call(c, &delete, 6);
         assert_eq!(r.responses[0].error_code, 0);
         assert_eq!(produce(&mut d, c, "t", 0, &["x"]).0, 3);
-        assert_eq!(create(&mut d, c, "t", 1), 0);
+        assert_eq!(d.create_topic(c, "t", 1), 0);
         assert_eq!(produce(&mut d, c, "t", 0, &["anew"]), (0, 0));
         assert_eq!(fetch(&mut d, c, "t", 0, 0), ["anew"]);
         d.run_for_ms(1000);
@@ -413,7 +373,7 @@ fn join(d: &mut Driver, c: Client, member: &str) -> wire::JoinGroupResponse<'sta
 fn a_group_joins_commits_and_is_there_after_a_restart() {
     each_shape(|mut d| {
         let mut c = d.connect(0);
-        create(&mut d, c, "t", 1);
+        d.create_topic(c, "t", 1);
         let find = wire::FindCoordinatorRequest {
             coordinator_keys: vec!["g".into()],
             ..Default::default()
@@ -512,7 +472,7 @@ fn a_controller_listener_serves_what_controllers_do() {
     let keys: Vec<i16> = r.api_keys.iter().map(|k| k.api_key).collect();
     let all = [18, 19, 20, 32, 33, 37, 43, 44, 45, 46, 55, 57, 60, 64];
     assert_eq!(keys, all);
-    assert_eq!(create(&mut d, c, "t", 1), 0);
+    assert_eq!(d.create_topic(c, "t", 1), 0);
     let metadata = wire::MetadataRequest::default();
     d.send(c, &metadata, 9);
     d.run_until_idle();
@@ -539,7 +499,7 @@ fn groups_of_other_protocols_are_refused_by_an_answer() {
 fn without_the_offsets_topic_no_group_is_coordinated_here() {
     let mut d = start(2, 6);
     let c = d.connect(0);
-    create(&mut d, c, "t", 1);
+    d.create_topic(c, "t", 1);
     assert_eq!(join(&mut d, c, "").error_code, 16);
     let topics = vec![wire::offset_fetch_request::OffsetFetchRequestTopic {
         name: "t".into(),
@@ -567,7 +527,7 @@ fn silent_producers_are_forgotten_from_the_first_interval_on() {
     let mut d = Driver::start(1, 7, settings, MemDisk::new());
     d.run_until_ready();
     let c = d.connect(0);
-    create(&mut d, c, "t", 1);
+    d.create_topic(c, "t", 1);
     let mut b = BatchBuilder::new().producer(5, 0, 0);
     b.push(d.now.wall_ms, None, Some(b"x"));
     let records = b.build().unwrap();
@@ -616,7 +576,7 @@ fn same_seed_same_run() {
     let run = || {
         let mut d = start(4, 7);
         let c = d.connect(1);
-        create(&mut d, c, "t", 8);
+        d.create_topic(c, "t", 8);
         for n in 0..20 {
             produce(&mut d, c, "t", n % 8, &["v"]);
         }
@@ -642,7 +602,7 @@ fn chaos(seed: u64) {
     let mut d = Driver::start(shards, seed, settings, MemDisk::new());
     d.run_until_ready();
     let c = d.connect(0);
-    assert_eq!(create(&mut d, c, "t", 5), 0);
+    assert_eq!(d.create_topic(c, "t", 5), 0);
     let mut acked: Vec<Vec<(i64, String)>> = vec![Vec::new(); 5];
     for life in 0..3 {
         let clients: Vec<Client> = (0..4).map(|n| d.connect(n % shards)).collect();

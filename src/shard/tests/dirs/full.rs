@@ -53,8 +53,8 @@ fn without_room_produce_is_refused_and_all_else_goes_on() {
         settings.topics.log.segment_bytes = 3000;
         settings.topics.log.file_delete_delay_ms = 60_000;
         let (mut d, mut c) = start(shards, seed, settings);
-        create(&mut d, c, "t", 2);
-        create(&mut d, c, "other", 2);
+        d.create_topic(c, "t", 2);
+        d.create_topic(c, "other", 2);
         let full = partition_in(&mut d, c, "t", B);
         let old = partition_in(&mut d, c, "other", B);
         produce(&mut d, c, "other", old, &"y".repeat(2000));
@@ -66,7 +66,7 @@ fn without_room_produce_is_refused_and_all_else_goes_on() {
         assert_eq!(produce(&mut d, c, "other", old, "v").0, NO_ROOM);
         assert_eq!(produce(&mut d, c, "t", 1 - full, "v").0, 0);
         assert_eq!(read(&mut d, c, "t", full, 0), (0, acked.clone()));
-        assert_eq!(create(&mut d, c, "admin", 1), 0);
+        assert_eq!(d.create_topic(c, "admin", 1), 0);
         let dirs = describe(&mut d, c).results;
         assert_eq!(dirs[1].error_code, 0);
         assert!(dirs[1].usable_bytes < 1000 && dirs[1].total_bytes > 20_000);
@@ -96,7 +96,7 @@ fn deleted_records_make_room_at_once() {
     settings.log.retention_check_interval_ms = 1000;
     settings.log.initial_task_delay_ms = 1000;
     let (mut d, c) = start(2, 4, settings);
-    create(&mut d, c, "t", 2);
+    d.create_topic(c, "t", 2);
     let full = partition_in(&mut d, c, "t", B);
     leave(&d, B, 2 << 20);
     let acked = fill(&mut d, c, "t", full);
@@ -114,7 +114,7 @@ fn a_reserve_stops_writes_before_the_disk_is_full() {
     let mut settings = settings();
     settings.flumen.disk_reserve_bytes = RESERVE;
     let (mut d, c) = start(3, 5, settings);
-    create(&mut d, c, "t", 2);
+    d.create_topic(c, "t", 2);
     let full = partition_in(&mut d, c, "t", B);
     d.faults.limit(Path::new(A), 1 << 40);
     leave(&d, B, RESERVE + 50_000);
@@ -135,7 +135,7 @@ fn a_reserve_stops_writes_before_the_disk_is_full() {
     );
     assert_eq!(produce(&mut d, c, "t", 1 - full, "v").0, 0);
     // What is smaller than the reserve still finds room: topics, for one.
-    assert_eq!(create(&mut d, c, "u", 2), 0);
+    assert_eq!(d.create_topic(c, "u", 2), 0);
     leave(&d, B, RESERVE + 10_000);
     d.run_for_ms(1000);
     assert_eq!(produce(&mut d, c, "t", full, &value).0, 0);
@@ -149,7 +149,7 @@ fn a_reserve_stops_writes_before_the_disk_is_full() {
 #[test]
 fn refused_records_are_not_kept() {
     let (mut d, c) = start(1, 6, settings());
-    create(&mut d, c, "t", 2);
+    d.create_topic(c, "t", 2);
     let full = partition_in(&mut d, c, "t", B);
     leave(&d, B, 0);
     fill(&mut d, c, "t", full);
@@ -179,7 +179,7 @@ fn whatever_the_room_acked_is_there_and_refused_is_not() {
         settings.log.initial_task_delay_ms = 500;
         let shards = 1 + (seed % 3) as u16;
         let (mut d, mut c) = start(shards, seed, settings);
-        create(&mut d, c, "t", 6);
+        d.create_topic(c, "t", 6);
         let mut expected: Vec<Vec<String>> = vec![Vec::new(); 6];
         for round in 0..6 {
             let room = d.prng.below(12_000);
@@ -191,7 +191,7 @@ fn whatever_the_room_acked_is_there_and_refused_is_not() {
                     let p = d.prng.below(6) as usize;
                     let value = format!("{round}-{n}-{}", "z".repeat(d.prng.below(400) as usize));
                     let records = batch(&value);
-                    let id = d.send(c, &produce_request("t", p as i32, &records), 9);
+                    let id = d.send(c, &produce_request("t", p as i32, -1, &records), 9);
                     sent.push((c, id, p, value));
                 }
                 let mut acked: Vec<(usize, i64, String)> = Vec::new();
@@ -237,7 +237,7 @@ fn groups_and_metadata_wait_for_room_and_nothing_ends() {
     let mut settings = Driver::settings_with(&[A]);
     settings.offsets.topic_num_partitions = 1;
     let (mut d, mut c) = start(2, 8, settings);
-    create(&mut d, c, "t", 1);
+    d.create_topic(c, "t", 1);
     offline::find(&mut d, c, "g");
     assert_eq!(offline::find(&mut d, c, "g"), 0);
     assert_eq!(offline::commit(&mut d, c, "g"), 0);
@@ -262,7 +262,7 @@ fn groups_and_metadata_wait_for_room_and_nothing_ends() {
     let r = body(20, 5, id, frame);
     assert_eq!(r.responses[0].error_code, 0);
     d.run_for_ms(3000);
-    assert_eq!(create(&mut d, c, "t", 1), 0);
+    assert_eq!(d.create_topic(c, "t", 1), 0);
     assert_eq!(offline::commit(&mut d, c, "g"), 0);
     assert_eq!(produce(&mut d, c, "t", 0, "new"), (0, 0));
     c = again(&mut d, Driver::kill);

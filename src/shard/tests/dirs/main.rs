@@ -11,7 +11,7 @@ use flumen_log::BatchBuilder;
 use flumen_log::batch::{Batches, Records};
 use flumen_log::testing::MemDisk;
 use flumen_settings::BrokerConfig;
-use flumen_shard::testing::{Client, Driver};
+use flumen_shard::testing::{Client, Driver, produce_request};
 use flumen_wire::messages as wire;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -46,21 +46,6 @@ fn again(d: &mut Driver, how: fn(&mut Driver)) -> Client {
     d.connect(0)
 }
 
-fn create(d: &mut Driver, c: Client, name: &str, partitions: i32) -> i16 {
-    let request = wire::CreateTopicsRequest {
-        topics: vec![wire::create_topics_request::CreatableTopic {
-            name: name.into(),
-            num_partitions: partitions,
-            replication_factor: 1,
-            ..Default::default()
-        }],
-        timeout_ms: 1000,
-        ..Default::default()
-    };
-    let r: wire::CreateTopicsResponse<'_> = d.call(c, &request, 7);
-    r.topics[0].error_code
-}
-
 fn delete(d: &mut Driver, c: Client, name: &str) -> i16 {
     let request = wire::DeleteTopicsRequest {
         topic_names: vec![name.into()],
@@ -77,33 +62,9 @@ fn batch(value: &str) -> Bytes {
     b.build().unwrap()
 }
 
-fn produce_request<'a>(
-    topic: &'a str,
-    partition: i32,
-    records: &'a [u8],
-) -> wire::ProduceRequest<'a> {
-    wire::ProduceRequest {
-        acks: -1,
-        timeout_ms: 1000,
-        topic_data: vec![wire::produce_request::TopicProduceData {
-            name: topic.into(),
-            partition_data: vec![wire::produce_request::PartitionProduceData {
-                index: partition,
-                records: Some(Cow::Borrowed(records)),
-            }],
-            ..Default::default()
-        }],
-        ..Default::default()
-    }
-}
-
 /// Produces one record and gives (error, base offset).
 fn produce(d: &mut Driver, c: Client, topic: &str, partition: i32, value: &str) -> (i16, i64) {
-    let records = batch(value);
-    let request = produce_request(topic, partition, &records);
-    let r: wire::ProduceResponse<'_> = d.call(c, &request, 9);
-    let p = &r.responses[0].partition_responses[0];
-    (p.error_code, p.base_offset)
+    d.produce(c, topic, partition, &batch(value))
 }
 
 /// (error, values from this offset to the end).
@@ -185,8 +146,8 @@ fn partition_in(d: &mut Driver, c: Client, topic: &str, dir: &str) -> i32 {
 #[test]
 fn partitions_are_spread_over_directories_and_found_there_again() {
     let (mut d, mut c) = start(3, 1, settings());
-    assert_eq!(create(&mut d, c, "t", 3), 0);
-    assert_eq!(create(&mut d, c, "u", 5), 0);
+    assert_eq!(d.create_topic(c, "t", 3), 0);
+    assert_eq!(d.create_topic(c, "u", 5), 0);
     for n in 0..5 {
         assert_eq!(produce(&mut d, c, "u", n, "v"), (0, 0));
     }

@@ -58,7 +58,7 @@ fn a_partition_moves_while_it_serves() {
         // In slices of some bytes: the pause makes the rest.
         settings.log.alter_dirs_bytes_per_second = 1 << (10 + seed % 12);
         let (mut d, mut c) = start(1 + (seed % 3) as u16, seed, settings);
-        create(&mut d, c, "t", 2);
+        d.create_topic(c, "t", 2);
         let p = partition_in(&mut d, c, "t", A);
         let mut expected = Vec::new();
         for n in 0..40 {
@@ -101,7 +101,7 @@ fn a_process_that_dies_in_the_middle_goes_on_with_the_move() {
         settings.flumen.log_sync_before_ack = true;
         settings.log.alter_dirs_bytes_per_second = 20_000;
         let (mut d, mut c) = start(1 + (seed % 3) as u16, seed, settings);
-        create(&mut d, c, "t", 2);
+        d.create_topic(c, "t", 2);
         let p = partition_in(&mut d, c, "t", A);
         let mut expected = Vec::new();
         for n in 0..60 {
@@ -147,7 +147,7 @@ fn deleted_records_stay_deleted_wherever_the_partition_is() {
     let mut settings = settings();
     settings.topics.log.segment_bytes = 2000;
     let (mut d, mut c) = start(2, 5, settings);
-    create(&mut d, c, "t", 2);
+    d.create_topic(c, "t", 2);
     let p = partition_in(&mut d, c, "t", A);
     for n in 0..50 {
         produce(&mut d, c, "t", p, &format!("{n}"));
@@ -180,7 +180,7 @@ fn moves_are_given_up_refused_and_end_with_their_topic() {
     let mut settings = settings();
     settings.log.alter_dirs_bytes_per_second = 1; // hardly moves
     let (mut d, c) = start(3, 6, settings);
-    create(&mut d, c, "t", 4);
+    d.create_topic(c, "t", 4);
     let p = partition_in(&mut d, c, "t", A);
     for n in 0..4 {
         produce(&mut d, c, "t", n, &"x".repeat(1000));
@@ -207,7 +207,7 @@ fn moves_are_given_up_refused_and_end_with_their_topic() {
     let of_topic = |f: &std::path::PathBuf| f.to_string_lossy().contains("/t-");
     assert!(!files.iter().any(of_topic), "{files:?}");
     // A directory that fails is no place to go.
-    create(&mut d, c, "u", 2);
+    d.create_topic(c, "u", 2);
     let p = partition_in(&mut d, c, "u", A);
     let in_b = partition_in(&mut d, c, "u", B);
     d.faults.break_below(Path::new(B));
@@ -221,7 +221,7 @@ fn moves_are_given_up_refused_and_end_with_their_topic() {
 fn a_directory_without_room_or_that_fails_leaves_the_partition_where_it_is() {
     for fails in [false, true] {
         let (mut d, c) = start(2, 7, settings());
-        create(&mut d, c, "t", 2);
+        d.create_topic(c, "t", 2);
         let p = partition_in(&mut d, c, "t", A);
         let mut expected = Vec::new();
         for n in 0..30 {

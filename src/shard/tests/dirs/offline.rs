@@ -40,7 +40,7 @@ fn a_failed_device_takes_its_partitions_and_others_go_on() {
     for (shards, seed) in [(1, 1), (3, 2), (4, 3)] {
         let (mut d, mut c) = start(shards, seed, settings());
         let node = Driver::settings().node_id;
-        create(&mut d, c, "t", 4);
+        d.create_topic(c, "t", 4);
         for n in 0..4 {
             assert_eq!(produce(&mut d, c, "t", n, "first"), (0, 0));
         }
@@ -70,7 +70,7 @@ fn a_failed_device_takes_its_partitions_and_others_go_on() {
         assert_eq!(errors, [0, STORAGE_ERROR]);
         assert!(dirs[1].topics.is_empty());
         // New topics go where they can be.
-        assert_eq!(create(&mut d, c, "u", 2), 0);
+        assert_eq!(d.create_topic(c, "u", 2), 0);
         for n in 0..2 {
             assert_eq!(produce(&mut d, c, "u", n, "v").0, 0);
         }
@@ -97,7 +97,7 @@ fn after_a_failed_sync_nothing_is_acked_from_there() {
         let mut settings = settings();
         settings.flumen.log_sync_before_ack = true;
         let (mut d, mut c) = start(2, 5, settings);
-        create(&mut d, c, "t", 2);
+        d.create_topic(c, "t", 2);
         let bad = partition_in(&mut d, c, "t", B);
         assert_eq!(produce(&mut d, c, "t", bad, "acked").0, 0);
         d.faults.fail_syncs_below(Path::new(B));
@@ -128,7 +128,7 @@ fn a_sync_of_flush_ms_that_fails_and_a_failed_seal_take_the_directory_too() {
             settings.topics.log.flush_ms = 1000; // log.flush.interval.ms
         }
         let (mut d, c) = start(1, 6, settings);
-        create(&mut d, c, "t", 2);
+        d.create_topic(c, "t", 2);
         let bad = partition_in(&mut d, c, "t", B);
         let value = "x".repeat(120);
         for n in 0..3 {
@@ -147,21 +147,21 @@ fn a_sync_of_flush_ms_that_fails_and_a_failed_seal_take_the_directory_too() {
 #[test]
 fn the_process_ends_with_the_last_directory_and_with_that_of_the_metadata() {
     let (mut d, c) = start(2, 7, settings());
-    create(&mut d, c, "t", 2);
+    d.create_topic(c, "t", 2);
     let in_a = partition_in(&mut d, c, "t", A);
     d.faults
         .break_below(&Path::new(A).join(format!("t-{in_a}")));
     let records = batch("v");
-    d.send(c, &produce_request("t", in_a, &records), 9);
+    d.send(c, &produce_request("t", in_a, -1, &records), 9);
     d.run_until_idle();
     assert!(d.fatal.as_ref().unwrap().contains("metadata"));
 
     let mut settings = Driver::settings_with(&[A]);
     settings.metadata_log_dir = "/elsewhere".into();
     let (mut d, c) = start(1, 8, settings);
-    create(&mut d, c, "t", 1);
+    d.create_topic(c, "t", 1);
     d.faults.break_below(&Path::new(A).join("t-0"));
-    d.send(c, &produce_request("t", 0, &records), 9);
+    d.send(c, &produce_request("t", 0, -1, &records), 9);
     d.run_until_idle();
     assert!(
         d.fatal
@@ -174,7 +174,7 @@ fn the_process_ends_with_the_last_directory_and_with_that_of_the_metadata() {
 #[test]
 fn a_directory_that_is_away_at_start_is_offline_and_its_topics_can_go() {
     let (mut d, mut c) = start(3, 9, settings());
-    create(&mut d, c, "t", 4);
+    d.create_topic(c, "t", 4);
     let bad = partition_in(&mut d, c, "t", B);
     for n in 0..4 {
         produce(&mut d, c, "t", n, "v");
@@ -184,7 +184,7 @@ fn a_directory_that_is_away_at_start_is_offline_and_its_topics_can_go() {
     assert_eq!(metadata(&mut d, c, "t")[bad as usize].0, -1);
     assert_eq!(produce(&mut d, c, "t", bad, "v").0, STORAGE_ERROR);
     assert_eq!(delete(&mut d, c, "t"), 0);
-    assert_eq!(create(&mut d, c, "t", 2), 0);
+    assert_eq!(d.create_topic(c, "t", 2), 0);
     for n in 0..2 {
         assert_eq!(read(&mut d, c, "t", n, 0), (0, vec![]));
         assert_eq!(produce(&mut d, c, "t", n, "new"), (0, 0));
@@ -195,7 +195,7 @@ fn a_directory_that_is_away_at_start_is_offline_and_its_topics_can_go() {
     for n in 0..2 {
         assert_eq!(read(&mut d, c, "t", n, 0), (0, vec!["new".to_owned()]));
     }
-    assert_eq!(create(&mut d, c, "u", 4), 0);
+    assert_eq!(d.create_topic(c, "u", 4), 0);
     assert!(dir_of(&mut d, c, "u", 0).is_some());
 }
 
@@ -229,7 +229,7 @@ pub(crate) fn commit(d: &mut Driver, c: Client, group: &str) -> i16 {
 #[test]
 fn groups_of_a_failed_directory_have_no_coordinator_until_it_is_back() {
     let (mut d, mut c) = start(2, 10, settings());
-    create(&mut d, c, "t", 1);
+    d.create_topic(c, "t", 1);
     let groups: Vec<String> = (0..12).map(|n| format!("g{n}")).collect();
     find(&mut d, c, "g0");
     for group in &groups {

@@ -1,0 +1,62 @@
+//! The requests that most tests begin with.
+
+use crate::testing::{Client, Driver};
+use flumen_wire::messages::create_topics_request::CreatableTopic;
+use flumen_wire::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use flumen_wire::messages::{
+    CreateTopicsRequest, CreateTopicsResponse, ProduceRequest, ProduceResponse,
+};
+use std::borrow::Cow;
+
+/// A topic with one replica.
+pub fn create_request(name: &str, partitions: i32) -> CreateTopicsRequest<'_> {
+    CreateTopicsRequest {
+        topics: vec![CreatableTopic {
+            name: name.into(),
+            num_partitions: partitions,
+            replication_factor: 1,
+            ..Default::default()
+        }],
+        timeout_ms: 1000,
+        ..Default::default()
+    }
+}
+
+/// Records for one partition.
+pub fn produce_request<'a>(
+    topic: &'a str,
+    partition: i32,
+    acks: i16,
+    records: &'a [u8],
+) -> ProduceRequest<'a> {
+    ProduceRequest {
+        acks,
+        timeout_ms: 1000,
+        topic_data: vec![TopicProduceData {
+            name: topic.into(),
+            partition_data: vec![PartitionProduceData {
+                index: partition,
+                records: Some(Cow::Borrowed(records)),
+            }],
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+impl Driver {
+    /// Creates a topic; the error code.
+    pub fn create_topic(&mut self, client: Client, name: &str, partitions: i32) -> i16 {
+        let request = create_request(name, partitions);
+        let r: CreateTopicsResponse<'_> = self.call(client, &request, 7);
+        r.topics[0].error_code
+    }
+
+    /// Produces with acks=-1 and waits; error code and base offset.
+    pub fn produce(&mut self, client: Client, topic: &str, n: i32, records: &[u8]) -> (i16, i64) {
+        let request = produce_request(topic, n, -1, records);
+        let r: ProduceResponse<'_> = self.call(client, &request, 9);
+        let p = &r.responses[0].partition_responses[0];
+        (p.error_code, p.base_offset)
+    }
+}
