@@ -1,9 +1,11 @@
 //! The cluster's metadata as the group coordinator needs it to assign partitions, and what is set
-//! for single groups.
+//! for single groups; its topics as requests name them.
 
 use crate::Shard;
 use flumen_base::{PartitionIndex, Uuid};
-use flumen_coordinator::{Assignor, CoordinatorConfig, GroupSettings, Metadata, MigrationPolicy};
+use flumen_coordinator::{
+    Assignor, CoordinatorConfig, GroupSettings, Metadata, MigrationPolicy, Topics,
+};
 use flumen_quorum::controller::GROUP_VERSION_FEATURE;
 use flumen_quorum::{Delta, Image, ResourceType};
 use flumen_settings::BrokerConfig;
@@ -126,5 +128,24 @@ impl Shard {
         }
         let coordinator = &mut self.groups.coordinator;
         coordinator.set_metadata(Arc::new(metadata), &changed, created);
+    }
+}
+
+/// The image as the coordinator asks it.
+pub(crate) struct ImageTopics<'a>(pub(crate) &'a Image);
+
+impl Topics for ImageTopics<'_> {
+    fn id_of(&self, name: &str) -> Option<Uuid> {
+        self.0.topic(name).map(|t| t.id)
+    }
+
+    fn name_of(&self, id: Uuid) -> Option<&str> {
+        self.0.topic_by_id(&id).map(|t| &*t.name)
+    }
+
+    fn has_partition(&self, name: &str, partition: PartitionIndex) -> bool {
+        self.0
+            .topic(name)
+            .is_some_and(|t| t.partition(partition).is_some())
     }
 }

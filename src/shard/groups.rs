@@ -3,7 +3,7 @@
 
 use crate::Shard;
 use crate::dirs::{NO_ROOM, fault_of};
-use crate::group_metadata::with_consumer_settings;
+use crate::group_metadata::{ImageTopics, with_consumer_settings};
 use crate::io::{DiskOp, Effect, FileSlice, IoFailure, IoOutput, Segment};
 use crate::ops::{
     GroupOp, GroupResult, OF_GROUPS, Op, OpFrom, OpResult, PartitionOp, ReadOp, ReadResult,
@@ -15,14 +15,13 @@ use crate::timers::TimerKey;
 use crate::turn::Turn;
 use bytes::Bytes;
 use flumen_base::{
-    ErrorCode, IdMap, IdSet, Mono, PartitionIndex, Prng, ShardId, TopicPartition, Uuid,
+    ErrorCode, IdMap, IdSet, Mono, Now, PartitionIndex, Prng, ShardId, TopicPartition, Uuid,
 };
 use flumen_coordinator::{
     Append, CoordinatorConfig, GroupCoordinator, Out, ReplyToken, RequestContext as Context,
-    Topics, WriteToken, partition_for,
+    WriteToken, partition_for,
 };
 use flumen_log::{BatchBuilder, Origin};
-use flumen_quorum::Image;
 use flumen_settings::BrokerConfig;
 use flumen_wire::Message;
 use flumen_wire::messages::{ListGroupsRequest, OffsetFetchRequest};
@@ -114,23 +113,11 @@ fn config_of(broker: &BrokerConfig) -> CoordinatorConfig {
     with_consumer_settings(classic, broker)
 }
 
-/// The image as the coordinator asks it.
-pub(crate) struct ImageTopics<'a>(pub(crate) &'a Image);
-
-impl Topics for ImageTopics<'_> {
-    fn id_of(&self, name: &str) -> Option<Uuid> {
-        self.0.topic(name).map(|t| t.id)
-    }
-
-    fn name_of(&self, id: Uuid) -> Option<&str> {
-        self.0.topic_by_id(&id).map(|t| &*t.name)
-    }
-
-    fn has_partition(&self, name: &str, partition: PartitionIndex) -> bool {
-        self.0
-            .topic(name)
-            .is_some_and(|t| t.partition(partition).is_some())
-    }
+/// A request as a handler of the coordinator takes it.
+pub(crate) struct Ask<'a> {
+    pub(crate) now: Now,
+    pub(crate) ctx: Context<'a>,
+    pub(crate) token: ReplyToken,
 }
 
 impl Shard {
@@ -144,17 +131,18 @@ impl Shard {
         Ok(self.owner(crate::image::id_of(topic, index)))
     }
 
-    /// A name for a request whose answer comes out of the coordinator.
-    pub(crate) fn next_reply_token(&mut self) -> ReplyToken {
-        ReplyToken(self.next_id())
-    }
-
-    /// The answer with this token is for this request. (Answers are taken out at the end of the
-    /// turn.)
-    pub(crate) fn await_groups(&mut self, token: ReplyToken, reply: Reply) {
-        self.groups
-            .waiting
-            .insert(token, WaitingFor::Request(reply));
+    /// Has the coordinator handle a request whose answer it gives when it is ready. (Answers are
+    /// taken out at the end of the turn.)
+    pub(crate) fn ask_coordinator<F>(&mut self, turn: &Turn<'_>, request: Request, call: F)
+    where
+        F: FnOnce(&mut GroupCoordinator, Ask<'_>, &ImageTopics<'_>, &mut Out),
+    {
+        let (now, token) = (turn.now, ReplyToken(self.next_id()));
+        self.with_coordinator(&request, |c, ctx, topics, out| {
+            call(c, Ask { now, ctx, token }, topics, out);
+        });
+        let waiting = WaitingFor::Request(request.reply);
+        self.groups.waiting.insert(token, waiting);
     }
 
     /// Runs `call` with what a handler of the coordinator needs.

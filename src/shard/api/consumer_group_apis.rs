@@ -3,10 +3,11 @@
 //! UNSUPPORTED_VERSION where the feature `group.version` is at level 0 or the protocol is not among
 //! `group.coordinator.rebalance.protocols`.
 
+use super::fill::{Place, Scatter};
 use super::group_apis::for_group;
 use super::{authorized, decode};
-use crate::ops::{Gathering, GroupOp, GroupResult, Op, OpResult};
-use crate::request::{Reply, Request};
+use crate::ops::{GroupOp, GroupResult, OpResult};
+use crate::request::Request;
 use crate::{Shard, Turn};
 use flumen_base::ErrorCode;
 use flumen_wire::Message;
@@ -41,71 +42,43 @@ pub(crate) fn heartbeat(shard: &mut Shard, turn: &mut Turn<'_>, request: Request
             ..Default::default()
         }
     );
-    let (now, token) = (turn.now, shard.next_reply_token());
-    shard.with_coordinator(&request, |c, ctx, _, out| {
-        c.consumer_group_heartbeat(now, ctx, token, &message, out);
+    shard.ask_coordinator(turn, request, |c, ask, _, out| {
+        c.consumer_group_heartbeat(ask.now, ask.ctx, ask.token, &message, out);
     });
-    shard.await_groups(token, request.reply);
 }
 
 pub(crate) fn describe(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     let message = decode!(shard, turn, request, wire::ConsumerGroupDescribeRequest<'_>);
     let served = shard.serves_consumer_groups();
-    let mut ops = Vec::new();
-    let mut places = Vec::new();
-    let mut results = Vec::new();
+    let with_operations = message.include_authorized_operations;
+    let mut scatter = Scatter::default();
+    let mut response = wire::ConsumerGroupDescribeResponse::default();
     for (n, group) in message.group_ids.iter().enumerate() {
         let owner = match served {
             true => shard.coordinator_of(group),
             false => Err(ErrorCode::UnsupportedVersion),
         };
-        results.push(DescribedGroup {
+        response.groups.push(DescribedGroup {
             group_id: Cow::Owned(group.to_string()),
             error_code: owner.err().unwrap_or_default().code(),
             ..Default::default()
         });
         if let Ok(owner) = owner {
             let group = group.to_string();
-            ops.push((owner, Op::Group(GroupOp::DescribeConsumer { group })));
-            places.push(n);
+            scatter.add_group(owner, n, GroupOp::DescribeConsumer { group });
         }
     }
-    let gathering = Described {
-        results,
-        places,
-        with_operations: message.include_authorized_operations,
-    };
     drop(message);
-    shard.gather(turn, request.reply, Box::new(gathering), ops);
-}
-
-struct Described {
-    results: Vec<DescribedGroup<'static>>,
-    places: Vec<usize>,
-    /// The request asks for authorized operations.
-    with_operations: bool,
-}
-
-impl Gathering for Described {
-    fn take(&mut self, index: u32, result: OpResult) {
-        let place = self.places.get(index as usize);
-        let place = place.and_then(|n| self.results.get_mut(*n));
-        let OpResult::Group(GroupResult::DescribeConsumer(group)) = result else {
+    let put = move |r: &mut wire::ConsumerGroupDescribeResponse<'static>, (n, _): Place, result| {
+        let OpResult::Group(GroupResult::DescribeConsumer(mut group)) = result else {
             return;
         };
-        if let Some(place) = place {
-            *place = *group;
-            if self.with_operations && place.error_code == ErrorCode::None.code() {
-                place.authorized_operations = authorized::GROUP;
-            }
+        if with_operations && group.error_code == ErrorCode::None.code() {
+            group.authorized_operations = authorized::GROUP;
         }
-    }
-
-    fn finish(self: Box<Self>, shard: &mut Shard, turn: &mut Turn<'_>, reply: Reply) {
-        let response = wire::ConsumerGroupDescribeResponse {
-            groups: self.results,
-            ..Default::default()
-        };
-        shard.reply(turn, reply, &response);
-    }
+        if let Some(place) = r.groups.get_mut(n) {
+            *place = *group;
+        }
+    };
+    scatter.fill(shard, turn, request.reply, response, put);
 }

@@ -1,23 +1,28 @@
-//! A gather for requests that ask several partitions: the answer stands ready, and each result is
-//! put into its place.
+//! A gather for requests that ask several partitions or groups: the answer stands ready, and each
+//! result is put into its place.
 
-use crate::ops::{Gathering, Op, OpResult, PartitionOp};
+use crate::ops::{Gathering, GroupOp, Op, OpResult, PartitionOp};
 use crate::request::Reply;
 use crate::{Shard, Turn};
 use flumen_base::{ErrorCode, ShardId, TopicPartition};
 use flumen_wire::Message;
 
-/// A place in an answer: index of the topic, index of the partition in it.
+/// A place in an answer: index of the topic, index of the partition in it. Groups have their index,
+/// and 0.
 pub(crate) type Place = (usize, usize);
 
 /// The answer, the place of each operation's result, and how to put it there.
-struct Fill<R> {
+struct Fill<R, P> {
     response: R,
     places: Vec<Place>,
-    put: fn(&mut R, Place, OpResult),
+    put: P,
 }
 
-impl<R: Message<'static> + Send> Gathering for Fill<R> {
+impl<R, P> Gathering for Fill<R, P>
+where
+    R: Message<'static> + Send,
+    P: Fn(&mut R, Place, OpResult) + Send,
+{
     fn take(&mut self, index: u32, result: OpResult) {
         if let Some(place) = self.places.get(index as usize) {
             (self.put)(&mut self.response, *place, result);
@@ -43,6 +48,12 @@ impl Scatter {
         self.places.push(place);
     }
 
+    /// Adds an operation on the `n`th group asked for.
+    pub(crate) fn add_group(&mut self, owner: ShardId, n: usize, op: GroupOp) {
+        self.ops.push((owner, Op::Group(op)));
+        self.places.push((n, 0));
+    }
+
     /// Sends the operations; `response` is the answer when `put` has put each result in its place.
     pub(crate) fn fill<R: Message<'static> + Send + 'static>(
         self,
@@ -50,7 +61,7 @@ impl Scatter {
         turn: &mut Turn<'_>,
         reply: Reply,
         response: R,
-        put: fn(&mut R, Place, OpResult),
+        put: impl Fn(&mut R, Place, OpResult) + Send + 'static,
     ) {
         let fill = Fill {
             response,

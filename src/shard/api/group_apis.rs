@@ -59,11 +59,9 @@ pub(crate) fn join_group(shard: &mut Shard, turn: &mut Turn<'_>, request: Reques
             ..Default::default()
         }
     );
-    let (now, token) = (turn.now, shard.next_reply_token());
-    shard.with_coordinator(&request, |c, ctx, _, out| {
-        c.join_group(now, ctx, token, &message, out);
+    shard.ask_coordinator(turn, request, |c, ask, _, out| {
+        c.join_group(ask.now, ask.ctx, ask.token, &message, out);
     });
-    shard.await_groups(token, request.reply);
 }
 
 pub(crate) fn sync_group(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
@@ -79,11 +77,9 @@ pub(crate) fn sync_group(shard: &mut Shard, turn: &mut Turn<'_>, request: Reques
             ..Default::default()
         }
     );
-    let (now, token) = (turn.now, shard.next_reply_token());
-    shard.with_coordinator(&request, |c, ctx, _, out| {
-        c.sync_group(now, ctx, token, &message, out);
+    shard.ask_coordinator(turn, request, |c, ask, _, out| {
+        c.sync_group(ask.now, ask.ctx, ask.token, &message, out);
     });
-    shard.await_groups(token, request.reply);
 }
 
 pub(crate) fn heartbeat(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
@@ -117,11 +113,9 @@ pub(crate) fn leave_group(shard: &mut Shard, turn: &mut Turn<'_>, request: Reque
             ..Default::default()
         }
     );
-    let (now, token) = (turn.now, shard.next_reply_token());
-    shard.with_coordinator(&request, |c, ctx, _, out| {
-        c.leave_group(now, ctx, token, &message, out);
+    shard.ask_coordinator(turn, request, |c, ask, _, out| {
+        c.leave_group(ask.now, ask.ctx, ask.token, &message, out);
     });
-    shard.await_groups(token, request.reply);
 }
 
 pub(crate) fn offset_commit(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
@@ -134,11 +128,9 @@ pub(crate) fn offset_commit(shard: &mut Shard, turn: &mut Turn<'_>, request: Req
         wire::OffsetCommitRequest<'_>,
         |m, error| refuse_commit(m, error.code())
     );
-    let (now, token) = (turn.now, shard.next_reply_token());
-    shard.with_coordinator(&request, |c, ctx, topics, out| {
-        c.offset_commit(now, ctx, token, &message, topics, out);
+    shard.ask_coordinator(turn, request, |c, ask, topics, out| {
+        c.offset_commit(ask.now, ask.ctx, ask.token, &message, topics, out);
     });
-    shard.await_groups(token, request.reply);
 }
 
 /// OffsetCommit has no error of its own: it stands with each partition.
@@ -178,9 +170,7 @@ pub(crate) fn offset_delete(shard: &mut Shard, turn: &mut Turn<'_>, request: Req
             ..Default::default()
         }
     );
-    let (now, token) = (turn.now, shard.next_reply_token());
-    shard.with_coordinator(&request, |c, _, topics, out| {
-        c.offset_delete(now, token, &message, topics, out);
+    shard.ask_coordinator(turn, request, |c, ask, topics, out| {
+        c.offset_delete(ask.now, ask.token, &message, topics, out);
     });
-    shard.await_groups(token, request.reply);
 }

@@ -7,6 +7,7 @@
 //!   (KIP-229).
 //! - ListGroups (16) 0 to 5: v4 states (KIP-518), v5 types (KIP-848).
 
+use super::fill::{Place, Scatter};
 use super::{authorized, decode};
 use crate::ops::{Gathering, GroupOp, GroupResult, Op, OpResult};
 use crate::request::{Reply, Request};
@@ -90,57 +91,34 @@ impl Gathering for Offsets {
 pub(crate) fn describe_groups(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     let message = decode!(shard, turn, request, wire::DescribeGroupsRequest<'_>);
     let version = request.reply.version;
-    let mut ops = Vec::new();
-    let mut places = Vec::new();
-    let mut results = Vec::new();
+    let with_operations = message.include_authorized_operations;
+    let mut scatter = Scatter::default();
+    let mut response = wire::DescribeGroupsResponse::default();
     for (n, group) in message.groups.iter().enumerate() {
         let owner = shard.coordinator_of(group);
-        results.push(DescribedGroup {
+        response.groups.push(DescribedGroup {
             group_id: Cow::Owned(group.to_string()),
             error_code: owner.err().unwrap_or_default().code(),
             ..Default::default()
         });
         if let Ok(owner) = owner {
             let group = group.to_string();
-            ops.push((owner, Op::Group(GroupOp::Describe { group, version })));
-            places.push(n);
+            scatter.add_group(owner, n, GroupOp::Describe { group, version });
         }
     }
-    let gathering = Described {
-        results,
-        places,
-        with_operations: message.include_authorized_operations,
-    };
     drop(message);
-    shard.gather(turn, request.reply, Box::new(gathering), ops);
-}
-
-struct Described {
-    results: Vec<DescribedGroup<'static>>,
-    places: Vec<usize>,
-    /// The request asks for authorized operations.
-    with_operations: bool,
-}
-
-impl Gathering for Described {
-    fn take(&mut self, index: u32, result: OpResult) {
-        let place = self.places.get(index as usize);
-        let place = place.and_then(|n| self.results.get_mut(*n));
-        if let (Some(place), OpResult::Group(GroupResult::Describe(group))) = (place, result) {
-            *place = *group;
-            if self.with_operations && place.error_code == ErrorCode::None.code() {
-                place.authorized_operations = authorized::GROUP;
-            }
-        }
-    }
-
-    fn finish(self: Box<Self>, shard: &mut Shard, turn: &mut Turn<'_>, reply: Reply) {
-        let response = wire::DescribeGroupsResponse {
-            groups: self.results,
-            ..Default::default()
+    let put = move |r: &mut wire::DescribeGroupsResponse<'static>, (n, _): Place, result| {
+        let OpResult::Group(GroupResult::Describe(mut group)) = result else {
+            return;
         };
-        shard.reply(turn, reply, &response);
-    }
+        if with_operations && group.error_code == ErrorCode::None.code() {
+            group.authorized_operations = authorized::GROUP;
+        }
+        if let Some(place) = r.groups.get_mut(n) {
+            *place = *group;
+        }
+    };
+    scatter.fill(shard, turn, request.reply, response, put);
 }
 
 pub(crate) fn delete_groups(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
