@@ -104,9 +104,11 @@ impl Quorum {
         let io = |e| LoadError::Io(dir.to_owned(), e);
         if disk.list(dir).is_err() {
             disk.create_dir_all(dir).map_err(io)?;
-            if let Some(parent) = dir.parent() {
-                disk.sync_dir(parent).map_err(io)?;
-            }
+        }
+        // Also what a process has made that was killed before it could sync it: what is written to
+        // a file without a name on disk is lost with it.
+        for named in [dir.parent(), Some(dir)].into_iter().flatten() {
+            disk.sync_dir(named).map_err(io)?;
         }
         let snapshot = snapshot::load(disk, dir)?;
         let (base, voters) = match snapshot {
