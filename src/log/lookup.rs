@@ -66,11 +66,13 @@ impl Log {
             Target::Timestamp(timestamp) => timestamp,
             Target::MaxTimestamp => max.unwrap_or(-1),
         };
-        // One segment is enough unless its last records are above the bound or were compacted away.
+        // One segment is enough unless its last records are above the bound or were compacted away:
+        // what is staged counts in the segments' largest timestamps, but can't be found yet.
+        let all = target == Target::MaxTimestamp && upper_bound.0 < self.log_end;
         let segments = self
             .segments
             .iter()
-            .filter(|s| s.mark.max_timestamp >= wanted && s.written > 0)
+            .filter(|s| (all || s.mark.max_timestamp >= wanted) && s.written > 0)
             .map(|s| SegmentView {
                 base_offset: s.base_offset,
                 written: s.written,
@@ -102,16 +104,60 @@ impl Log {
 impl TimestampLookup {
     /// Does it; `None` when no record qualifies.
     pub fn run(self, disk: &dyn Disk) -> io::Result<Option<TimestampOffset>> {
+        let mut youngest: Option<TimestampOffset> = None;
         for segment in &self.segments {
             let wanted = match self.target {
                 Target::Timestamp(timestamp) => timestamp,
                 Target::MaxTimestamp => segment.max_timestamp,
             };
-            if let Some(found) = self.search(disk, segment, wanted)? {
-                return Ok(Some(found));
+            if youngest.is_some_and(|y| y.timestamp >= wanted) {
+                continue;
+            }
+            let found = match self.search(disk, segment, wanted) {
+                // Meanwhile retention has taken it, and all that was in it.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                found => found?,
+            };
+            let found = match self.target {
+                Target::Timestamp(_) if found.is_some() => return Ok(found),
+                Target::MaxTimestamp if found.is_none() => self.youngest(disk, segment)?,
+                _ => found,
+            };
+            if let Some(found) = found
+                && youngest.is_none_or(|y| y.timestamp < found.timestamp)
+            {
+                youngest = Some(found);
             }
         }
-        Ok(None)
+        Ok(youngest)
+    }
+
+    /// The first of the youngest records of a segment, where its largest timestamp is not below the
+    /// bound.
+    fn youngest(
+        &self,
+        disk: &dyn Disk,
+        segment: &SegmentView,
+    ) -> io::Result<Option<TimestampOffset>> {
+        let path = segment_path(&self.dir, segment.base_offset, LOG_SUFFIX);
+        let file = disk.open(&path, OpenMode::Read)?;
+        let (mut pos, mut max) = (0, None);
+        while pos + HEADER_LEN as u64 <= segment.written {
+            let mut header = [0; HEADER_LEN];
+            file.read_exact_at(&mut header, pos)?;
+            let header = BatchHeader::from_array(&header);
+            if header.base_offset() >= self.upper_bound {
+                break;
+            }
+            if header.last_offset() >= self.log_start {
+                max = max.max(Some(header.max_timestamp()));
+            }
+            pos += header.size().map_err(invalid)? as u64;
+        }
+        match max {
+            Some(max) => self.search_from(disk, segment, 0, max),
+            None => Ok(None),
+        }
     }
 
     fn search(
@@ -120,7 +166,17 @@ impl TimestampLookup {
         segment: &SegmentView,
         wanted: i64,
     ) -> io::Result<Option<TimestampOffset>> {
-        let mut pos = self.floor(disk, segment, wanted)?;
+        let pos = self.floor(disk, segment, wanted)?;
+        self.search_from(disk, segment, pos, wanted)
+    }
+
+    fn search_from(
+        &self,
+        disk: &dyn Disk,
+        segment: &SegmentView,
+        mut pos: u64,
+        wanted: i64,
+    ) -> io::Result<Option<TimestampOffset>> {
         let path = segment_path(&self.dir, segment.base_offset, LOG_SUFFIX);
         let file = disk.open(&path, OpenMode::Read)?;
         while pos + HEADER_LEN as u64 <= segment.written {
