@@ -205,9 +205,11 @@ pub(crate) fn push_time(entries: &mut Vec<TimeEntry>, entry: TimeEntry) {
 /// The `.index` file.
 pub(crate) fn encode_offsets(entries: &[IndexEntry]) -> Vec<u8> {
     let mut out = Vec::with_capacity(entries.len() * OFFSET_ENTRY_LEN);
-    for entry in entries {
+    for (i, entry) in entries.iter().enumerate() {
+        let shift = usize::from(planted!(IndexPosition));
+        let position = entries.get(i + shift).unwrap_or(entry).position;
         out.extend_from_slice(&entry.last.to_be_bytes());
-        out.extend_from_slice(&entry.position.to_be_bytes());
+        out.extend_from_slice(&position.to_be_bytes());
     }
     out
 }

@@ -61,7 +61,9 @@ impl SegmentFiles {
         let log = segment_path(dir, base_offset, LOG_SUFFIX);
         let file = disk.open(&log, OpenMode::Create)?;
         // Also gives back what was allocated behind the end.
-        file.set_len(self.len)?;
+        if !planted!(KeepPadding) {
+            file.set_len(self.len)?;
+        }
         file.sync()?;
         if let Some(index) = &self.index {
             replace(disk, &segment_path(dir, base_offset, INDEX_SUFFIX), index)?;
@@ -169,9 +171,11 @@ impl DeleteJob {
                 written => written?,
             };
         }
-        let made = ensure_file(disk, &segment_path(&self.dir, self.kept_base, LOG_SUFFIX))?;
-        if made || !self.kept_named {
-            disk.sync_dir(&self.dir)?;
+        if !planted!(RetireUnnamed) {
+            let kept = segment_path(&self.dir, self.kept_base, LOG_SUFFIX);
+            if ensure_file(disk, &kept)? || !self.kept_named {
+                disk.sync_dir(&self.dir)?;
+            }
         }
         let mut paths = Vec::new();
         for base in &self.bases {
@@ -216,6 +220,9 @@ pub(crate) struct SizeCheck {
     active: i64,
     /// Not before this time again.
     next: Mono,
+    /// A job of [`Log::retention`] runs. A later one could overtake it, and it would make the file
+    /// of the segment that it leaves as the first again, after that is gone.
+    retiring: bool,
 }
 
 impl Default for SizeCheck {
@@ -223,6 +230,7 @@ impl Default for SizeCheck {
         Self {
             active: -1,
             next: Mono(0),
+            retiring: false,
         }
     }
 }
@@ -282,7 +290,8 @@ pub struct Closed {
 impl CloseJob {
     /// Does it.
     pub fn run(self, disk: &dyn Disk) -> io::Result<Closed> {
-        for (base_offset, files) in &self.files {
+        let skipped = self.files.len() * usize::from(planted!(CloseWithoutSync));
+        for (base_offset, files) in self.files.iter().skip(skipped) {
             files.write(disk, &self.dir, *base_offset)?;
         }
         let (end, snapshot) = &self.snapshot;
@@ -321,8 +330,10 @@ impl Log {
                 let message = "a failed write is being taken back";
                 (ErrorCode::NotEnoughReplicas, message)
             }
-            (false, true) => (ErrorCode::NotLeaderOrFollower, "the broker is stopping"),
-            (false, false) => return Ok(()),
+            (false, true) if !planted!(AppendAfterClose) => {
+                (ErrorCode::NotLeaderOrFollower, "the broker is stopping")
+            }
+            _ => return Ok(()),
         };
         Err(AppendError::new(code, message.to_owned()))
     }
@@ -363,7 +374,10 @@ impl Log {
         let segment = self.segments.get_mut(index)?;
         segment.state = SegmentState::Sealing;
         // Kept until it is written: there may be no room.
-        let snapshot = segment.roll_snapshot.clone();
+        let mut snapshot = segment.roll_snapshot.clone();
+        if planted!(LateSnapshot) {
+            snapshot = Some(self.producers.encode());
+        }
         Some(SealJob {
             dir: self.dir.clone(),
             base_offset: segment.base_offset,
@@ -404,6 +418,7 @@ impl Log {
     /// A job of [`Log::retention`] has ended. If it failed to put the name of the first segment
     /// that stays on disk, the log fails.
     pub fn retire_done(&mut self, result: &io::Result<Deleted>) {
+        self.size_check.retiring = false;
         match result {
             Ok(deleted) => self.set_named(deleted.kept_base),
             Err(_) => {
@@ -453,7 +468,7 @@ impl Log {
     /// may go, the active segment is rolled first.
     pub fn retention(&mut self, now: Now, high_watermark: Offset) -> Option<DeleteJob> {
         let count = self.count_to_delete(now, high_watermark.0);
-        if count == 0 || self.closed {
+        if count == 0 || self.closed || self.size_check.retiring {
             return None; // or the close job would make files again that are gone
         }
         if count == self.segments.len() {
@@ -475,6 +490,7 @@ impl Log {
             self.epochs.truncate_start(first);
         }
         self.advance_recovery_point();
+        self.size_check.retiring = true;
         Some(DeleteJob {
             dir: self.dir.clone(),
             bases: gone,
@@ -508,8 +524,8 @@ impl Log {
     fn count_to_delete(&self, now: Now, high_watermark: i64) -> usize {
         let policy = self.config.cleanup_policy;
         let by_start = |s: &Segment, next: Option<i64>| {
-            let _ = s;
-            next.is_some_and(|next| next <= self.log_start)
+            let eager = planted!(RetentionEager) && s.base_offset < self.log_start;
+            next.is_some_and(|next| next <= self.log_start || eager)
         };
         let mut count = self.count_while(0, high_watermark, by_start);
         if !policy.delete {

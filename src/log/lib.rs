@@ -40,6 +40,20 @@
 //! ```
 #![forbid(unsafe_code)]
 
+/// Whether a bug of that name is switched on; never but in the simulator.
+#[cfg(feature = "planted-bugs")]
+macro_rules! planted {
+    ($bug:ident) => {
+        crate::planted::is(crate::planted::Bug::$bug)
+    };
+}
+#[cfg(not(feature = "planted-bugs"))]
+macro_rules! planted {
+    ($bug:ident) => {
+        false
+    };
+}
+
 pub mod batch;
 mod builder;
 pub mod checkpoint;

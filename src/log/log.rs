@@ -345,7 +345,7 @@ impl Log {
         let segment = self.segments.get(self.segment_index(first.segment)?)?;
         let unflushed = self.unflushed_records.saturating_add(first.records);
         let sync = unflushed >= self.config.flush_messages;
-        if sync && !segment.named {
+        if sync && !segment.named && !planted!(UnnamedWrites) {
             return None;
         }
         let file = Arc::clone(&segment.file);
@@ -362,7 +362,7 @@ impl Log {
             pos: staged.pos,
             bufs: staged.bufs,
             end_offset: Offset(staged.end_offset),
-            sync,
+            sync: sync && !planted!(SkipSync),
         })
     }
 
@@ -377,7 +377,7 @@ impl Log {
         let Some(write) = self.in_flight.take() else {
             return WriteDone::Advanced(Offset(self.written_end));
         };
-        if !ok {
+        if !(ok || write.sync && planted!(IgnoreSyncError)) {
             self.revert();
             return WriteDone::Failed(Offset(self.written_end));
         }
@@ -476,7 +476,7 @@ impl Log {
         let first = self
             .segments
             .iter()
-            .find(|s| s.state != SegmentState::Sealed);
+            .find(|s| s.state != SegmentState::Sealed && !s.passes_for_sealed());
         let Some(first) = first else { return };
         let mut point = first.base_offset;
         if first.state == SegmentState::Active {

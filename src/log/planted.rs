@@ -1,5 +1,6 @@
-//! Bugs on purpose, for the simulator's tests, which must find them. Only with the feature
-//! `planted-bugs`, and then off until a thread switches one on.
+//! Bugs on purpose, for the simulator's tests, which must find each of them. Only with the feature
+//! `planted-bugs`, and then off until a thread switches one on. Each is one that somebody could
+//! make: a check, a sync or a step left out, or done in the wrong order.
 
 use std::cell::Cell;
 
@@ -13,6 +14,34 @@ pub enum Bug {
     NoCrcCheck,
     /// Recovery forgets the idempotent producers.
     ForgetProducers,
+    /// Recovery cuts a segment and keeps those behind it.
+    KeepBehindCut,
+    /// Recovery serves, and acks again, what a killed process wrote and did not sync.
+    NoSyncAfterRecovery,
+    /// Group commit: a write that is to be synced is not.
+    SkipSync,
+    /// Group commit: synced writes do not wait until the name of their file is on disk.
+    UnnamedWrites,
+    /// A synced write that failed counts as a good one.
+    IgnoreSyncError,
+    /// The recovery point passes segments that are rolled but not yet sealed.
+    RecoveryPointAhead,
+    /// Entries of a sealed index say where the batch after theirs begins.
+    IndexPosition,
+    /// A time index is closed without the entry of its largest timestamp.
+    StaleTimes,
+    /// Retention takes the segment in which the log starts.
+    RetentionEager,
+    /// When all segments go, the name of the new one is not put on disk first.
+    RetireUnnamed,
+    /// The producer snapshot of a rolled segment is taken when it is sealed, not when it rolled.
+    LateSnapshot,
+    /// A sealed segment keeps the zeros behind a direct write.
+    KeepPadding,
+    /// A clean stop does not sync the logs.
+    CloseWithoutSync,
+    /// A log takes appends after its close job was made.
+    AppendAfterClose,
 }
 
 thread_local!(static BUG: Cell<Bug> = const { Cell::new(Bug::None) });

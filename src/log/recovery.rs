@@ -214,7 +214,8 @@ impl Loader<'_> {
             // it. (After compaction segments need not join.)
             let compacted =
                 self.params.config.cleanup_policy.compact || base <= self.params.cleaned_offset.0;
-            if scanned_end.is_some_and(|end| base != end) && !compacted {
+            if scanned_end.is_some_and(|end| base != end) && !compacted && !planted!(KeepBehindCut)
+            {
                 self.report.cut = Some(format!("segment {base} does not follow the one before it"));
                 self.remove_segments(&all[i..])?;
                 break;
@@ -228,10 +229,12 @@ impl Loader<'_> {
                 continue;
             }
             let cut_before = self.report.cut.is_some();
-            let segment = self.recover_segment(base, next.is_none())?;
+            // Nothing is missing where nothing was compacted away.
+            let dense = unflushed && !compacted;
+            let segment = self.recover_segment(base, (next.is_none(), dense))?;
             scanned_end = unflushed.then_some(segment.end);
             segments.push(segment);
-            if !cut_before && self.report.cut.is_some() {
+            if !cut_before && self.report.cut.is_some() && !planted!(KeepBehindCut) {
                 self.remove_segments(&all[i + 1..])?;
                 break;
             }
@@ -359,7 +362,11 @@ impl Loader<'_> {
     /// Reads all batches of a segment, cuts it at the first bad one, and rebuilds its indexes. The
     /// last segment stays in work: it need not be synced now, and its index files are written when
     /// it is sealed or closed.
-    fn recover_segment(&mut self, base: i64, is_last: bool) -> io::Result<LoadedSegment> {
+    fn recover_segment(
+        &mut self,
+        base: i64,
+        (is_last, dense): (bool, bool),
+    ) -> io::Result<LoadedSegment> {
         self.report.segments_recovered += 1;
         let file = self
             .disk
@@ -378,11 +385,10 @@ impl Loader<'_> {
                 Err(error) => break Some(error.to_string()),
             };
             let header = &batch.header;
-            if header.base_offset() < end || header.last_offset() - base > i64::from(i32::MAX) {
-                break Some(format!(
-                    "offset {} does not belong here",
-                    header.base_offset()
-                ));
+            let first = header.base_offset();
+            let follows = first == end || (first > end && !dense);
+            if !follows || header.last_offset() - base > i64::from(i32::MAX) {
+                break Some(format!("offset {first} does not belong here"));
             }
             end = header.last_offset() + 1;
             let interval = self.params.config.index_interval_bytes;
@@ -409,10 +415,13 @@ impl Loader<'_> {
         let index = OffsetIndex::Full(entries);
         // What was written but not synced is about to be served, and acked again to producers that
         // retry: where an ack promises the disk, it must be there.
-        if is_last && self.params.config.flush_messages < i64::MAX {
+        let acked_again = self.params.config.flush_messages < i64::MAX;
+        if is_last && acked_again && !planted!(NoSyncAfterRecovery) {
             file.sync()?;
         }
         if !is_last {
+            // The recovery point passes it: it must be on disk as a whole, its names too.
+            self.new_names = true;
             file.sync()?;
             let bytes = index.encode().unwrap_or_default();
             replace(self.disk, &self.path(base, INDEX_SUFFIX), &bytes)?;

@@ -18,8 +18,7 @@ impl Loader<'_> {
         log_start: i64,
         log_end: i64,
     ) -> io::Result<ProducerState> {
-        #[cfg(feature = "planted-bugs")]
-        if crate::planted::is(crate::planted::Bug::ForgetProducers) {
+        if planted!(ForgetProducers) {
             return Ok(ProducerState::default());
         }
         let names = self.disk.list(&self.params.dir)?;

@@ -105,8 +105,7 @@ impl<'a> Scanner<'a> {
         self.pos += scanned.len as u64;
         let at = (scanned.pos - self.chunk_pos) as usize;
         let bytes = self.chunk.get(at..at + scanned.len).unwrap_or_default();
-        #[cfg(feature = "planted-bugs")]
-        if crate::planted::is(crate::planted::Bug::NoCrcCheck) {
+        if planted!(NoCrcCheck) {
             return Ok(Batch::parse(bytes).map(Some));
         }
         Ok(Batch::parse(bytes).and_then(|batch| batch.check_crc().map(|()| Some(batch))))

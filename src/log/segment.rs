@@ -148,12 +148,20 @@ impl Segment {
 
     /// Adds the time entry that closes a time index.
     pub(crate) fn push_max_time(&mut self) {
+        if planted!(StaleTimes) {
+            return;
+        }
         let entry = TimeEntry {
             timestamp: self.mark.max_timestamp,
             offset: relative(self.mark.max_timestamp_offset, self.base_offset),
         };
         index::push_time(&mut self.times, entry);
         self.mark.time_len = self.times.len();
+    }
+
+    /// A bug, when it is switched on: a rolled segment is taken for a sealed one.
+    pub(crate) fn passes_for_sealed(&self) -> bool {
+        self.state != SegmentState::Active && planted!(RecoveryPointAhead)
     }
 
     /// Back to an earlier mark.
