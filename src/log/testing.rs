@@ -2,14 +2,22 @@
 //!
 //! What a file holds is durable only once it is synced, its name once its directory is. A crash
 //! keeps of each unsynced write, in any combination, all, nothing, or torn parts in units of 512
-//! bytes; and of unsynced creations, renames and removals of files the first so many (directories
-//! themselves are durable at once).
+//! bytes; and of unsynced creations, renames and removals the first so many (those of directories
+//! are durable at once, unless [`MemDisk::forget_directories`] says otherwise). What else can go
+//! wrong with it is in `testing_faults.rs`.
 
 use flumen_base::{Disk, DiskFile, OpenMode, Prng};
-use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+#[path = "testing_faults.rs"]
+mod faults;
+#[path = "testing_names.rs"]
+mod names;
+
+pub use faults::SyncFailure;
+use names::{File, NameChange, Names};
 
 /// Unit in which a torn write is kept.
 const SECTOR: usize = 512;
@@ -20,84 +28,11 @@ pub struct MemDisk(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    files: Files,
-    dirs: BTreeSet<PathBuf>,
-    /// Names as of the last syncs of their directories.
-    synced_names: Files,
-    /// Since then, in order.
-    unsynced_names: Vec<NameChange>,
-}
-
-type Files = BTreeMap<PathBuf, Arc<Mutex<MemFile>>>;
-
-#[derive(Clone, Debug)]
-enum NameChange {
-    Added(PathBuf, Arc<Mutex<MemFile>>),
-    Removed(PathBuf),
-    Renamed(PathBuf, PathBuf),
-}
-
-impl NameChange {
-    fn apply(&self, files: &mut Files) {
-        match self {
-            Self::Added(path, file) => {
-                files.insert(path.clone(), Arc::clone(file));
-            }
-            Self::Removed(path) => {
-                files.remove(path);
-            }
-            Self::Renamed(from, to) => {
-                if let Some(file) = files.remove(from) {
-                    files.insert(to.clone(), file);
-                }
-            }
-        }
-    }
-
-    fn is_in(&self, dir: &Path) -> bool {
-        match self {
-            Self::Added(path, _) | Self::Removed(path) => path.parent() == Some(dir),
-            Self::Renamed(from, to) => from.parent() == Some(dir) || to.parent() == Some(dir),
-        }
-    }
-}
-
-impl State {
-    fn change_name(&mut self, change: NameChange) {
-        change.apply(&mut self.files);
-        self.unsynced_names.push(change);
-    }
-
-    /// Everything below a directory that is renamed or removed.
-    fn sync_names_below(&mut self, dir: &Path) {
-        let below = |path: &PathBuf| path.starts_with(dir);
-        let changes = std::mem::take(&mut self.unsynced_names);
-        let (now, later): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| match change {
-            NameChange::Added(path, _) | NameChange::Removed(path) => below(path),
-            NameChange::Renamed(from, to) => below(from) || below(to),
-        });
-        self.unsynced_names = later;
-        for change in now {
-            change.apply(&mut self.synced_names);
-        }
-    }
-
-    /// Every file becomes another: handles of a process that ended hold the old ones.
-    fn replace_files(&mut self, mut new: impl FnMut(&MemFile) -> MemFile) {
-        let mut made: BTreeMap<*const Mutex<MemFile>, Arc<Mutex<MemFile>>> = BTreeMap::new();
-        let mut other = |file: &mut Arc<Mutex<MemFile>>| {
-            let made = made.entry(Arc::as_ptr(file));
-            let replacement = made.or_insert_with(|| Arc::new(Mutex::new(new(&lock(file)))));
-            *file = Arc::clone(replacement);
-        };
-        self.files.values_mut().for_each(&mut other);
-        self.synced_names.values_mut().for_each(&mut other);
-        for change in &mut self.unsynced_names {
-            if let NameChange::Added(_, file) = change {
-                other(file);
-            }
-        }
-    }
+    names: Names,
+    /// Bytes that fit on it, if there is a limit.
+    capacity: Option<u64>,
+    /// The next sync of a file fails, so.
+    sync_failure: Option<SyncFailure>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -110,6 +45,12 @@ struct MemFile {
     unsynced: Vec<Change>,
     /// Bytes ever read, for tests that bound it.
     bytes_read: u64,
+}
+
+impl MemFile {
+    fn is_synced(&self) -> bool {
+        self.unsynced.is_empty() && self.data == self.synced
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -150,20 +91,15 @@ impl MemDisk {
     /// Power goes: what was not synced is kept, torn or lost, as `prng` decides. Open files are the
     /// old ones still: drop them, they are of the process that died.
     pub fn crash(&self, prng: &mut Prng) {
+        self.lose_power(prng, torn);
+    }
+
+    fn lose_power(&self, prng: &mut Prng, left: impl Fn(&MemFile, &mut Prng) -> Vec<u8>) {
         let mut state = lock(&self.0);
-        let kept = prng.below(state.unsynced_names.len() as u64 + 1) as usize;
-        let State {
-            files,
-            synced_names,
-            unsynced_names,
-            ..
-        } = &mut *state;
-        for change in unsynced_names.drain(..).take(kept) {
-            change.apply(synced_names);
-        }
-        files.clone_from(synced_names);
-        state.replace_files(|old| {
-            let data = torn(old, prng);
+        let kept = prng.below(state.names.unsynced() as u64 + 1) as usize;
+        state.names.lose(kept);
+        state.names.replace_files(|old| {
+            let data = left(old, prng);
             MemFile {
                 synced: data.clone(),
                 data,
@@ -174,54 +110,73 @@ impl MemDisk {
 
     /// The process dies but the machine stays up: everything written survives.
     pub fn kill(&self) {
-        lock(&self.0).replace_files(MemFile::clone);
+        lock(&self.0).names.replace_files(MemFile::clone);
+    }
+
+    /// From now on a power loss may also take back that directories were made, renamed or removed,
+    /// where the one above was not synced; and nothing is made in a directory that is not there.
+    pub fn forget_directories(&self) {
+        lock(&self.0).names.lazy_dirs = true;
     }
 
     /// Bytes read so far from all files whose name ends with `suffix`.
     pub fn bytes_read(&self, suffix: &str) -> u64 {
         let state = lock(&self.0);
         let ends = |path: &Path| path.to_string_lossy().ends_with(suffix);
-        let files = state.files.iter().filter(|(path, _)| ends(path));
+        let files = state.names.now.files.iter();
+        let files = files.filter(|(path, _)| ends(path));
         files.map(|(_, file)| lock(file).bytes_read).sum()
     }
 
     /// All file paths, ascending.
     pub fn paths(&self) -> Vec<PathBuf> {
-        lock(&self.0).files.keys().cloned().collect()
+        lock(&self.0).names.now.files.keys().cloned().collect()
     }
 
     /// What a file holds, for comparing; `None` if there is no such file.
     pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
         let state = lock(&self.0);
-        state.files.get(path).map(|file| lock(file).data.clone())
+        let file = state.names.now.files.get(path);
+        file.map(|file| lock(file).data.clone())
     }
 
     /// Whether everything in the file, and its name, would survive a crash.
     pub fn is_synced(&self, path: &Path) -> bool {
         let state = lock(&self.0);
-        if state.synced_names.get(path).map(Arc::as_ptr) != state.files.get(path).map(Arc::as_ptr) {
-            return false;
+        let file = state.names.now.files.get(path);
+        state.names.is_synced(path) && file.is_some_and(|file| lock(file).is_synced())
+    }
+}
+
+impl State {
+    /// Where something may be made.
+    fn check_parent(&self, path: &Path) -> io::Result<()> {
+        let dirs = &self.names.now.dirs;
+        let there = path.parent().is_none_or(|parent| dirs.contains(parent));
+        match there || !self.names.lazy_dirs {
+            true => Ok(()),
+            false => Err(not_found(path)),
         }
-        state
-            .files
-            .get(path)
-            .is_some_and(|file| lock(file).unsynced.is_empty())
     }
 }
 
 impl Disk for MemDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
         let mut state = lock(&self.0);
-        let file = match (state.files.get(path), mode) {
+        let file = match (state.names.now.files.get(path), mode) {
             (Some(file), _) => Arc::clone(file),
             (None, OpenMode::Create) => {
-                let file = Arc::<Mutex<MemFile>>::default();
-                state.change_name(NameChange::Added(path.to_owned(), Arc::clone(&file)));
+                state.check_parent(path)?;
+                state.check_room_for_a_name()?;
+                let file = File::default();
+                let change = NameChange::Added(path.to_owned(), Arc::clone(&file));
+                state.names.change(change);
                 file
             }
             (None, _) => return Err(not_found(path)),
         };
         Ok(Box::new(Handle {
+            disk: Arc::clone(&self.0),
             file,
             read_only: mode == OpenMode::Read,
         }))
@@ -229,98 +184,78 @@ impl Disk for MemDisk {
 
     fn list(&self, path: &Path) -> io::Result<Vec<(String, bool)>> {
         let state = lock(&self.0);
-        if !state.dirs.contains(path) {
+        let tree = &state.names.now;
+        if !tree.dirs.contains(path) {
             return Err(not_found(path));
         }
         let name = |child: &Path| {
             let inside = child.parent() == Some(path);
             inside.then(|| child.file_name().map(|n| n.to_string_lossy().into_owned()))?
         };
-        let files = state.files.keys().filter_map(|p| Some((name(p)?, false)));
-        let dirs = state.dirs.iter().filter_map(|p| Some((name(p)?, true)));
+        let files = tree.files.keys().filter_map(|p| Some((name(p)?, false)));
+        let dirs = tree.dirs.iter().filter_map(|p| Some((name(p)?, true)));
         Ok(files.chain(dirs).collect())
     }
 
     fn len(&self, path: &Path) -> io::Result<u64> {
         let state = lock(&self.0);
-        match state.files.get(path) {
+        let tree = &state.names.now;
+        match tree.files.get(path) {
             Some(file) => Ok(lock(file).data.len() as u64),
-            None if state.dirs.contains(path) => Ok(0),
+            None if tree.dirs.contains(path) => Ok(0),
             None => Err(not_found(path)),
         }
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         let mut state = lock(&self.0);
-        state.dirs.extend(path.ancestors().map(Path::to_path_buf));
+        let mut missing: Vec<&Path> = path.ancestors().collect();
+        missing.retain(|dir| !state.names.now.dirs.contains(*dir));
+        for dir in missing.into_iter().rev() {
+            state.names.change(NameChange::DirAdded(dir.to_owned()));
+        }
         Ok(())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = lock(&self.0);
-        if state.files.contains_key(from) {
-            state.change_name(NameChange::Renamed(from.to_owned(), to.to_owned()));
-            return Ok(());
-        }
-        if !state.dirs.remove(from) {
-            return Err(not_found(from));
-        }
-        state.dirs.insert(to.to_owned());
-        let moved = |path: &Path| Some(to.join(path.strip_prefix(from).ok()?));
-        let dirs: Vec<_> = state
-            .dirs
-            .iter()
-            .filter_map(|p| Some((p.clone(), moved(p)?)))
-            .collect();
-        for (old, new) in dirs {
-            state.dirs.remove(&old);
-            state.dirs.insert(new);
-        }
-        state.sync_names_below(from);
-        let State {
-            files,
-            synced_names,
-            ..
-        } = &mut *state;
-        for names in [files, synced_names] {
-            let all = std::mem::take(names).into_iter();
-            *names = all.map(|(p, f)| (moved(&p).unwrap_or(p), f)).collect();
-        }
+        state.check_parent(to)?;
+        let (from, to) = (from.to_owned(), to.to_owned());
+        let change = if state.names.now.files.contains_key(&from) {
+            NameChange::Renamed(from, to)
+        } else if state.names.now.dirs.contains(&from) {
+            NameChange::DirRenamed(from, to)
+        } else {
+            return Err(not_found(&from));
+        };
+        state.names.change(change);
         Ok(())
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         let mut state = lock(&self.0);
-        if !state.files.contains_key(path) {
+        if !state.names.now.files.contains_key(path) {
             return Err(not_found(path));
         }
-        state.change_name(NameChange::Removed(path.to_owned()));
+        state.names.change(NameChange::Removed(path.to_owned()));
         Ok(())
     }
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
         let mut state = lock(&self.0);
-        if !state.dirs.contains(path) {
+        if !state.names.now.dirs.contains(path) {
             return Err(not_found(path));
         }
-        state.dirs.retain(|p| !p.starts_with(path));
-        state.sync_names_below(path);
-        state.files.retain(|p, _| !p.starts_with(path));
-        state.synced_names.retain(|p, _| !p.starts_with(path));
+        state.names.change(NameChange::DirRemoved(path.to_owned()));
         Ok(())
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let mut state = lock(&self.0);
-        if !state.dirs.contains(path) {
+        if !state.names.now.dirs.contains(path) {
             return Err(not_found(path));
         }
-        let changes = std::mem::take(&mut state.unsynced_names);
-        let (now, later): (Vec<_>, Vec<_>) = changes.into_iter().partition(|c| c.is_in(path));
-        state.unsynced_names = later;
-        for change in now {
-            change.apply(&mut state.synced_names);
-        }
+        state.names.sync(path);
         Ok(())
     }
 }
@@ -356,6 +291,7 @@ fn torn(old: &MemFile, prng: &mut Prng) -> Vec<u8> {
 }
 
 struct Handle {
+    disk: Arc<Mutex<State>>,
     file: Arc<Mutex<MemFile>>,
     read_only: bool,
 }
@@ -384,8 +320,9 @@ impl DiskFile for Handle {
     }
 
     fn write_at(&self, bytes: &[u8], pos: u64) -> io::Result<usize> {
-        self.change(Change::Write(pos, bytes.to_vec()))?;
-        Ok(bytes.len())
+        let fits = self.fitting(bytes.len(), pos)?;
+        self.change(Change::Write(pos, bytes[..fits].to_vec()))?;
+        Ok(fits)
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -397,9 +334,17 @@ impl DiskFile for Handle {
     }
 
     fn sync(&self) -> io::Result<()> {
+        let failure = lock(&self.disk).sync_failure.take();
         let mut file = lock(&self.file);
-        file.synced = file.data.clone();
-        file.unsynced.clear();
+        if let Some(failure) = failure {
+            return Err(failure.strike(&mut file));
+        }
+        let MemFile {
+            synced, unsynced, ..
+        } = &mut *file;
+        for change in unsynced.drain(..) {
+            change.apply(synced);
+        }
         Ok(())
     }
 }
