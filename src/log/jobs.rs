@@ -61,9 +61,12 @@ impl SegmentFiles {
         let log = segment_path(dir, base_offset, LOG_SUFFIX);
         let file = disk.open(&log, OpenMode::Create)?;
         // Also gives back what was allocated behind the end.
-        if !planted!(KeepPadding) {
-            file.set_len(self.len)?;
-        }
+        let len = if planted!(KeepPadding) {
+            file.len()?
+        } else {
+            self.len
+        };
+        file.set_len(len)?;
         file.sync()?;
         if let Some(index) = &self.index {
             replace(disk, &segment_path(dir, base_offset, INDEX_SUFFIX), index)?;
@@ -171,11 +174,9 @@ impl DeleteJob {
                 written => written?,
             };
         }
-        if !planted!(RetireUnnamed) {
-            let kept = segment_path(&self.dir, self.kept_base, LOG_SUFFIX);
-            if ensure_file(disk, &kept)? || !self.kept_named {
-                disk.sync_dir(&self.dir)?;
-            }
+        let kept = segment_path(&self.dir, self.kept_base, LOG_SUFFIX);
+        if !planted!(RetireUnnamed) && (ensure_file(disk, &kept)? || !self.kept_named) {
+            disk.sync_dir(&self.dir)?;
         }
         let mut paths = Vec::new();
         for base in &self.bases {
@@ -220,8 +221,7 @@ pub(crate) struct SizeCheck {
     active: i64,
     /// Not before this time again.
     next: Mono,
-    /// A job of [`Log::retention`] runs. A later one could overtake it, and it would make the file
-    /// of the segment that it leaves as the first again, after that is gone.
+    /// A job of [`Log::retention`] runs: it would make files again that a later one has removed.
     retiring: bool,
 }
 
@@ -325,15 +325,13 @@ fn write_whole(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<Box<dyn
 impl Log {
     /// Whether it takes appends.
     pub(crate) fn check_open(&self) -> Result<(), AppendError> {
-        let (code, message) = match (self.failed, self.closed) {
+        let (code, message) = match (self.failed, self.closed && !planted!(AppendAfterClose)) {
             (true, _) => {
                 let message = "a failed write is being taken back";
                 (ErrorCode::NotEnoughReplicas, message)
             }
-            (false, true) if !planted!(AppendAfterClose) => {
-                (ErrorCode::NotLeaderOrFollower, "the broker is stopping")
-            }
-            _ => return Ok(()),
+            (false, true) => (ErrorCode::NotLeaderOrFollower, "the broker is stopping"),
+            (false, false) => return Ok(()),
         };
         Err(AppendError::new(code, message.to_owned()))
     }

@@ -43,6 +43,8 @@ mod metrics;
 mod ops;
 mod partition;
 mod partitions;
+#[cfg(any(test, feature = "testing"))]
+mod probe;
 mod reads;
 mod relocate;
 mod request;
@@ -63,6 +65,8 @@ mod writes;
 pub use config::{LogDir, LogDirState, ShardConfig, ShardInit};
 pub use found::settle_duplicates;
 pub use jobs::{Job, JobOutput};
+#[cfg(any(test, feature = "testing"))]
+pub use probe::Probe;
 pub use turn::Turn;
 
 use crate::conn::Conn;

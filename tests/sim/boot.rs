@@ -2,6 +2,7 @@
 //! directories, make the shards; and the ways in which it ends.
 
 use crate::broker::Broker;
+use crate::faulty::Faulty;
 use crate::fuse::Fuse;
 use crate::io::METADATA_FILE_IDS;
 use crate::trace::{Trace, note};
@@ -24,8 +25,8 @@ const METADATA_DIR: &str = "__cluster_metadata-0";
 pub(crate) enum Death {
     /// The machine stays up: what was handed to the disk is there.
     Kill,
-    /// What was not synced is lost or torn.
-    PowerLoss,
+    /// What was not synced is lost or torn, or there is garbage where it should be.
+    PowerLoss { garbage: bool },
 }
 
 /// Properties of a broker whose periodic work comes often and whose files are small.
@@ -46,6 +47,7 @@ fn properties(dirs: u64, rng: &mut Prng) -> String {
          share.coordinator.state.topic.min.isr=1\ngroup.initial.rebalance.delay.ms=0\n\
          log.retention.check.interval.ms=700\nlog.flush.offset.checkpoint.interval.ms=900\n\
          log.flush.start.offset.checkpoint.interval.ms=900\nlog.initial.task.delay.ms=300\n\
+         log.cleaner.backoff.ms=400\n\
          metadata.log.max.record.bytes.between.snapshots={snapshots}\n\
          auto.create.topics.enable=false\nmax.incremental.fetch.session.cache.slots=8\n"
     )
@@ -72,6 +74,7 @@ pub(crate) fn prepare(shards: usize, rng: &mut Prng) -> Check<Broker> {
             path: path.clone(),
         });
     }
+    disk.forget_directories();
     let config = ShardConfig {
         broker: config,
         cluster_id: CLUSTER.to_owned(),
@@ -80,7 +83,11 @@ pub(crate) fn prepare(shards: usize, rng: &mut Prng) -> Check<Broker> {
     Ok(Broker::new(disk, Arc::new(config), shards))
 }
 
-fn load(disk: &dyn Disk, config: &ShardConfig) -> Check<(Quorum, Vec<LogDirState>, ImageArc)> {
+/// What the process reads before it makes its shards.
+pub(crate) fn load(
+    disk: &dyn Disk,
+    config: &ShardConfig,
+) -> Check<(Quorum, Vec<LogDirState>, ImageArc)> {
     let broker = &config.broker;
     let dir = broker.metadata_log_dir.join(METADATA_DIR);
     let loaded = Quorum::load(disk, &dir).map_err(shown)?;
@@ -99,7 +106,8 @@ fn load(disk: &dyn Disk, config: &ShardConfig) -> Check<(Quorum, Vec<LogDirState
 
 type ImageArc = Arc<flumen_quorum::Image>;
 
-/// Starts the process. It may die in the middle of it; then it is started again.
+/// Starts the process. It may die in the middle of it, or find that the disk does not work; then it
+/// is started again.
 pub(crate) fn start(b: &mut Broker, faults: bool, rng: &mut Prng, trace: &mut Trace) -> Check {
     let config = Arc::clone(&b.config);
     let disk = b.disk.clone();
@@ -108,14 +116,15 @@ pub(crate) fn start(b: &mut Broker, faults: bool, rng: &mut Prng, trace: &mut Tr
         let fuse = Fuse::new(&disk, changes);
         let outcome = load(&fuse, &config);
         match outcome {
-            Err(e) if !fuse.is_blown() => return Err(format!("the broker does not start: {e}")),
+            Err(e) if !fuse.is_blown() && !b.full => {
+                return Err(format!("the broker does not start: {e}"));
+            }
             _ => {}
         }
         note!(trace, "died while starting, after {changes} changes");
-        end_disk(&disk, Death::Kill, rng);
+        disk.kill();
     }
-    let loaded = load(&disk, &config);
-    let (quorum, states, image) = loaded.map_err(|e| format!("the broker does not start: {e}"))?;
+    let (quorum, states, image) = load_somehow(b, faults, rng, trace)?;
     let clean = states.iter().filter(|s| s.clean).count();
     note!(trace, "start image={} clean={clean}", image.index());
     let states = Arc::new(states);
@@ -136,12 +145,38 @@ pub(crate) fn start(b: &mut Broker, faults: bool, rng: &mut Prng, trace: &mut Tr
     Ok(())
 }
 
-/// What becomes of the disk when the process ends.
-fn end_disk(disk: &MemDisk, death: Death, rng: &mut Prng) {
-    match death {
-        Death::Kill => disk.kill(),
-        Death::PowerLoss => disk.crash(rng),
+/// Loads what a start needs. On a disk that fails or is full it may take another attempt, after
+/// somebody has seen to the disk.
+fn load_somehow(
+    b: &mut Broker,
+    faults: bool,
+    rng: &mut Prng,
+    trace: &mut Trace,
+) -> Check<(Quorum, Vec<LogDirState>, ImageArc)> {
+    let io = b.ring.faults;
+    if faults && io.fail_one_in > 0 && rng.one_in(4) {
+        let faulty = Faulty::new(&b.disk, &io, 60, rng);
+        match load(&faulty, &b.config) {
+            Err(e) if !faulty.has_struck() && !b.full => {
+                return Err(format!("the broker does not start: {e}"));
+            }
+            Err(e) => {
+                note!(trace, "does not start on a failing disk: {e}");
+                b.disk.kill();
+            }
+            Ok(loaded) => return Ok(loaded),
+        }
     }
+    match load(&b.disk, &b.config) {
+        Err(e) if b.full => {
+            note!(trace, "does not start on a full disk: {e}");
+            b.set_room(None, trace);
+            b.disk.kill();
+            load(&b.disk, &b.config)
+        }
+        loaded => loaded,
+    }
+    .map_err(|e| format!("the broker does not start: {e}"))
 }
 
 /// Ends the process in the middle of whatever it does.
@@ -156,7 +191,11 @@ pub(crate) fn die(b: &mut Broker, death: Death, rng: &mut Prng, trace: &mut Trac
         }
     }
     b.ring.die(&b.disk, rng);
-    end_disk(&b.disk, death, rng);
+    match death {
+        Death::Kill => b.disk.kill(),
+        Death::PowerLoss { garbage: false } => b.disk.crash(rng),
+        Death::PowerLoss { garbage: true } => b.disk.crash_with_garbage(rng),
+    }
     b.process_ends();
     Ok(())
 }

@@ -1,13 +1,15 @@
 //! The process under test: its shards, and everything that the runtime does for them, one small
 //! piece at a time.
 
+use crate::faults::strikes;
+use crate::faulty::Faulty;
 use crate::fuse::Fuse;
 use crate::io::{IoDone, Ring};
 use crate::net::{Conn, Inbound, Outbound};
 use crate::trace::{Trace, digest, note};
 use crate::{Check, boot};
 use bytes::Bytes;
-use flumen_base::{FileId, Mono, Now, Prng};
+use flumen_base::{FileId, Mono, Now, Prng, TopicPartition};
 use flumen_log::testing::MemDisk;
 use flumen_shard::io::{ConnId, ConnInfo, Effect, Effects, Input, Response, Segment, Token};
 use flumen_shard::jobs::Job;
@@ -51,6 +53,12 @@ pub(crate) struct Broker {
     pub(crate) stopping: bool,
     /// Slow disk: operations take up to so many nanoseconds.
     pub(crate) disk_delay_max: u64,
+    /// A power loss may leave garbage.
+    pub(crate) garbage: bool,
+    /// The disk takes no more than is on it, and a little.
+    pub(crate) full: bool,
+    /// Log start and high watermark of each partition, as they were seen last in this life.
+    heights: BTreeMap<TopicPartition, (i64, i64)>,
     pub(crate) mono: u64,
     pub(crate) wall_ms: i64,
     /// Why a shard ended the process.
@@ -78,6 +86,9 @@ impl Broker {
             last_conn: 0,
             stopping: false,
             disk_delay_max: 0,
+            garbage: false,
+            full: false,
+            heights: BTreeMap::new(),
             mono: 1,
             wall_ms: boot::WALL_START_MS,
             fatal: None,
@@ -223,7 +234,7 @@ impl Broker {
             self.carry_out(n, effect, rng, trace)?;
         }
         self.mono += 1 + rng.below(20_000);
-        Ok(())
+        self.look(n)
     }
 
     /// The first turn of a new shard.
@@ -387,30 +398,70 @@ impl Broker {
         self.mono += 1 + rng.below(50_000);
     }
 
-    /// A job runs as a whole; on a failing disk it may fail half way.
+    /// Where the logs of a shard stand: in order, and never back while the process lives.
+    fn look(&mut self, n: usize) -> Check {
+        for p in self.nodes[n].shard.probe() {
+            let (start, high) = (p.log_start.0, p.high_watermark.0);
+            let in_order = start <= high
+                && p.last_stable <= p.high_watermark
+                && p.high_watermark <= p.log_end
+                && p.recovery_point <= p.high_watermark;
+            if !in_order {
+                return Err(format!("the offsets of a log are not in order: {p:?}"));
+            }
+            let seen = self.heights.entry(p.tp).or_default();
+            if start < seen.0 || high < seen.1 {
+                return Err(format!(
+                    "start and high watermark were {seen:?}, now: {p:?}"
+                ));
+            }
+            *seen = (start, high);
+        }
+        Ok(())
+    }
+
+    /// A job runs as a whole. Its reads and writes may be done in parts; on a failing disk an
+    /// operation may fail, or all after so many.
     pub(crate) fn run_job(&mut self, at: usize, rng: &mut Prng, trace: &mut Trace) {
         let pending = self.jobs.remove(at);
         let (token, name) = (pending.token, pending.job.name());
         note!(trace, "job {} {name} of {}", token.0, pending.shard);
+        let faults = self.ring.faults;
         // A removal that failed is not tried again before the next start, and its topic's name
         // can't be used until then: known, so it is left out.
-        let fails = self.ring.fail_one_in > 0
-            && name != "remove partition"
-            && rng.one_in(self.ring.fail_one_in / 20 + 1);
-        let output = if fails {
-            note!(trace, " the disk fails");
-            self.ring.may_end = true;
-            pending.job.run(&Fuse::new(&self.disk, rng.below(6)))
-        } else {
-            pending.job.run(&self.disk)
+        let fails = name != "remove partition" && strikes(faults.more_often(20), rng);
+        let output = match fails {
+            true if rng.one_in(2) => {
+                note!(trace, " the disk fails from some operation on");
+                (self.ring.failures, self.ring.may_end) = (self.ring.failures + 1, true);
+                pending.job.run(&Fuse::new(&self.disk, rng.below(6)))
+            }
+            _ => {
+                let fail_one_in = if fails { 1 + rng.below(20) } else { 0 };
+                let disk = Faulty::new(&self.disk, &faults, fail_one_in, rng);
+                let output = pending.job.run(&disk);
+                if disk.has_struck() {
+                    note!(trace, " the disk failed");
+                    (self.ring.failures, self.ring.may_end) = (self.ring.failures + 1, true);
+                }
+                output
+            }
         };
         self.nodes[pending.shard]
             .inputs
             .push(Input::JobDone(token, output));
     }
 
+    /// The disk has room for so many bytes more from now on.
+    pub(crate) fn set_room(&mut self, bytes: Option<u64>, trace: &mut Trace) {
+        self.full = bytes.is_some();
+        let used = self.disk.used();
+        note!(trace, "the disk holds {used}, room for {bytes:?}");
+        self.disk.set_capacity(bytes.map(|room| used + room));
+    }
+
     /// The oldest response of a connection leaves; its slices of files are read now.
-    pub(crate) fn deliver(&mut self, id: ConnId, trace: &mut Trace) -> Check {
+    pub(crate) fn deliver(&mut self, id: ConnId, rng: &mut Prng, trace: &mut Trace) -> Check {
         let Some(conn) = self.conns.get_mut(&id) else {
             return Ok(());
         };
@@ -419,7 +470,7 @@ impl Broker {
             Some(Outbound::Close) => true,
             Some(Outbound::Response(response)) => {
                 let announced = response.len();
-                match assemble(&mut self.ring, &self.disk, response) {
+                match assemble(&mut self.ring, &self.disk, response, rng) {
                     None => {
                         note!(trace, "a slice of a response to {} is gone", id.0);
                         true
@@ -463,7 +514,7 @@ impl Broker {
         for id in ids {
             let waiting = self.conns.get(&id).map_or(0, |c| c.outbound.len());
             for _ in 0..rng.below(waiting as u64 + 1) {
-                self.deliver(id, trace)?;
+                self.deliver(id, rng, trace)?;
             }
         }
         Ok(())
@@ -480,17 +531,18 @@ impl Broker {
         self.nodes.clear();
         self.mesh.clear();
         self.jobs.clear();
+        self.heights.clear();
         self.stopping = false;
         self.fatal = None;
     }
 }
 
-fn assemble(ring: &mut Ring, disk: &MemDisk, response: Response) -> Option<Bytes> {
+fn assemble(ring: &mut Ring, disk: &MemDisk, response: Response, rng: &mut Prng) -> Option<Bytes> {
     let mut bytes = Vec::with_capacity(response.len());
     for segment in &response.segments {
         match segment {
             Segment::Bytes(b) => bytes.extend_from_slice(b),
-            Segment::File(slice) => bytes.extend(ring.slice(disk, slice)?),
+            Segment::File(slice) => bytes.extend(ring.slice(disk, slice, rng)?),
         }
     }
     Some(bytes.into())

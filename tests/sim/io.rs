@@ -1,13 +1,14 @@
 //! The ring: disk operations of the hot path, in pieces, in order per file and in any order across
 //! files.
 
-use crate::planted;
+use crate::faults::strikes;
+use crate::planted::{self, Planted};
 use crate::trace::{digest, note};
 use crate::{Check, trace::Trace};
 use bytes::Bytes;
 use flumen_base::aligned::{AlignedWrite, LastBlock, Piece};
 use flumen_base::{Disk, DiskFile, FileId, LogFile, OpenMode, Prng};
-use flumen_log::testing::MemDisk;
+use flumen_log::testing::{MemDisk, SyncFailure};
 use flumen_shard::io::{DiskOp, FileSlice, IoFailure, IoOutput, Token};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -23,6 +24,35 @@ pub(crate) enum Writes {
     Direct,
     /// Now so, now so.
     Switching,
+}
+
+/// What may go wrong with disk operations.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct IoFaults {
+    pub(crate) writes: Writes,
+    /// Writes and reads are done in parts.
+    pub(crate) short: bool,
+    /// Pieces of writes and reads fail one time in so many, syncs more often; 0 is never.
+    pub(crate) fail_one_in: u64,
+    /// A failed sync loses what it was to write.
+    pub(crate) loses_syncs: bool,
+}
+
+impl IoFaults {
+    pub(crate) fn sync_failure(&self) -> SyncFailure {
+        match self.loses_syncs {
+            true => SyncFailure::Loses,
+            false => SyncFailure::Keeps,
+        }
+    }
+
+    /// How rare failures are among operations of which there are fewer.
+    pub(crate) fn more_often(&self, times: u64) -> u64 {
+        match self.fail_one_in {
+            0 => 0,
+            n => n / times + 1,
+        }
+    }
 }
 
 /// Unit in which a direct write may be short or torn.
@@ -51,17 +81,20 @@ pub(crate) struct IoDone {
     pub(crate) result: Result<IoOutput, IoFailure>,
 }
 
+/// What failed, and how.
+type Broken = (&'static str, io::Error);
+
 /// All operations in progress and the open files of the process.
 #[derive(Default)]
 pub(crate) struct Ring {
     queues: BTreeMap<FileId, VecDeque<Op>>,
     handles: BTreeMap<FileId, Box<dyn DiskFile>>,
     last_blocks: BTreeMap<FileId, LastBlock>,
-    pub(crate) writes: Writes,
-    /// Writes fail one time in so many; 0 is never.
-    pub(crate) fail_one_in: u64,
+    pub(crate) faults: IoFaults,
     /// A write of the metadata log failed, or a device did: the process may end.
     pub(crate) may_end: bool,
+    /// Operations that failed in this run.
+    pub(crate) failures: u64,
 }
 
 /// Files of the metadata log have ids from here on.
@@ -116,7 +149,7 @@ impl Ring {
                 bytes = bufs.concat().into();
                 let (n, sum) = (bytes.len(), digest(&bytes));
                 let path = file.path().display();
-                let is_direct = match self.writes {
+                let is_direct = match self.faults.writes {
                     Writes::Cached => false,
                     Writes::Direct => true,
                     Writes::Switching => rng.one_in(2),
@@ -139,7 +172,8 @@ impl Ring {
                 );
             }
         }
-        let early = is_mutation(&op) && planted::early_ack() && file.id().0 < METADATA_FILE_IDS;
+        let early =
+            is_mutation(&op) && planted::is(Planted::EarlyAck) && file.id().0 < METADATA_FILE_IDS;
         let done = early.then(|| IoDone {
             shard,
             token,
@@ -203,79 +237,117 @@ impl Ring {
         op: &mut Op,
         rng: &mut Prng,
     ) -> Option<Result<IoOutput, IoFailure>> {
+        let ended = match &op.op {
+            DiskOp::Write { .. } => self.write_piece(disk, op, rng),
+            DiskOp::Sync { file } => {
+                let fails = strikes(self.faults.more_often(20), rng);
+                self.sync(disk, file, fails).map(|()| Some(IoOutput::Done))
+            }
+            DiskOp::Read { file, pos, len } => {
+                self.read(disk, file, (*pos, *len), rng).map(|bytes| {
+                    let bytes = Bytes::from(bytes);
+                    Some(IoOutput::Read(bytes))
+                })
+            }
+        };
+        let (what, error) = match ended {
+            Ok(done) => return done.map(Ok),
+            Err(broken) => broken,
+        };
         let file = file_of(&op.op);
-        let failure = |what: &'static str, e: &io::Error| IoFailure {
+        let small = [io::ErrorKind::StorageFull, io::ErrorKind::ResourceBusy];
+        self.may_end |= file.id().0 >= METADATA_FILE_IDS;
+        self.may_end |= what == "fdatasync" || !small.contains(&error.kind());
+        self.failures += 1;
+        Some(Err(IoFailure {
             op: what,
             path: file.path().display().to_string(),
-            kind: e.kind(),
-        };
-        let is_write = !matches!(op.op, DiskOp::Read { .. });
-        let handle = match open(&mut self.handles, disk, file, is_write) {
-            Ok(handle) => handle,
-            Err(e) => return Some(Err(failure("open", &e))),
-        };
-        match &op.op {
-            DiskOp::Write { pos, sync, .. } => {
-                if self.fail_one_in > 0 && !op.acked && rng.one_in(self.fail_one_in) {
-                    let kind = match rng.below(8) {
-                        0..4 => io::ErrorKind::StorageFull,
-                        4..7 => io::ErrorKind::ResourceBusy,
-                        _ => io::ErrorKind::Other,
-                    };
-                    self.may_end |= file.id().0 >= METADATA_FILE_IDS;
-                    self.may_end |= kind == io::ErrorKind::Other;
-                    return Some(Err(failure("write", &kind.into())));
-                }
-                if let Some(write) = op.direct.as_mut().filter(|w| !w.is_done()) {
-                    let last = self.last_blocks.entry(file.id()).or_default();
-                    if let Err(e) = direct_piece(handle, write, last, *pos, rng) {
-                        return Some(Err(failure("write", &e)));
-                    }
-                    op.done = if write.is_done() { op.bytes.len() } else { 0 };
-                    if !write.is_done() || *sync {
-                        return None;
-                    }
-                } else if op.done < op.bytes.len() {
-                    let left = op.bytes.len() - op.done;
-                    let n = if rng.one_in(4) {
-                        1 + rng.below(left as u64) as usize
-                    } else {
-                        left
-                    };
-                    let at = pos + op.done as u64;
-                    if let Err(e) = handle.write_at(&op.bytes[op.done..op.done + n], at) {
-                        return Some(Err(failure("write", &e)));
-                    }
-                    op.done += n;
-                    if op.done < op.bytes.len() || *sync {
-                        return None;
-                    }
-                } else if *sync && let Err(e) = handle.sync() {
-                    return Some(Err(failure("fdatasync", &e)));
-                }
-                Some(Ok(IoOutput::Done))
-            }
-            DiskOp::Sync { .. }
-                if self.fail_one_in > 0 && rng.one_in(self.fail_one_in / 20 + 1) =>
-            {
-                self.may_end = true;
-                Some(Err(failure("fdatasync", &io::ErrorKind::Other.into())))
-            }
-            DiskOp::Sync { .. } => match handle.sync() {
-                Ok(()) => Some(Ok(IoOutput::Done)),
-                Err(e) => Some(Err(failure("fdatasync", &e))),
-            },
-            DiskOp::Read { pos, len, .. } => match read(handle, *pos, *len as usize) {
-                Ok(bytes) => Some(Ok(IoOutput::Read(bytes.into()))),
-                Err(e) => Some(Err(failure("read", &e))),
-            },
-        }
+            kind: error.kind(),
+        }))
     }
 
-    /// Reads a slice of a response; `None` where the file is gone or too short.
-    pub(crate) fn slice(&mut self, disk: &MemDisk, slice: &FileSlice) -> Option<Vec<u8>> {
-        let handle = open(&mut self.handles, disk, &slice.file, false).ok()?;
-        let bytes = read(handle, slice.pos, slice.len as usize).ok()?;
+    /// Some more of a write, or its sync; what it gives once it is done.
+    fn write_piece(
+        &mut self,
+        disk: &MemDisk,
+        op: &mut Op,
+        rng: &mut Prng,
+    ) -> Result<Option<IoOutput>, Broken> {
+        let faults = self.faults;
+        let DiskOp::Write {
+            file, pos, sync, ..
+        } = &op.op
+        else {
+            return Ok(None); // the caller has looked
+        };
+        if op.done == op.bytes.len() && *sync {
+            let fails = !op.acked && strikes(faults.more_often(4), rng);
+            self.sync(disk, file, fails)?;
+            return Ok(Some(IoOutput::Done));
+        }
+        let handle = open(&mut self.handles, disk, file, true).map_err(|e| ("open", e))?;
+        if !op.acked && strikes(faults.fail_one_in, rng) {
+            let kind = match rng.below(8) {
+                0..4 => io::ErrorKind::StorageFull,
+                4..7 => io::ErrorKind::ResourceBusy,
+                _ => io::ErrorKind::Other,
+            };
+            return Err(("write", kind.into()));
+        }
+        if let Some(write) = op.direct.as_mut() {
+            let last = self.last_blocks.entry(file.id()).or_default();
+            direct_piece(handle, write, last, (*pos, faults.short), rng)
+                .map_err(|e| ("write", e))?;
+            op.done = if write.is_done() { op.bytes.len() } else { 0 };
+        } else if op.done < op.bytes.len() {
+            let left = op.bytes.len() - op.done;
+            let n = match faults.short && rng.one_in(4) {
+                true => 1 + rng.below(left as u64) as usize,
+                false => left,
+            };
+            let at = pos + op.done as u64;
+            let written = handle.write_at(&op.bytes[op.done..op.done + n], at);
+            op.done += written.map_err(|e| ("write", e))?;
+        }
+        let done = op.done == op.bytes.len() && !*sync;
+        Ok(done.then_some(IoOutput::Done))
+    }
+
+    fn sync(&mut self, disk: &MemDisk, file: &LogFile, fails: bool) -> Result<(), Broken> {
+        let handle = open(&mut self.handles, disk, file, true).map_err(|e| ("open", e))?;
+        if fails {
+            disk.fail_next_sync(self.faults.sync_failure());
+        }
+        handle.sync().map_err(|e| ("fdatasync", e))
+    }
+
+    fn read(
+        &mut self,
+        disk: &MemDisk,
+        file: &LogFile,
+        (pos, len): (u64, u32),
+        rng: &mut Prng,
+    ) -> Result<Vec<u8>, Broken> {
+        let handle = open(&mut self.handles, disk, file, false).map_err(|e| ("open", e))?;
+        if strikes(self.faults.fail_one_in, rng) {
+            let kind = match rng.one_in(8) {
+                true => io::ErrorKind::Other,
+                false => io::ErrorKind::TimedOut,
+            };
+            return Err(("read", kind.into()));
+        }
+        read(handle, pos, len as usize).map_err(|e| ("read", e))
+    }
+
+    /// Reads a slice of a response; `None` where the file is gone, too short or can't be read.
+    pub(crate) fn slice(
+        &mut self,
+        disk: &MemDisk,
+        slice: &FileSlice,
+        rng: &mut Prng,
+    ) -> Option<Vec<u8>> {
+        let wanted = (slice.pos, slice.len);
+        let bytes = self.read(disk, &slice.file, wanted, rng).ok()?;
         (bytes.len() == slice.len as usize).then_some(bytes)
     }
 
@@ -306,7 +378,8 @@ impl Ring {
             }
         }
         *self = Self {
-            writes: self.writes,
+            faults: self.faults,
+            failures: self.failures,
             ..Self::default()
         };
     }
@@ -323,6 +396,7 @@ fn fill(
     let piece = write.piece();
     // Only the first piece can begin in a block that an earlier write has begun.
     if piece.at < pos
+        && !planted::is(Planted::StaleBlock)
         && let Some((at, len)) = last.missing(pos)
     {
         let mut block = vec![0; len];
@@ -338,16 +412,16 @@ fn direct_piece(
     handle: &dyn DiskFile,
     write: &mut AlignedWrite<Bytes>,
     last: &mut LastBlock,
-    pos: u64,
+    (pos, short): (u64, bool),
     rng: &mut Prng,
 ) -> io::Result<()> {
     let (piece, out) = fill(handle, write, last, pos)?;
-    let n = match rng.one_in(4) {
+    let n = match short && rng.one_in(4) {
         true => (rng.below(piece.len as u64 / SECTOR + 1) * SECTOR) as usize,
         false => piece.len,
     };
-    handle.write_all_at(&out[..n], piece.at)?;
-    write.advance(&piece, &out, n, last);
+    let written = handle.write_at(&out[..n], piece.at)?;
+    write.advance(&piece, &out, written, last);
     Ok(())
 }
 

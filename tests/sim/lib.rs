@@ -5,22 +5,29 @@
 //! sim      the schedule: which piece happens next          model  what was promised and seen
 //! broker   the process: shards, mesh, ring, jobs, sockets  link   a client's connection
 //! boot     start and end of the process                    client producers, consumers, ...
+//! faults   what may go wrong                               audit  what the disk holds at the end
 //! ```
 #![forbid(unsafe_code)]
 
+mod audit;
 mod boot;
 mod broker;
 mod client;
+mod faults;
+mod faulty;
 mod fuse;
 mod io;
 mod link;
+mod many;
 mod model;
 mod net;
 mod planted;
 mod sim;
 mod trace;
 
-pub use planted::Planted;
+pub use faults::{Fault, FaultSet, help as faults_help};
+pub use many::{run_many, threads};
+pub use planted::{PLANTED, Planted};
 pub use trace::Trace;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -47,6 +54,8 @@ pub struct Options {
     pub trace: bool,
     /// A bug to find.
     pub planted: Planted,
+    /// What may go wrong.
+    pub faults: FaultSet,
 }
 
 impl Options {
@@ -57,7 +66,23 @@ impl Options {
             steps: STEPS,
             trace: false,
             planted: Planted::None,
+            faults: FaultSet::usual(),
         }
+    }
+
+    /// The arguments of the command line that give this run.
+    pub fn arguments(&self) -> String {
+        let mut text = format!("--seed {}", self.seed);
+        if self.steps != STEPS {
+            text += &format!(" --steps {}", self.steps);
+        }
+        if self.faults != FaultSet::usual() {
+            text += &format!(" --faults {}", self.faults);
+        }
+        if self.planted != Planted::None {
+            text += &format!(" --planted {}", self.planted.name());
+        }
+        text
     }
 }
 
@@ -68,6 +93,12 @@ pub struct Stats {
     pub acks: u64,
     /// Records that were read and compared.
     pub records_read: u64,
+    /// Searches by time that were answered and compared.
+    pub searches: u64,
+    /// Operations that the disk failed.
+    pub disk_failures: u64,
+    /// Times the disk was looked at as a whole.
+    pub audits: u64,
     /// Times the process was killed.
     pub kills: u64,
     /// Times the power failed.
@@ -81,6 +112,8 @@ pub struct Stats {
 pub struct Outcome {
     /// Its seed.
     pub seed: u64,
+    /// How to run it again.
+    pub again: String,
     /// Steps it took.
     pub steps: u64,
     /// What is wrong, if something is.
@@ -98,9 +131,10 @@ impl Outcome {
     pub fn report(&self) -> Option<String> {
         let failure = self.failure.as_ref()?;
         let (seed, steps) = (self.seed, self.steps);
+        let again = &self.again;
         Some(format!(
-            "seed {seed}, step {steps}: {failure}\n  again: cargo run --profile sim -p sim -- \
-             --seed {seed} --trace"
+            "seed {seed}, step {steps}: {failure}\n  again: cargo run --profile sim -p sim -- {again} \
+             --trace"
         ))
     }
 }
@@ -109,7 +143,7 @@ impl Outcome {
 pub fn run(options: &Options) -> Outcome {
     options.planted.plant();
     let trace = Trace::new(options.trace);
-    let (mut sim, mut failure) = match sim::Sim::new(options.seed, trace) {
+    let (mut sim, mut failure) = match sim::Sim::new(options.seed, options.faults, trace) {
         Ok(sim) => (Some(sim), None),
         Err(error) => (None, Some(error)),
     };
@@ -126,6 +160,7 @@ pub fn run(options: &Options) -> Outcome {
     let trace = sim.map_or_else(|| Trace::new(false), |s| s.trace);
     Outcome {
         seed: options.seed,
+        again: options.arguments(),
         steps,
         failure,
         hash: trace.hash(),

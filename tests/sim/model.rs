@@ -8,6 +8,10 @@ use bytes::Bytes;
 use flumen_base::Uuid;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+#[path = "model_disk.rs"]
+mod disk;
+pub(crate) use disk::OnDisk;
+
 /// A partition.
 pub(crate) type Tp = (Uuid, i32);
 
@@ -22,6 +26,8 @@ const PATCHED: usize = 16;
 pub(crate) struct Produced {
     pub(crate) bytes: Bytes,
     pub(crate) count: i64,
+    /// Of the first record; each further one is a millisecond younger.
+    first_timestamp: i64,
     tp: Tp,
     idempotent: bool,
 }
@@ -41,6 +47,10 @@ struct Part {
     start_limit: i64,
     /// Every ack is on disk.
     durable: bool,
+    /// Retention keeps so many bytes, and may take what is older.
+    keeps: Option<u64>,
+    /// Bits of it have flipped on the disk: it may refuse to serve, but not lie.
+    rotten: bool,
     /// Power losses that may have taken something.
     losses: u32,
 }
@@ -73,10 +83,14 @@ pub(crate) struct Model {
     /// By name, with a number that changes whenever the state does.
     topics: BTreeMap<String, (Known, u64)>,
     producer_ids: BTreeSet<i64>,
+    /// Ends of the process that were no clean shutdowns.
+    pub(crate) unclean_ends: u32,
     /// Counts the lives of the process.
     pub(crate) life: u32,
     pub(crate) acks: u64,
     pub(crate) records_read: u64,
+    /// Searches by time that were answered.
+    pub(crate) searches: u64,
 }
 
 impl Model {
@@ -115,8 +129,18 @@ impl Model {
 
     // ---- partitions ----
 
-    pub(crate) fn declare(&mut self, tp: Tp, durable: bool) {
-        self.parts.entry(tp).or_default().durable = durable;
+    pub(crate) fn declare(&mut self, tp: Tp, durable: bool, keeps: Option<u64>) {
+        let part = self.parts.entry(tp).or_default();
+        (part.durable, part.keeps) = (durable, keeps);
+    }
+
+    /// Its files were damaged while the process was down.
+    pub(crate) fn rots(&mut self, tp: Tp) {
+        self.parts.entry(tp).or_default().rotten = true;
+    }
+
+    pub(crate) fn is_rotten(&self, tp: Tp) -> bool {
+        self.parts.get(&tp).is_some_and(|p| p.rotten)
     }
 
     pub(crate) fn floor(&self, tp: Tp) -> Floor {
@@ -132,7 +156,7 @@ impl Model {
         &mut self,
         tp: Tp,
         bytes: Bytes,
-        count: i64,
+        (count, first_timestamp): (i64, i64),
         idempotent: bool,
     ) -> BatchNo {
         let no = self.produced.len();
@@ -140,6 +164,7 @@ impl Model {
         self.produced.push(Produced {
             bytes,
             count,
+            first_timestamp,
             tp,
             idempotent,
         });
@@ -178,6 +203,9 @@ impl Model {
             ));
         }
         let part = self.parts.entry(tp).or_default();
+        if part.rotten {
+            return Ok(());
+        }
         let before = part.at.range(..base + count).next_back();
         if let Some((&other, &there)) = before {
             let other_end = other + self.produced[there].count;
@@ -210,17 +238,18 @@ impl Model {
         batches: &[(i64, i64, &[u8])],
     ) -> Check<i64> {
         let mut next = None;
+        let rotten = self.is_rotten(tp);
         for (base, last, bytes) in batches {
             let expected = next.unwrap_or(*base);
-            if *base != expected {
+            if *base != expected && !rotten {
                 return Err(format!(
                     "{tp:?}: offset {base} follows where {expected} should"
                 ));
             }
-            if next.is_none() && !(*base..=*last).contains(&offset) {
+            if next.is_none() && !rotten && !(*base..=*last).contains(&offset) {
                 return Err(format!("{tp:?}: asked for {offset}, got {base}..={last}"));
             }
-            let body = bytes.get(PATCHED..).unwrap_or_default();
+            let body = body_of(bytes);
             let Some(&no) = self.by_body.get(body) else {
                 return Err(format!(
                     "{tp:?}: nobody produced the batch at {base}..={last}"
@@ -236,6 +265,9 @@ impl Model {
     /// High watermark and log start as an answer says them; -1 where it doesn't.
     pub(crate) fn bounds(&mut self, tp: Tp, floor: Floor, high: i64, start: i64) -> Check {
         let part = self.parts.entry(tp).or_default();
+        if part.rotten {
+            return Ok(());
+        }
         if high >= 0 && high < floor.high {
             let was = floor.high;
             return Err(format!(
@@ -248,7 +280,9 @@ impl Model {
                 "{tp:?}: the log start went from {was} back to {start}"
             ));
         }
-        if start > part.start_limit {
+        if part.keeps.is_some() {
+            part.start_limit = part.start_limit.max(start);
+        } else if start > part.start_limit {
             let limit = part.start_limit;
             return Err(format!(
                 "{tp:?}: the log starts at {start}, deleted was below {limit}"
@@ -262,6 +296,7 @@ impl Model {
     /// Whether a read from here may be out of range, and whether this log start is allowed.
     pub(crate) fn out_of_range(&self, tp: Tp, floor: Floor, offset: i64) -> Check {
         match self.parts.get(&tp) {
+            Some(part) if part.rotten || part.keeps.is_some() => Ok(()),
             Some(part) if offset >= part.start_limit && offset <= floor.high => Err(format!(
                 "{tp:?}: {offset} is out of range, high watermark {}",
                 floor.high
@@ -284,12 +319,11 @@ impl Model {
 
     // ---- crashes ----
 
-    /// The process ended: what a log start said is known only to its checkpoints.
+    /// The process ended. A log start that was answered may be forgotten (Kafka writes its
+    /// checkpoint from time to time, and so does Flumen): the disk says which one counts
+    /// ([`Model::on_disk`]).
     pub(crate) fn new_life(&mut self) {
         self.life += 1;
-        for part in self.parts.values_mut() {
-            part.start = 0;
-        }
     }
 
     /// The power failed: where acks don't wait for the disk anything may be gone.
@@ -298,7 +332,13 @@ impl Model {
             part.at.clear();
             part.place.clear();
             part.high = 0;
+            part.start = 0;
             part.losses += 1;
         }
     }
+}
+
+/// What of a batch the broker keeps as it is.
+fn body_of(batch: &[u8]) -> &[u8] {
+    batch.get(PATCHED..).unwrap_or_default()
 }

@@ -1,5 +1,6 @@
 //! Bugs on purpose: the tests show that the simulator finds each of them.
 
+use flumen_log::planted::{self, Bug};
 use std::cell::Cell;
 
 /// A bug to switch on, on the thread that runs the simulation.
@@ -10,26 +11,110 @@ pub enum Planted {
     None,
     /// The runtime says that a write is done when it has only begun.
     EarlyAck,
-    /// Recovery believes the lengths in the headers of batches and does not check their CRC.
-    NoCrcCheck,
-    /// Recovery forgets the idempotent producers.
-    ForgetProducers,
+    /// The runtime begins a direct write with what it last knew of the block, not with what stands
+    /// there.
+    StaleBlock,
+    /// One of the log's.
+    Log(Bug),
 }
 
-thread_local!(static EARLY_ACK: Cell<bool> = const { Cell::new(false) });
+/// A planted bug, its name on the command line, and the part of the system it is in.
+type Line = (Planted, &'static str, &'static str);
+
+/// All of them.
+pub const PLANTED: [Line; 18] = [
+    (Planted::EarlyAck, "early-ack", "runtime"),
+    (Planted::StaleBlock, "stale-block", "direct writes"),
+    (
+        Planted::Log(Bug::KeepPadding),
+        "keep-padding",
+        "direct writes",
+    ),
+    (Planted::Log(Bug::SkipSync), "skip-sync", "group commit"),
+    (
+        Planted::Log(Bug::UnnamedWrites),
+        "unnamed-writes",
+        "group commit",
+    ),
+    (
+        Planted::Log(Bug::IgnoreSyncError),
+        "ignore-sync-error",
+        "group commit",
+    ),
+    (
+        Planted::Log(Bug::RecoveryPointAhead),
+        "recovery-point-ahead",
+        "log",
+    ),
+    (Planted::Log(Bug::NoCrcCheck), "no-crc-check", "recovery"),
+    (
+        Planted::Log(Bug::KeepBehindCut),
+        "keep-behind-cut",
+        "recovery",
+    ),
+    (
+        Planted::Log(Bug::NoSyncAfterRecovery),
+        "no-sync-after-recovery",
+        "recovery",
+    ),
+    (
+        Planted::Log(Bug::ForgetProducers),
+        "forget-producers",
+        "producer state",
+    ),
+    (
+        Planted::Log(Bug::LateSnapshot),
+        "late-snapshot",
+        "producer state",
+    ),
+    (Planted::Log(Bug::IndexPosition), "index-position", "index"),
+    (Planted::Log(Bug::StaleTimes), "stale-times", "index"),
+    (
+        Planted::Log(Bug::RetentionEager),
+        "retention-eager",
+        "retention",
+    ),
+    (
+        Planted::Log(Bug::RetireUnnamed),
+        "retire-unnamed",
+        "retention",
+    ),
+    (
+        Planted::Log(Bug::CloseWithoutSync),
+        "close-without-sync",
+        "stop",
+    ),
+    (
+        Planted::Log(Bug::AppendAfterClose),
+        "append-after-close",
+        "stop",
+    ),
+];
+
+thread_local!(static RUNTIME: Cell<Planted> = const { Cell::new(Planted::None) });
 
 impl Planted {
     /// Switches this bug on and all others off, for the calling thread.
     pub fn plant(self) {
-        EARLY_ACK.set(self == Self::EarlyAck);
-        flumen_log::planted::set(match self {
-            Self::None | Self::EarlyAck => flumen_log::planted::Bug::None,
-            Self::NoCrcCheck => flumen_log::planted::Bug::NoCrcCheck,
-            Self::ForgetProducers => flumen_log::planted::Bug::ForgetProducers,
+        RUNTIME.set(self);
+        planted::set(match self {
+            Self::Log(bug) => bug,
+            _ => Bug::None,
         });
+    }
+
+    /// The bug of that name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        PLANTED.iter().find(|l| l.1 == name).map(|l| l.0)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        PLANTED.iter().find(|l| l.0 == self).map_or("none", |l| l.1)
     }
 }
 
-pub(crate) fn early_ack() -> bool {
-    EARLY_ACK.get()
+/// Whether this bug is switched on here.
+pub(crate) fn is(bug: Planted) -> bool {
+    RUNTIME.get() == bug
 }

@@ -1,38 +1,29 @@
 //! One run: the schedule of everything that happens, drawn from the seed.
 
+use crate::audit::audit;
 use crate::boot::{self, Death};
 use crate::broker::Broker;
 use crate::client::admin::Admin;
 use crate::client::committer::Committer;
-use crate::client::consumer::Consumer;
+use crate::client::consumer::{Consumer, Manner};
+use crate::client::keyed::Keyed;
 use crate::client::producer::{IN_FLIGHT_MAX, Producer, Style};
+use crate::client::seeker::Seeker;
 use crate::client::{Client, Spec};
-use crate::io::Writes;
+use crate::faults::{FaultSet, Plan, strikes};
 use crate::link::Cx;
-use crate::model::Model;
+use crate::model::{Known, Model};
 use crate::trace::{Trace, note};
 use crate::{Check, Stats};
 use flumen_base::Prng;
 use flumen_log::checkpoint::has_clean_shutdown;
 use flumen_shard::LogDir;
+use std::path::PathBuf;
 
 /// Steps after which a run that should come to rest has failed to.
 const SETTLE_STEPS_MAX: u64 = 400_000;
 /// A clean shutdown takes at most so many steps.
 const SHUTDOWN_STEPS_MAX: u64 = 50_000;
-
-/// What may go wrong in a run, drawn once.
-#[derive(Debug)]
-struct Faults {
-    /// The process dies one step in so many.
-    die_one_in: u64,
-    /// Whether that may be a power loss.
-    power: bool,
-    /// The disk is slow one phase in so many.
-    slow_one_in: u64,
-    /// The wall clock jumps one time in so many.
-    jump_one_in: u64,
-}
 
 /// A run in progress.
 pub(crate) struct Sim {
@@ -40,10 +31,10 @@ pub(crate) struct Sim {
     model: Model,
     rng: Prng,
     pub(crate) trace: Trace,
+    specs: Vec<Spec>,
     clients: Vec<Box<dyn Client>>,
     committers: Vec<Committer>,
-    faults: Faults,
-    failing_disk: u64,
+    plan: Plan,
     settling: bool,
     shutdown_since: Option<u64>,
     pub(crate) steps: u64,
@@ -51,73 +42,28 @@ pub(crate) struct Sim {
 }
 
 impl Sim {
-    pub(crate) fn new(seed: u64, trace: Trace) -> Check<Self> {
+    pub(crate) fn new(seed: u64, faults: FaultSet, trace: Trace) -> Check<Self> {
         let mut rng = Prng::new(seed);
         let shards = 1 + rng.below(4) as usize;
         let mut broker = boot::prepare(shards, &mut rng)?;
-        let spec = |rng: &mut Prng, name, durable, comes_and_goes| Spec {
-            name,
-            partitions: 1 + rng.below(4) as i32,
-            durable,
-            comes_and_goes,
-        };
-        let durable = spec(&mut rng, "durable", true, false);
-        let fast = spec(&mut rng, "fast", false, false);
-        let guest = spec(&mut rng, "guest", false, true);
-        let failing_disk = if rng.one_in(4) {
-            200 + rng.below(800)
-        } else {
-            0
-        };
-        let faults = Faults {
-            die_one_in: 600 + rng.below(4_000),
-            power: rng.one_in(2),
-            slow_one_in: 2 + rng.below(6),
-            jump_one_in: 30 + rng.below(200),
-        };
-        broker.ring.writes = match rng.below(4) {
-            0 | 1 => Writes::Cached,
-            2 => Writes::Direct,
-            _ => Writes::Switching,
-        };
-        let fails = failing_disk > 0;
-        let pause = 2 + rng.below(20);
-        let stay = vec![durable.clone(), fast.clone()];
-        let all = vec![durable.clone(), fast.clone(), guest.clone()];
-        let mut clients: Vec<Box<dyn Client>> = vec![Box::new(Admin::new(all.clone(), pause))];
-        let mut producer = |rng: &mut Prng, name: &str, specs: Vec<Spec>, idempotent, acks| {
-            let style = Style {
-                idempotent,
-                acks,
-                unacked_max: if name == "careful" { 1 } else { IN_FLIGHT_MAX },
-                failing_disk: fails,
-            };
-            let timeout_ms = 100 + rng.below(4_000);
-            let client = Producer::new(name.to_owned(), specs, style, timeout_ms);
-            clients.push(Box::new(client));
-        };
-        producer(&mut rng, "idempotent", stay.clone(), true, -1);
-        producer(&mut rng, "careful", stay.clone(), true, -1);
-        producer(&mut rng, "simple", stay, false, 1);
-        producer(&mut rng, "forgetful", vec![fast.clone()], false, 0);
-        producer(&mut rng, "guest's", vec![guest], false, -1);
-        for n in 1..=2 {
-            let (from, timeout_ms) = (rng.next_u64() >> 8, 2_000 + rng.below(4_000));
-            let name = format!("consumer {n}");
-            let client = Consumer::new(name, all.clone(), from, fails, timeout_ms);
-            clients.push(Box::new(client));
-        }
-        let committers = ["group-a", "group-b"]
-            .map(|group| Committer::new(group.to_owned(), fast.clone(), 200 + rng.below(4_000)));
+        let plan = Plan::draw(faults, &mut rng);
+        broker.ring.faults = plan.io;
+        broker.garbage = plan.garbage && plan.power;
+        let specs = specs(&mut rng);
+        let clients = clients(&specs, &plan, &mut rng);
+        let committers = ["group-a", "group-b"].map(|group| {
+            let timeout_ms = 200 + rng.below(4_000);
+            Committer::new(group.to_owned(), specs[1].clone(), timeout_ms, plan.cuts)
+        });
         Ok(Self {
             broker,
             model: Model::default(),
             rng,
             trace,
+            specs,
             clients,
             committers: committers.into(),
-            faults,
-            failing_disk,
+            plan,
             settling: false,
             shutdown_since: None,
             steps: 0,
@@ -125,31 +71,37 @@ impl Sim {
         })
     }
 
-    /// Runs `steps` steps with faults, then lets everything come to rest and checks that it does.
+    /// Runs `steps` steps with faults, then lets everything come to rest and checks that it does,
+    /// and that the disk then holds what was promised.
     pub(crate) fn run(&mut self, steps: u64) -> Check {
-        let shards = self.broker.shards;
-        let (faults, writes) = (&self.faults, self.broker.ring.writes);
-        note!(self.trace, "shards={shards} {writes:?} faults={faults:?}");
+        let (shards, plan) = (self.broker.shards, &self.plan);
+        note!(self.trace, "shards={shards} plan={plan:?}");
         self.start()?;
         while self.steps < steps {
             self.step()?;
         }
         self.settle()?;
+        self.end(Death::Kill, false)?;
         self.stats.acks = self.model.acks;
         self.stats.records_read = self.model.records_read;
+        self.stats.searches = self.model.searches;
+        self.stats.disk_failures = self.broker.ring.failures;
         Ok(())
     }
 
     fn settle(&mut self) -> Check {
         note!(self.trace, "settle");
         self.settling = true;
-        self.broker.disk_delay_max = 100_000;
-        // A log directory that failed comes back with the next start.
-        if self.failing_disk > 0 && self.broker.is_up() {
-            self.die(Death::Kill)?;
+        if self.broker.full {
+            self.broker.set_room(None, &mut self.trace);
         }
-        self.broker.ring.fail_one_in = 0;
-        self.failing_disk = 0;
+        // What the disk has refused for good comes back with the next start.
+        if self.plan.disk_may_fail() && self.broker.is_up() {
+            self.end(Death::Kill, false)?;
+        }
+        self.plan.settle();
+        self.broker.disk_delay_max = 100_000;
+        self.broker.ring.faults = self.plan.io;
         for client in &mut self.clients {
             client.settle();
         }
@@ -189,7 +141,6 @@ impl Sim {
 
     fn start(&mut self) -> Check {
         let faults = !self.settling;
-        self.broker.ring.fail_one_in = self.failing_disk;
         boot::start(&mut self.broker, faults, &mut self.rng, &mut self.trace)
     }
 
@@ -213,7 +164,7 @@ impl Sim {
                 return Err("a clean shutdown does not end".to_owned());
             }
         }
-        if !self.settling && self.rng.one_in(self.faults.die_one_in) {
+        if !self.settling && self.rng.one_in(self.plan.end_one_in) {
             return self.end_somehow();
         }
         match self.rng.below(100) {
@@ -232,15 +183,20 @@ impl Sim {
     // ---- ends ----
 
     fn end_somehow(&mut self) -> Check {
+        let plan = &self.plan;
         match self.rng.below(4) {
-            0 if self.shutdown_since.is_none() => {
+            0 if plan.stops && self.shutdown_since.is_none() => {
                 note!(self.trace, "shutdown");
                 self.shutdown_since = Some(self.steps);
                 self.broker.shut_down();
                 Ok(())
             }
-            1 | 2 if self.faults.power => self.die(Death::PowerLoss),
-            _ => self.die(Death::Kill),
+            1 | 2 if plan.power => {
+                let garbage = plan.garbage;
+                self.die(Death::PowerLoss { garbage })
+            }
+            _ if plan.kills => self.die(Death::Kill),
+            _ => Ok(()),
         }
     }
 
@@ -252,17 +208,23 @@ impl Sim {
         let clean = dirs.iter().all(clean);
         note!(self.trace, "stopped clean={clean}");
         self.stats.shutdowns += 1;
-        let power = self.faults.power && self.rng.one_in(2);
-        let death = if power { Death::PowerLoss } else { Death::Kill };
+        let power = self.plan.power && self.rng.one_in(2);
+        let garbage = self.plan.garbage;
+        let death = match power {
+            true => Death::PowerLoss { garbage },
+            false => Death::Kill,
+        };
+        self.model.unclean_ends += u32::from(!clean);
         self.end(death, power && !clean)
     }
 
     fn die(&mut self, death: Death) -> Check {
         match death {
             Death::Kill => self.stats.kills += 1,
-            Death::PowerLoss => self.stats.power_losses += 1,
+            Death::PowerLoss { .. } => self.stats.power_losses += 1,
         }
-        self.end(death, death == Death::PowerLoss)
+        self.model.unclean_ends += 1;
+        self.end(death, death != Death::Kill)
     }
 
     fn end(&mut self, death: Death, loses: bool) -> Check {
@@ -279,7 +241,37 @@ impl Sim {
         for committer in &mut self.committers {
             committer.process_ended(loses);
         }
-        Ok(())
+        if self.plan.rot && self.rng.one_in(2) {
+            self.rot();
+        }
+        self.stats.audits += 1;
+        let (specs, trace) = (&self.specs, &mut self.trace);
+        audit(&self.broker, &mut self.model, specs, trace)
+    }
+
+    /// A bit flips in some file of some partition that clients use.
+    fn rot(&mut self) {
+        let plain: Vec<&Spec> = self.specs.iter().filter(|s| !s.compacted).collect();
+        let spec = plain[self.rng.below(plain.len() as u64) as usize];
+        let partition = self.rng.below(spec.partitions as u64) as i32;
+        let name = format!("{}-{partition}", spec.name);
+        let Known::Exists(id) = self.model.topic(spec.name).0 else {
+            return;
+        };
+        let files = self.broker.disk.paths().into_iter();
+        let in_it = |path: &PathBuf| path.parent().is_some_and(|dir| dir.ends_with(&name));
+        let files: Vec<PathBuf> = files.filter(in_it).collect();
+        if files.is_empty() {
+            return;
+        }
+        let path = &files[self.rng.below(files.len() as u64) as usize];
+        let len = self.broker.disk.contents(path).map_or(0, |c| c.len());
+        let (at, bit) = (self.rng.below(len as u64), self.rng.below(8) as u8);
+        if self.broker.disk.flip_bit(path, at, bit) {
+            let path = path.display();
+            note!(self.trace, "bit {bit} of byte {at} of {path} flips");
+            self.model.rots((id, partition));
+        }
     }
 
     // ---- pieces ----
@@ -315,7 +307,7 @@ impl Sim {
     fn deliver(&mut self) -> Check {
         let conns = self.broker.sending();
         match self.pick(&conns) {
-            Some(id) => self.broker.deliver(id, &mut self.trace),
+            Some(id) => self.broker.deliver(id, &mut self.rng, &mut self.trace),
             None => Ok(()),
         }
     }
@@ -380,15 +372,97 @@ impl Sim {
         if self.settling {
             return;
         }
-        if self.rng.one_in(self.faults.jump_one_in) {
+        if strikes(self.plan.jump_one_in, &mut self.rng) {
             // Forth and back, within an hour of what was.
             let off = self.rng.below(7_200_000) as i64 - 3_600_000;
             self.broker.wall_ms = boot::WALL_START_MS + off;
             note!(self.trace, "wall clock jumps to {}", self.broker.wall_ms);
         }
+        if strikes(self.plan.full_one_in, &mut self.rng) {
+            let room = self.rng.below(30_000);
+            self.broker.set_room(Some(room), &mut self.trace);
+        } else if self.broker.full && self.rng.one_in(8) {
+            self.broker.set_room(None, &mut self.trace);
+        }
         if self.rng.one_in(10) {
-            let slow = self.rng.one_in(self.faults.slow_one_in);
+            let slow = strikes(self.plan.slow_one_in, &mut self.rng);
             self.broker.disk_delay_max = if slow { 400_000_000 } else { 500_000 };
         }
     }
+}
+
+/// The topics of a run.
+fn specs(rng: &mut Prng) -> Vec<Spec> {
+    let mut spec = |name, durable| Spec {
+        name,
+        partitions: 1 + rng.below(4) as i32,
+        durable,
+        comes_and_goes: false,
+        keeps: None,
+        compacted: false,
+    };
+    let (durable, fast) = (spec("durable", true), spec("fast", false));
+    let (guest, rolling) = (spec("guest", false), spec("rolling", false));
+    let keyed = spec("keyed", true);
+    vec![
+        durable,
+        fast,
+        Spec {
+            comes_and_goes: true,
+            ..guest
+        },
+        Spec {
+            durable: rng.one_in(2),
+            keeps: Some(1_000 + rng.below(30_000)),
+            ..rolling
+        },
+        Spec {
+            partitions: 1,
+            compacted: true,
+            ..keyed
+        },
+    ]
+}
+
+fn clients(specs: &[Spec], plan: &Plan, rng: &mut Prng) -> Vec<Box<dyn Client>> {
+    let [durable, fast, guest, rolling, keyed] = specs else {
+        return Vec::new(); // `specs` makes five
+    };
+    let pause = 2 + rng.below(20);
+    let mut clients: Vec<Box<dyn Client>> = vec![Box::new(Admin::new(specs.to_vec(), pause))];
+    let mut producer = |rng: &mut Prng, name: &str, specs: &[&Spec], idempotent, acks| {
+        let style = Style {
+            idempotent,
+            acks,
+            unacked_max: if name == "careful" { 1 } else { IN_FLIGHT_MAX },
+            failing_disk: plan.disk_may_fail(),
+            cuts: plan.cuts,
+        };
+        let timeout_ms = 100 + rng.below(4_000);
+        let specs = specs.iter().map(|s| (*s).clone()).collect();
+        let client = Producer::new(name.to_owned(), specs, style, timeout_ms);
+        clients.push(Box::new(client));
+    };
+    producer(rng, "idempotent", &[durable, fast, rolling], true, -1);
+    producer(rng, "careful", &[durable, fast], true, -1);
+    producer(rng, "simple", &[durable, fast, rolling], false, 1);
+    producer(rng, "forgetful", &[fast], false, 0);
+    producer(rng, "guest's", &[guest], false, -1);
+    for n in 1..=2 {
+        let (from, timeout_ms) = (rng.next_u64() >> 8, 2_000 + rng.below(4_000));
+        let name = format!("consumer {n}");
+        let specs = vec![durable, fast, guest, rolling];
+        let specs = specs.into_iter().cloned().collect();
+        let manner = Manner {
+            failing_disk: plan.disk_may_fail(),
+            cuts: plan.cuts,
+            timeout_ms,
+        };
+        clients.push(Box::new(Consumer::new(name, specs, from, manner)));
+    }
+    let searched = vec![durable.clone(), fast.clone()];
+    let fails = plan.disk_may_fail();
+    clients.push(Box::new(Seeker::new(searched, fails)));
+    clients.push(Box::new(Keyed::new(keyed.clone(), fails, plan.cuts)));
+    clients
 }

@@ -42,19 +42,28 @@ impl Admin {
 
     fn create(&mut self, cx: &mut Cx<'_>, topic: usize) -> Check {
         let spec = &self.specs[topic];
+        let keeps = spec.keeps.map(|bytes| bytes.to_string());
         let mut configs = vec![
             ("segment.index.bytes", "60"),
             ("index.interval.bytes", "0"),
             ("file.delete.delay.ms", "300"),
+            ("retention.bytes", keeps.as_deref().unwrap_or("-1")),
         ];
+        if spec.compacted {
+            configs.extend([
+                ("cleanup.policy", "compact"),
+                ("min.cleanable.dirty.ratio", "0.01"),
+                ("delete.retention.ms", "2000"),
+            ]);
+        }
         if spec.durable {
             configs.push(("flush.messages", "1"));
         } else if cx.rng.one_in(2) {
             configs.push(("flush.ms", "400"));
         }
-        let config = |(name, value): (&'static str, &'static str)| CreatableTopicConfig {
+        let config = |(name, value): (&'static str, &str)| CreatableTopicConfig {
             name: name.into(),
-            value: Some(value.into()),
+            value: Some(value.to_owned().into()),
         };
         let request = CreateTopicsRequest {
             topics: vec![CreatableTopic {
@@ -104,7 +113,10 @@ impl Admin {
         };
         let floor = cx.model.floor(tp);
         let room = (floor.high - floor.start).max(0) as u64;
-        let below = floor.start + cx.rng.below(room / 2 + 1) as i64;
+        let below = match cx.rng.one_in(5) {
+            true => floor.high.max(floor.start),
+            false => floor.start + cx.rng.below(room / 2 + 1) as i64,
+        };
         cx.model.deleting(tp, below);
         let request = DeleteRecordsRequest {
             topics: vec![DeleteRecordsTopic {
@@ -125,7 +137,7 @@ impl Admin {
         let spec = &self.specs[topic];
         cx.model.set_topic(spec.name, Known::Exists(id));
         for partition in 0..spec.partitions {
-            cx.model.declare((id, partition), spec.durable);
+            cx.model.declare((id, partition), spec.durable, spec.keeps);
         }
     }
 
@@ -226,7 +238,9 @@ impl Client for Admin {
             Known::Exists(id) if spec.comes_and_goes && cx.rng.one_in(3) => {
                 self.delete(cx, topic, id)
             }
-            _ if cx.rng.one_in(3) => self.delete_records(cx, (topic, partition)),
+            _ if spec.keeps.is_none() && !spec.compacted && cx.rng.one_in(3) => {
+                self.delete_records(cx, (topic, partition))
+            }
             _ => self.look(cx, topic),
         }
     }

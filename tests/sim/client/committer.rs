@@ -39,10 +39,12 @@ pub(crate) struct Committer {
     /// Rises with every change of `possible`.
     version: u64,
     timeout_ms: u64,
+    /// It disconnects now and then, and gives up on slow answers.
+    cuts: bool,
 }
 
 impl Committer {
-    pub(crate) fn new(group: String, spec: Spec, timeout_ms: u64) -> Self {
+    pub(crate) fn new(group: String, spec: Spec, timeout_ms: u64, cuts: bool) -> Self {
         Self {
             link: Link::new(format!("committer of {group}")),
             group,
@@ -53,6 +55,7 @@ impl Committer {
             late: Vec::new(),
             version: 0,
             timeout_ms,
+            cuts,
         }
     }
 
@@ -216,7 +219,8 @@ impl Client for Committer {
     fn act(&mut self, cx: &mut Cx<'_>) -> Check {
         self.receive(cx)?;
         let late = self.link.waits_longer_than(cx, self.timeout_ms);
-        if !cx.settling && self.link.is_open() && (late || cx.rng.one_in(150)) {
+        let cut = late || cx.rng.one_in(150);
+        if self.cuts && !cx.settling && self.link.is_open() && cut {
             let unanswered = self.link.close(cx);
             self.gone(unanswered);
             return Ok(());

@@ -42,6 +42,15 @@ struct Position {
     lost: bool,
 }
 
+/// What a consumer has to expect, and does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    pub(crate) failing_disk: bool,
+    /// It disconnects now and then, and gives up on requests after so many milliseconds.
+    pub(crate) cuts: bool,
+    pub(crate) timeout_ms: u64,
+}
+
 /// A consumer.
 pub(crate) struct Consumer {
     link: Link<Ask>,
@@ -50,19 +59,12 @@ pub(crate) struct Consumer {
     sessions: bool,
     session: (i32, i32),
     positions: BTreeMap<Key, Position>,
-    failing_disk: bool,
-    timeout_ms: u64,
+    manner: Manner,
     settling: bool,
 }
 
 impl Consumer {
-    pub(crate) fn new(
-        name: String,
-        specs: Vec<Spec>,
-        version_from: u64,
-        failing_disk: bool,
-        timeout_ms: u64,
-    ) -> Self {
+    pub(crate) fn new(name: String, specs: Vec<Spec>, version_from: u64, manner: Manner) -> Self {
         let version = VERSIONS[version_from as usize % VERSIONS.len()];
         Self {
             link: Link::new(name),
@@ -71,8 +73,7 @@ impl Consumer {
             sessions: version >= 7 && !version_from.is_multiple_of(4),
             session: (0, 0),
             positions: BTreeMap::new(),
-            failing_disk,
-            timeout_ms,
+            manner,
             settling: false,
         }
     }
@@ -298,7 +299,7 @@ impl Consumer {
             {
                 return Ok(());
             }
-            code::KAFKA_STORAGE_ERROR if self.failing_disk => return Ok(()),
+            error if self.manner.failing_disk && code::is_disk_trouble(error) => return Ok(()),
             code::NOT_LEADER_OR_FOLLOWER => return Ok(()),
             error => return Err(format!("{name}: error {error} for {tp:?}")),
         }
@@ -309,9 +310,18 @@ impl Consumer {
             "{name}: {tp:?} from {at}: {len} bytes, log {start}..{high}"
         );
         cx.model.bounds(tp, asked.floor, high, start)?;
+        if data.last_stable_offset > high {
+            return Err(format!(
+                "{name}: {tp:?}: last stable above {high}: {data:?}"
+            ));
+        }
+        let rotten = cx.model.is_rotten(tp);
         let mut batches = Vec::new();
         for batch in Batches::new(data.records.as_deref().unwrap_or_default()) {
             match batch {
+                // A real consumer looks at the CRC as well.
+                Ok(b) if rotten && b.check_crc().is_err() => break,
+                Err(_) if rotten => break,
                 Ok(b) => batches.push((b.header.base_offset(), b.header.last_offset(), b.bytes())),
                 // A batch may be cut at the limit.
                 Err(BatchError::Truncated) if !batches.is_empty() => break,
@@ -320,7 +330,7 @@ impl Consumer {
         }
         let next = cx.model.fetched(tp, asked.offset, &batches)?;
         // After a power loss a position may lie above what is left.
-        if !batches.is_empty() && next > high {
+        if !batches.is_empty() && next > high && !rotten {
             return Err(format!(
                 "{name}: {tp:?}: read up to {next}, high watermark {high}"
             ));
@@ -352,7 +362,7 @@ impl Consumer {
         match result.error_code {
             0 => {}
             code::NOT_LEADER_OR_FOLLOWER => return Ok(()),
-            code::KAFKA_STORAGE_ERROR if self.failing_disk => return Ok(()),
+            error if self.manner.failing_disk && code::is_disk_trouble(error) => return Ok(()),
             code::UNKNOWN_TOPIC_OR_PARTITION if self.specs[key.0].comes_and_goes => {
                 return Ok(());
             }
@@ -402,8 +412,9 @@ impl Client for Consumer {
 
     fn act(&mut self, cx: &mut Cx<'_>) -> Check {
         self.receive(cx)?;
-        let late = self.link.waits_longer_than(cx, self.timeout_ms);
-        if !cx.settling && self.link.is_open() && (late || cx.rng.one_in(200)) {
+        let late = self.link.waits_longer_than(cx, self.manner.timeout_ms);
+        let cut = late || cx.rng.one_in(200);
+        if self.manner.cuts && !cx.settling && self.link.is_open() && cut {
             self.link.close(cx);
             self.end_session();
             return Ok(());
@@ -448,6 +459,9 @@ impl Client for Consumer {
             let Some(tp) = tp_of(cx, &self.specs, key) else {
                 continue;
             };
+            if cx.model.is_rotten(tp) {
+                continue;
+            }
             let high = cx.model.floor(tp).high;
             match self.positions.get(&key) {
                 Some(p) if p.tp == tp && !p.lost && p.offset >= high => {}

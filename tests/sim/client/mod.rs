@@ -4,7 +4,9 @@
 pub(crate) mod admin;
 pub(crate) mod committer;
 pub(crate) mod consumer;
+pub(crate) mod keyed;
 pub(crate) mod producer;
+pub(crate) mod seeker;
 
 use crate::Check;
 use crate::link::Cx;
@@ -19,6 +21,10 @@ pub(crate) struct Spec {
     pub(crate) durable: bool,
     /// It is deleted and created again now and then.
     pub(crate) comes_and_goes: bool,
+    /// Retention keeps so many bytes of each partition (`retention.bytes`).
+    pub(crate) keeps: Option<u64>,
+    /// Only the last record of each key is kept.
+    pub(crate) compacted: bool,
 }
 
 /// A partition of a [`Spec`]: which topic, which index.
@@ -64,4 +70,14 @@ pub(crate) mod code {
     pub(crate) const FETCH_SESSION_ID_NOT_FOUND: i16 = 70;
     pub(crate) const INVALID_FETCH_SESSION_EPOCH: i16 = 71;
     pub(crate) const UNKNOWN_TOPIC_ID: i16 = 100;
+
+    /// What clients hear of a disk that fails or is full; they try again.
+    pub(crate) fn is_disk_trouble(error: i16) -> bool {
+        let known = [
+            KAFKA_STORAGE_ERROR,
+            LEADER_NOT_AVAILABLE,
+            NOT_ENOUGH_REPLICAS,
+        ];
+        known.contains(&error)
+    }
 }

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, VecDeque};
 /// Requests in flight.
 pub(crate) const IN_FLIGHT_MAX: usize = 5;
 /// Record timestamps begin here: in the past of every clock jump.
-const TIMESTAMPS_MS: i64 = boot::WALL_START_MS - 3 * 3_600_000;
+pub(crate) const TIMESTAMPS_MS: i64 = boot::WALL_START_MS - 3 * 3_600_000;
 
 #[derive(Debug)]
 enum Ask {
@@ -56,6 +56,8 @@ pub(crate) struct Style {
     pub(crate) unacked_max: usize,
     /// The disk fails now and then, so that a first batch may fail and its successor be taken.
     pub(crate) failing_disk: bool,
+    /// It disconnects now and then, and gives up on slow answers.
+    pub(crate) cuts: bool,
 }
 
 /// A producer.
@@ -83,12 +85,13 @@ impl Producer {
         }
     }
 
-    fn build(&mut self, cx: &mut Cx<'_>, sequence: i32) -> Check<(bytes::Bytes, i64)> {
+    fn build(&mut self, cx: &mut Cx<'_>, sequence: i32) -> Check<(bytes::Bytes, (i64, i64))> {
         let mut batch = BatchBuilder::new();
         if let (true, Some(id)) = (self.style.idempotent, self.id) {
             batch = batch.producer(id, 0, sequence);
         }
         let count = 1 + cx.rng.below(4);
+        let first_timestamp = TIMESTAMPS_MS + self.produced as i64 + 1;
         for _ in 0..count {
             self.produced += 1;
             let text = format!("{}-{}", self.link.name, self.produced);
@@ -110,7 +113,7 @@ impl Producer {
                 .map_err(shown)?,
             _ => batch.build().ok_or("an empty batch")?,
         };
-        Ok((bytes, count as i64))
+        Ok((bytes, (count as i64, first_timestamp)))
     }
 
     /// The next batch of a partition: one that must be sent again, or a new one.
@@ -145,8 +148,9 @@ impl Producer {
             return Ok(None);
         }
         let sequence = part.next_sequence;
-        let (bytes, count) = self.build(cx, sequence)?;
-        let no = cx.model.produce(tp, bytes, count, self.style.idempotent);
+        let (bytes, (count, from)) = self.build(cx, sequence)?;
+        let idempotent = self.style.idempotent;
+        let no = cx.model.produce(tp, bytes, (count, from), idempotent);
         let (name, id) = (&self.link.name, self.id);
         note!(
             cx.trace,
@@ -302,8 +306,8 @@ impl Producer {
             | code::UNKNOWN_TOPIC_ID
             | code::LEADER_NOT_AVAILABLE
             | code::NOT_LEADER_OR_FOLLOWER
-            | code::NOT_ENOUGH_REPLICAS
-            | code::KAFKA_STORAGE_ERROR => {
+            | code::KAFKA_STORAGE_ERROR
+            | code::NOT_ENOUGH_REPLICAS => {
                 part.unacked[at].in_flight = false;
                 part.draining = true;
             }
@@ -364,7 +368,8 @@ impl Client for Producer {
     fn act(&mut self, cx: &mut Cx<'_>) -> Check {
         self.receive(cx)?;
         let late = self.link.waits_longer_than(cx, self.timeout_ms);
-        if !cx.settling && self.link.is_open() && (late || cx.rng.one_in(150)) {
+        let cut = late || cx.rng.one_in(150);
+        if self.style.cuts && !cx.settling && self.link.is_open() && cut {
             self.link.close(cx);
             self.all_back();
             return Ok(());
@@ -403,7 +408,9 @@ impl Client for Producer {
             return Some(format!("waits for {:?}", self.link.pending().next()));
         }
         let open = self.parts.iter().find(|(key, part)| {
-            !part.unacked.is_empty() && tp_of(cx, &self.specs, **key) == Some(part.tp)
+            !part.unacked.is_empty()
+                && !cx.model.is_rotten(part.tp)
+                && tp_of(cx, &self.specs, **key) == Some(part.tp)
         });
         open.map(|(key, part)| format!("{key:?}: {:?} are not acked", part.unacked))
     }
