@@ -61,12 +61,8 @@ impl SegmentFiles {
         let log = segment_path(dir, base_offset, LOG_SUFFIX);
         let file = disk.open(&log, OpenMode::Create)?;
         // Also gives back what was allocated behind the end.
-        let len = if planted!(KeepPadding) {
-            file.len()?
-        } else {
-            self.len
-        };
-        file.set_len(len)?;
+        let kept = file.len()? * u64::from(planted!(KeepPadding));
+        file.set_len(self.len.max(kept))?;
         file.sync()?;
         if let Some(index) = &self.index {
             replace(disk, &segment_path(dir, base_offset, INDEX_SUFFIX), index)?;
