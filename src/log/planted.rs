@@ -32,8 +32,6 @@ pub enum Bug {
     StaleTimes,
     /// Retention takes the segment in which the log starts.
     RetentionEager,
-    /// When all segments go, the name of the new one is not put on disk first.
-    RetireUnnamed,
     /// The producer snapshot of a rolled segment is taken when it is sealed, not when it rolled.
     LateSnapshot,
     /// A sealed segment keeps the zeros behind a direct write.

@@ -181,7 +181,15 @@ fn find_planted(out: &mut impl Write, how: &How) -> anyhow::Result<()> {
             planted,
             ..how.options()
         };
-        let failed = |o: &Outcome| o.failure.is_some();
+        // Fails with the bug, and does not without it.
+        let failed = |o: &Outcome| {
+            let honest = Options {
+                seed: o.seed,
+                planted: Planted::None,
+                ..options
+            };
+            o.failure.is_some() && sim::run(&honest).failure.is_none()
+        };
         let outcomes = run_many(0..PLANTED_SEEDS, how.jobs, &options, failed);
         match outcomes.iter().find(|o| failed(o)) {
             Some(found) => {

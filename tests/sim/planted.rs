@@ -22,7 +22,7 @@ pub enum Planted {
 type Line = (Planted, &'static str, &'static str);
 
 /// All of them.
-pub const PLANTED: [Line; 18] = [
+pub const PLANTED: [Line; 17] = [
     (Planted::EarlyAck, "early-ack", "runtime"),
     (Planted::StaleBlock, "stale-block", "direct writes"),
     (
@@ -72,11 +72,6 @@ pub const PLANTED: [Line; 18] = [
     (
         Planted::Log(Bug::RetentionEager),
         "retention-eager",
-        "retention",
-    ),
-    (
-        Planted::Log(Bug::RetireUnnamed),
-        "retire-unnamed",
         "retention",
     ),
     (
