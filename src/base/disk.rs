@@ -10,7 +10,8 @@ use std::any::Any;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How a job opens a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,12 +158,55 @@ pub struct FileId(pub u64);
 /// A log segment's file, shared by everything that reads or writes it. The `Arc` around it is its
 /// lease: the OS handle is closed when the last owner lets go, so a fetch in flight of a deleted
 /// segment ends well. The runtime puts its handle in on first use (creating the file where it is
-/// missing); the core never looks at it.
+/// missing), and takes it out while too many files are open; the core never looks at it.
 pub struct LogFile {
     id: FileId,
     path: PathBuf,
     is_segment: bool,
-    handle: OnceLock<Box<dyn Any + Send + Sync>>,
+    space: AtomicU64,
+    broken: AtomicBool,
+    handle: Handle,
+}
+
+/// Where the runtime keeps its handle of a file: put in on first use, and taken out again when too
+/// many files are open.
+#[derive(Default)]
+pub struct Handle(Mutex<Option<Arc<dyn Any + Send + Sync>>>);
+
+impl Handle {
+    fn slot(&self) -> MutexGuard<'_, Option<Arc<dyn Any + Send + Sync>>> {
+        // Replaced as a whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is there, if it is of this type.
+    pub fn get<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        let handle = Arc::clone(self.slot().as_ref()?);
+        handle.downcast().ok()
+    }
+
+    /// Puts one in, unless one is there; gives the one that is there then.
+    pub fn get_or_put<T: Any + Send + Sync>(&self, new: T) -> Option<Arc<T>> {
+        let mut slot = self.slot();
+        let new: Arc<dyn Any + Send + Sync> = Arc::new(new);
+        let handle = slot.get_or_insert(new);
+        Arc::clone(handle).downcast().ok()
+    }
+
+    /// Takes it out if nobody else has it and `idle` says so. True if there is none any more.
+    pub fn take_if<T: Any + Send + Sync>(&self, idle: impl FnOnce(&T) -> bool) -> bool {
+        let mut slot = self.slot();
+        let Some(handle) = slot.as_ref() else {
+            return true;
+        };
+        // Nobody gets one while the slot is held.
+        let mut unused = Arc::strong_count(handle) == 1;
+        unused = unused && handle.downcast_ref::<T>().is_some_and(idle);
+        if unused {
+            *slot = None;
+        }
+        unused
+    }
 }
 
 impl LogFile {
@@ -182,13 +226,35 @@ impl LogFile {
             id,
             path,
             is_segment,
-            handle: OnceLock::new(),
+            space: AtomicU64::new(0),
+            broken: AtomicBool::new(false),
+            handle: Handle::default(),
         })
     }
 
     /// Whether it was made by [`LogFile::segment`].
     pub fn is_segment(&self) -> bool {
         self.is_segment
+    }
+
+    /// Has so many bytes allocated when it is made (`preallocate`).
+    pub fn set_space(&self, bytes: u64) {
+        self.space.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes to allocate when it is made.
+    pub fn space(&self) -> u64 {
+        self.space.load(Ordering::Relaxed)
+    }
+
+    /// What was written to it could not be synced, and may be gone: nobody opens it again.
+    pub fn set_broken(&self) {
+        self.broken.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether that happened.
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::SeqCst)
     }
 
     /// Its number.
@@ -203,7 +269,7 @@ impl LogFile {
     }
 
     /// The OS handle, for the crate that put it there.
-    pub fn handle(&self) -> &OnceLock<Box<dyn Any + Send + Sync>> {
+    pub fn handle(&self) -> &Handle {
         &self.handle
     }
 }

@@ -20,7 +20,7 @@ mod prng;
 mod time;
 mod uuid;
 
-pub use disk::{Disk, DiskFile, FileId, LogFile, OpenMode, Space};
+pub use disk::{Disk, DiskFile, FileId, Handle, LogFile, OpenMode, Space};
 pub use disk_fault::{DiskFault, sync_failed};
 pub use error::ErrorCode;
 pub use ids::{

@@ -32,5 +32,7 @@ pub const FETCH_SESSION_PARTITIONS_MAX: usize = 200_000;
 pub const VALIDATE_INLINE_BYTES_MAX: usize = 256 << 10;
 /// Partitions of one shard that are loaded at the same time.
 pub const LOADS_IN_FLIGHT_MAX: usize = 16;
+/// Bytes of log that one slice of a load walks, before others have their turn.
+pub const LOAD_SLICE_BYTES: u64 = 64 << 20;
 /// Of those bytes, the most that one partition may take.
 pub const TAIL_BYTES_PER_PARTITION_MAX: usize = 4 << 20;

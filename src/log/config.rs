@@ -90,7 +90,7 @@ pub struct LogConfig {
     pub max_compaction_lag_ms: i64,
     /// `file.delete.delay.ms`.
     pub file_delete_delay_ms: i64,
-    /// `preallocate`: accepted, without effect so far.
+    /// `preallocate`: a segment's blocks are allocated with its first write.
     pub preallocate: bool,
     /// `producer.id.expiration.ms` (a broker setting).
     pub producer_id_expiration_ms: i64,

@@ -98,11 +98,17 @@ impl OffsetIndex {
         }
     }
 
-    /// Samples from the whole file's bytes.
-    pub(crate) fn load_samples(&mut self, file: &[u8]) {
+    /// Samples from the whole file's bytes, for a segment of so many bytes; false if they are not
+    /// what they should be.
+    pub(crate) fn load_samples(&mut self, file: &[u8], written: u64) -> bool {
         let all: Vec<_> = decode_offsets(file).collect();
+        let inside = all.last().is_none_or(|e| u64::from(e.position) < written);
+        if all.len() != self.len() || !inside {
+            return false;
+        }
         *self = Self::Full(all);
         self.thin();
+        true
     }
 
     /// Where the batch with `offset` (relative) begins, as far as memory knows.

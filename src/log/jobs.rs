@@ -246,8 +246,8 @@ impl UnlinkJob {
         Self { dir, paths, files }
     }
 
-    /// Does it. A file that is gone already is fine.
-    pub fn run(self, disk: &dyn Disk) -> io::Result<()> {
+    /// Does it. A file that is gone already is fine; so a failed run may be done again.
+    pub fn run(&self, disk: &dyn Disk) -> io::Result<()> {
         // Somebody may still be reading one of them: then none is cut.
         let free = self.files.iter().all(|file| Arc::strong_count(file) == 1);
         for path in &self.paths {
@@ -459,8 +459,11 @@ impl Log {
 
     /// Takes the segments that retention (log start offset, size, time) lets go out of the log, and
     /// returns the job that removes their files. Only what is below `high_watermark` goes. When all
-    /// may go, the active segment is rolled first.
+    /// may go, the active segment is rolled first. By time go those only whose largest timestamp
+    /// was looked at: [`Log::take_times_job`].
     pub fn retention(&mut self, now: Now, high_watermark: Offset) -> Option<DeleteJob> {
+        let by_time = self.config.cleanup_policy.delete && self.config.retention_ms >= 0;
+        self.wants_times |= by_time && self.segments.iter().any(|s| !s.time_checked);
         let count = self.count_to_delete(now, high_watermark.0);
         if count == 0 || self.closed || self.size_check.retiring {
             return None; // or the close job would make files again that are gone
@@ -535,7 +538,8 @@ impl Log {
         }
         if self.config.retention_ms >= 0 {
             count = self.count_while(count, high_watermark, |s, _| {
-                now.wall_ms.saturating_sub(s.largest_timestamp()) > self.config.retention_ms
+                let age = now.wall_ms.saturating_sub(s.largest_timestamp());
+                s.time_checked && age > self.config.retention_ms
             });
         }
         count

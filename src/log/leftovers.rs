@@ -4,9 +4,23 @@ use crate::clean::{CLEANED_SUFFIX, SWAP_SUFFIX};
 use crate::recovery::{Loader, SEGMENT_SUFFIXES};
 use crate::scan::Scanner;
 use crate::segment::{DELETED_SUFFIX, LOG_SUFFIX, offset_of_name};
-use flumen_base::OpenMode;
+use flumen_base::{Disk, OpenMode};
 use std::collections::BTreeSet;
 use std::io;
+use std::path::Path;
+
+/// Removes `-delete` directories that a crash left in a log directory; returns their names.
+pub fn remove_deleted_dirs(disk: &dyn Disk, log_dir: &Path) -> io::Result<Vec<String>> {
+    let mut removed = Vec::new();
+    for (name, is_dir) in disk.list(log_dir)? {
+        if is_dir && name.ends_with("-delete") {
+            disk.remove_dir_all(&log_dir.join(&name))?;
+            removed.push(name);
+        }
+    }
+    removed.sort();
+    Ok(removed)
+}
 
 impl Loader<'_> {
     /// Removes leftovers, completes an interrupted swap of compacted segments, and returns the

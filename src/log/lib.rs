@@ -60,6 +60,8 @@ pub mod checkpoint;
 pub mod clean;
 pub mod codec;
 pub mod config;
+#[cfg(test)]
+mod corruption_test;
 mod crc;
 mod cut;
 pub mod epoch;
@@ -67,7 +69,10 @@ pub mod index;
 pub mod inspect;
 mod jobs;
 mod leftovers;
+#[cfg(test)]
+mod load_test;
 mod log;
+mod log_view;
 pub mod lookup;
 mod ops;
 #[cfg(feature = "planted-bugs")]
@@ -75,17 +80,24 @@ pub mod planted;
 pub mod producer_state;
 mod read;
 pub mod recovery;
+mod refused;
+mod reindex;
+mod reload_epochs;
 mod reload_producers;
 mod relocate;
 mod scan;
 pub mod segment;
+mod tail;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing_dirs;
 #[cfg(test)]
 mod testing_rig;
+mod times;
+mod trusted;
 pub mod validate;
+mod walk;
 
 pub use batch::{BatchBuilder, BatchError, BatchHeader, Record};
 pub use codec::Compression;
@@ -97,7 +109,9 @@ pub use jobs::{
 pub use log::Log;
 pub use ops::{AppendError, AppendInfo, FileIds, SyncOp, WriteDone, WriteOp};
 pub use read::{FileRange, ReadPlan, ReadRequest, Scan};
+pub use reindex::{ReindexJob, Reindexed};
 pub use relocate::{Copied, CopyJob, CopyState, RelocateJob, Relocated};
+pub use times::{CheckedTimes, TimesJob};
 pub use validate::{
     Origin, RecordError, ValidBatch, ValidateError, check_produce_version, cost_estimate, validate,
 };

@@ -12,12 +12,12 @@
 use crate::batch::{BatchHeader, HEADER_LEN, Records};
 use crate::builder;
 use crate::config::LogConfig;
-use crate::epoch::{EpochCache, EpochEnd};
+use crate::epoch::EpochCache;
 use crate::ops::{AppendError, AppendInfo, FileIds, SyncOp, WriteDone, WriteOp};
 use crate::producer_state::{self, Check, ProducerState};
-use crate::read::{PositionCache, Tail, TailBatch};
 use crate::recovery::LoadedLog;
 use crate::segment::{BatchAt, Segment, SegmentMark, SegmentState};
+use crate::tail::{PositionCache, Tail, TailBatch};
 use crate::validate::ValidBatch;
 use bytes::{Bytes, BytesMut};
 use flumen_base::{ErrorCode, LeaderEpoch, Mono, Now, Offset};
@@ -56,7 +56,7 @@ pub struct Log {
     sync_in_flight: bool,
     staged: VecDeque<Staged>,
     in_flight: Option<InFlight>,
-    undo: VecDeque<AppendUndo>,
+    pub(crate) undo: VecDeque<AppendUndo>,
     /// Where headers and small batches are copied to. Its own for each log, so that the memory tail
     /// lets go of it in the order of the copies.
     copies: BytesMut,
@@ -74,6 +74,9 @@ pub struct Log {
     pub(crate) positions: PositionCache,
     pub(crate) size_check: crate::jobs::SizeCheck,
     pub(crate) clean: crate::clean::CleanState,
+    /// Retention waits for a look at largest timestamps.
+    pub(crate) wants_times: bool,
+    pub(crate) trouble: crate::reindex::Trouble,
 }
 
 /// Batches staged for one segment, one behind the other.
@@ -98,10 +101,10 @@ struct InFlight {
 
 /// Takes one staged append back.
 #[derive(Debug)]
-struct AppendUndo {
+pub(crate) struct AppendUndo {
     base_offset: i64,
-    segment: i64,
-    mark: SegmentMark,
+    pub(crate) segment: i64,
+    pub(crate) mark: SegmentMark,
     producer: Option<producer_state::Undo>,
 }
 
@@ -118,6 +121,7 @@ impl Log {
             segment.mark = found.mark;
             segment.written = found.mark.size;
             segment.named = true; // loading has seen to it
+            segment.time_checked = found.time_checked;
             segment.index = found.index;
             segment.times = found.times;
             segments.push_back(segment);
@@ -153,6 +157,8 @@ impl Log {
             positions: PositionCache::default(),
             size_check: Default::default(),
             clean: Default::default(),
+            wants_times: false,
+            trouble: Default::default(),
         }
     }
 
@@ -493,77 +499,6 @@ impl Log {
     /// Whether a write failed: the log takes no more appends until it is loaded again.
     pub fn has_failed(&self) -> bool {
         self.failed
-    }
-
-    // ---- offsets ----
-
-    /// One above the last staged record.
-    pub fn log_end_offset(&self) -> Offset {
-        Offset(self.log_end)
-    }
-
-    /// One above the last written record: the most that may be read or acked.
-    pub fn written_end_offset(&self) -> Offset {
-        Offset(self.written_end)
-    }
-
-    /// Everything below is on disk (Kafka's recovery point).
-    pub fn recovery_point(&self) -> Offset {
-        Offset(self.recovery_point)
-    }
-
-    /// The first offset that may be read.
-    pub fn log_start_offset(&self) -> Offset {
-        Offset(self.log_start)
-    }
-
-    /// First offset of the earliest open transaction (the last stable offset is the lesser of this
-    /// and the high watermark).
-    pub fn first_unstable_offset(&self) -> Option<Offset> {
-        self.producers.first_open_txn().map(Offset)
-    }
-
-    /// Bytes of all segments (written).
-    pub fn size_bytes(&self) -> u64 {
-        self.segments.iter().map(|s| s.written).sum()
-    }
-
-    /// Segments, the active one included.
-    pub fn segment_count(&self) -> usize {
-        self.segments.len()
-    }
-
-    /// Producers known here.
-    pub fn producers(&self) -> &ProducerState {
-        &self.producers
-    }
-
-    /// Forgets producers that were silent for `producer.id.expiration.ms`.
-    pub fn expire_producers(&mut self, now: Now) {
-        if !self.has_pending_writes() {
-            let after = self.config.producer_id_expiration_ms;
-            self.producers.expire(now.wall_ms, after);
-        }
-    }
-
-    /// The last epoch that appended here, -1 when none did.
-    pub fn latest_epoch(&self) -> LeaderEpoch {
-        self.epochs.latest().unwrap_or(-1)
-    }
-
-    /// OffsetForLeaderEpoch: the largest epoch at or below `epoch`, and its end offset.
-    pub fn end_offset_for_epoch(&self, epoch: LeaderEpoch) -> EpochEnd {
-        self.epochs.end_offset(epoch, self.written_end)
-    }
-
-    /// The epoch whose records stand at `offset` (ListOffsets answers it beside -1 and -2).
-    pub fn epoch_at(&self, offset: Offset) -> LeaderEpoch {
-        self.epochs.at(offset.0)
-    }
-
-    /// Bytes in the memory tail.
-    pub fn tail_bytes(&self) -> usize {
-        self.tail.bytes()
     }
 
     /// The most bytes that the memory tail may hold from now on (0, the first value, keeps none);

@@ -1,16 +1,21 @@
 //! Offsets by time (ListOffsets), as a job over the disk: the time index leads to the offset index,
 //! that to a position, and from there batches are read until one qualifies.
 
-use crate::batch::{Batch, BatchHeader, HEADER_LEN, Records};
+use crate::batch::{Batch, Records};
 use crate::index::{
-    Floor, IndexEntry, OffsetIndex, TimeEntry, decode_offsets, decode_times, floor_in,
+    Floor, IndexEntry, OFFSET_ENTRY_LEN, OffsetIndex, TIME_ENTRY_LEN, TimeEntry, decode_offsets,
+    decode_times, floor_in,
 };
 use crate::log::Log;
+use crate::scan::{Scanned, Scanner, read_whole};
 use crate::segment::{
     INDEX_SUFFIX, LOG_SUFFIX, SegmentState, TIME_INDEX_SUFFIX, relative, segment_path,
 };
+use crate::times::{CheckedTimes, TimesJob};
+use crate::trusted::{find_batch, time_fits};
 use flumen_base::limits::DECOMPRESSED_BATCH_BYTES_MAX;
 use flumen_base::{Disk, DiskFile, LeaderEpoch, Offset, OpenMode};
+use std::cmp::Reverse;
 use std::io;
 use std::path::PathBuf;
 
@@ -46,6 +51,7 @@ pub struct TimestampLookup {
     log_start: i64,
     upper_bound: i64,
     segments: Vec<SegmentView>,
+    times: TimesJob,
 }
 
 #[derive(Debug)]
@@ -54,25 +60,31 @@ struct SegmentView {
     written: u64,
     max_timestamp: i64,
     /// Where to begin, if the indexes are in memory; else they are read.
-    floor: Option<u64>,
+    floor: Option<Start>,
+}
+
+/// Where to begin in a segment, and the time entry that says so.
+#[derive(Clone, Copy, Debug)]
+struct Start {
+    pos: u64,
+    by: Option<TimeEntry>,
 }
 
 impl Log {
     /// A job that finds an offset by time among the records below `upper_bound` (high watermark or
     /// last stable offset).
     pub fn lookup(&self, target: Target, upper_bound: Offset) -> TimestampLookup {
-        let max = self.segments.iter().map(|s| s.mark.max_timestamp).max();
+        let times = self.times_job();
         let wanted = match target {
-            Target::Timestamp(timestamp) => timestamp,
-            Target::MaxTimestamp => max.unwrap_or(-1),
+            Target::Timestamp(timestamp) if times.is_empty() => timestamp,
+            _ => i64::MIN,
         };
-        // One segment is enough unless its last records are above the bound or were compacted away:
-        // what is staged counts in the segments' largest timestamps, but can't be found yet.
-        let all = target == Target::MaxTimestamp && upper_bound.0 < self.log_end;
+        let start = self.log_start;
+        let above = self.segments.partition_point(|s| s.base_offset <= start);
         let segments = self
             .segments
-            .iter()
-            .filter(|s| (all || s.mark.max_timestamp >= wanted) && s.written > 0)
+            .range(above.saturating_sub(1)..)
+            .filter(|s| s.written > 0 && s.mark.max_timestamp >= wanted)
             .map(|s| SegmentView {
                 base_offset: s.base_offset,
                 written: s.written,
@@ -97,67 +109,95 @@ impl Log {
             log_start: self.log_start,
             upper_bound: upper_bound.0.min(self.written_end),
             segments,
+            times,
         }
     }
 }
 
 impl TimestampLookup {
-    /// Does it; `None` when no record qualifies.
-    pub fn run(self, disk: &dyn Disk) -> io::Result<Option<TimestampOffset>> {
-        let mut youngest: Option<TimestampOffset> = None;
-        for segment in &self.segments {
-            let wanted = match self.target {
-                Target::Timestamp(timestamp) => timestamp,
-                Target::MaxTimestamp => segment.max_timestamp,
-            };
-            if youngest.is_some_and(|y| y.timestamp >= wanted) {
-                continue;
-            }
-            let found = match self.search(disk, segment, wanted) {
-                // Meanwhile retention has taken it, and all that was in it.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                found => found?,
-            };
-            let found = match self.target {
-                Target::Timestamp(_) if found.is_some() => return Ok(found),
-                Target::MaxTimestamp if found.is_none() => self.youngest(disk, segment)?,
-                _ => found,
-            };
-            if let Some(found) = found
-                && youngest.is_none_or(|y| y.timestamp < found.timestamp)
-            {
-                youngest = Some(found);
+    /// Does it; nothing found is `None`. What it has seen of the segments' largest timestamps goes
+    /// to [`Log::times_checked`].
+    pub fn run(mut self, disk: &dyn Disk) -> io::Result<(Option<TimestampOffset>, CheckedTimes)> {
+        let times = std::mem::take(&mut self.times).run(disk)?;
+        for segment in &mut self.segments {
+            if let Some(max) = times.of(segment.base_offset) {
+                segment.max_timestamp = max;
             }
         }
-        Ok(youngest)
+        let found = match self.target {
+            Target::Timestamp(wanted) => self.first_from(disk, wanted)?,
+            Target::MaxTimestamp => self.youngest(disk)?,
+        };
+        Ok((found, times))
     }
 
-    /// The first of the youngest records of a segment, where its largest timestamp is not below the
-    /// bound.
-    fn youngest(
+    fn first_from(&self, disk: &dyn Disk, wanted: i64) -> io::Result<Option<TimestampOffset>> {
+        for segment in self.segments.iter().filter(|s| s.max_timestamp >= wanted) {
+            let found = unless_gone(self.search(disk, segment, wanted))?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first of the youngest records. One segment is enough unless the records that gave it its
+    /// largest timestamp can't be read: they are being written, above the bound, or were compacted
+    /// away.
+    fn youngest(&self, disk: &dyn Disk) -> io::Result<Option<TimestampOffset>> {
+        let mut segments: Vec<&SegmentView> = self.segments.iter().collect();
+        segments.sort_by_key(|s| (Reverse(s.max_timestamp), s.base_offset));
+        let mut best: Option<TimestampOffset> = None;
+        for segment in segments {
+            let max = segment.max_timestamp;
+            let may_have = |best: TimestampOffset| {
+                let before = segment.base_offset < best.offset.0;
+                max > best.timestamp || (max == best.timestamp && before)
+            };
+            if !best.is_none_or(may_have) {
+                continue;
+            }
+            let mut found = unless_gone(self.search(disk, segment, max))?;
+            if found.is_none() {
+                found = unless_gone(self.youngest_in(disk, segment))?;
+            }
+            let rank = |found: TimestampOffset| (found.timestamp, Reverse(found.offset));
+            best = [best, found].into_iter().flatten().max_by_key(|f| rank(*f));
+        }
+        Ok(best)
+    }
+
+    /// The first of the youngest records of a segment whose largest timestamp is not to be found.
+    fn youngest_in(
         &self,
         disk: &dyn Disk,
         segment: &SegmentView,
     ) -> io::Result<Option<TimestampOffset>> {
         let path = segment_path(&self.dir, segment.base_offset, LOG_SUFFIX);
         let file = disk.open(&path, OpenMode::Read)?;
-        let (mut pos, mut max) = (0, None);
-        while pos + HEADER_LEN as u64 <= segment.written {
-            let mut header = [0; HEADER_LEN];
-            file.read_exact_at(&mut header, pos)?;
-            let header = BatchHeader::from_array(&header);
-            if header.base_offset() >= self.upper_bound {
-                break;
-            }
-            if header.last_offset() >= self.log_start {
-                max = max.max(Some(header.max_timestamp()));
-            }
-            pos += header.size().map_err(invalid)? as u64;
+        let mut max = None;
+        self.each_batch(&*file, (0, segment.written), |scanned| {
+            max = max.max(Some(scanned.header().max_timestamp()));
+            Ok(None::<()>)
+        })?;
+        let Some(max) = max else { return Ok(None) };
+        let found = self.search_from(&*file, (0, segment.written), max)?;
+        if found.is_some() {
+            return Ok(found);
         }
-        match max {
-            Some(max) => self.search_from(disk, segment, 0, max),
-            None => Ok(None),
-        }
+        // Headers keep their timestamps when records are compacted away.
+        let mut best: Option<TimestampOffset> = None;
+        self.each_batch(&*file, (0, segment.written), |scanned| {
+            let wanted = best.map_or(i64::MIN, |best| best.timestamp + 1);
+            if scanned.header().max_timestamp() >= wanted {
+                let records = self.live_records(&*file, scanned, wanted)?;
+                // Of equal ones the first.
+                let largest = records.into_iter().rev().max_by_key(|r| r.timestamp);
+                best = largest.or(best);
+            }
+            Ok(None::<()>)
+        })?;
+        Ok(best)
     }
 
     fn search(
@@ -166,95 +206,167 @@ impl TimestampLookup {
         segment: &SegmentView,
         wanted: i64,
     ) -> io::Result<Option<TimestampOffset>> {
-        let pos = self.floor(disk, segment, wanted)?;
-        self.search_from(disk, segment, pos, wanted)
+        let path = segment_path(&self.dir, segment.base_offset, LOG_SUFFIX);
+        let file = disk.open(&path, OpenMode::Read)?;
+        let from = self.start(disk, &*file, segment, wanted)?;
+        self.search_from(&*file, (from, segment.written), wanted)
     }
 
     fn search_from(
         &self,
-        disk: &dyn Disk,
-        segment: &SegmentView,
-        mut pos: u64,
+        file: &dyn DiskFile,
+        part: (u64, u64),
         wanted: i64,
     ) -> io::Result<Option<TimestampOffset>> {
-        let path = segment_path(&self.dir, segment.base_offset, LOG_SUFFIX);
-        let file = disk.open(&path, OpenMode::Read)?;
-        while pos + HEADER_LEN as u64 <= segment.written {
-            let mut header = [0; HEADER_LEN];
-            file.read_exact_at(&mut header, pos)?;
-            let header = BatchHeader::from_array(&header);
-            let len = header.size().map_err(invalid)? as u64;
+        self.each_batch(file, part, |scanned| {
+            match scanned.header().max_timestamp() >= wanted {
+                true => self.search_batch(file, scanned, wanted),
+                false => Ok(None),
+            }
+        })
+    }
+
+    /// Shows all batches with records that may be read, until one of them gives something.
+    fn each_batch<T>(
+        &self,
+        file: &dyn DiskFile,
+        (from, to): (u64, u64),
+        mut show: impl FnMut(&Scanned) -> io::Result<Option<T>>,
+    ) -> io::Result<Option<T>> {
+        let mut scanner = Scanner::new(file, from, to, false);
+        while let Some(scanned) = scanner.next_header()?.map_err(invalid)? {
+            let header = scanned.header();
             if header.base_offset() >= self.upper_bound {
                 break;
             }
-            if header.max_timestamp() >= wanted && header.last_offset() >= self.log_start {
-                let len = len.min(segment.written - pos) as usize;
-                if let Some(found) = self.search_batch(&*file, pos, len, wanted)? {
-                    return Ok(Some(found));
-                }
+            if header.last_offset() < self.log_start {
+                continue;
             }
-            pos += len;
+            let given = show(&scanned)?;
+            if given.is_some() {
+                return Ok(given);
+            }
         }
         Ok(None)
     }
 
-    /// Where to begin: everything before it is older than `wanted`.
-    fn floor(&self, disk: &dyn Disk, segment: &SegmentView, wanted: i64) -> io::Result<u64> {
-        let read = |suffix| {
-            let path = segment_path(&self.dir, segment.base_offset, suffix);
-            match disk.read_all(&path, INDEX_FILE_MAX) {
+    /// Where to begin: everything before it is older than `wanted`. What the indexes say is held
+    /// against the batches it leads to; where it does not fit, the whole segment is looked through.
+    fn start(
+        &self,
+        disk: &dyn Disk,
+        file: &dyn DiskFile,
+        segment: &SegmentView,
+        wanted: i64,
+    ) -> io::Result<u64> {
+        let base = segment.base_offset;
+        let start = relative(self.log_start, base);
+        let found = match segment.floor {
+            Some(found) => Some(found),
+            None => self
+                .read_indexes(disk, base)?
+                .map(|(times, entries)| floor_position(&times, &entries, start, wanted)),
+        };
+        let Some(Start { pos, by }) = found else {
+            return Ok(0);
+        };
+        let offset = base + i64::from(by.map_or(0, |e| e.offset).max(start));
+        if pos == 0 {
+            return Ok(0);
+        }
+        let batch = find_batch(file, (pos, segment.written), offset)?;
+        let fits = match (&batch, by) {
+            (None, _) => false,
+            (Some(batch), Some(e)) if e.offset >= start => time_fits(&batch.header(), e),
+            (Some(_), _) => true,
+        };
+        Ok(if fits { pos } else { 0 })
+    }
+
+    /// Both indexes of a sealed segment; `None` if one is missing or not in order.
+    fn read_indexes(
+        &self,
+        disk: &dyn Disk,
+        base: i64,
+    ) -> io::Result<Option<(Vec<TimeEntry>, Vec<IndexEntry>)>> {
+        let read =
+            |suffix| match disk.read_all(&segment_path(&self.dir, base, suffix), INDEX_FILE_MAX) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
                 result => result,
-            }
-        };
-        if let Some(floor) = segment.floor {
-            return Ok(floor);
-        }
-        let times: Vec<_> = decode_times(&read(TIME_INDEX_SUFFIX)?).collect();
-        let entries: Vec<_> = decode_offsets(&read(INDEX_SUFFIX)?).collect();
-        let start = relative(self.log_start, segment.base_offset);
-        Ok(floor_position(&times, &entries, start, wanted))
+            };
+        let (times, offsets) = (read(TIME_INDEX_SUFFIX)?, read(INDEX_SUFFIX)?);
+        let (time_bytes, offset_bytes) = (times.len(), offsets.len());
+        let times: Vec<_> = decode_times(&times).collect();
+        let entries: Vec<_> = decode_offsets(&offsets).collect();
+        let whole = times.len() * TIME_ENTRY_LEN == time_bytes
+            && entries.len() * OFFSET_ENTRY_LEN == offset_bytes;
+        Ok(whole.then_some((times, entries)))
     }
 
     fn search_batch(
         &self,
         file: &dyn DiskFile,
-        pos: u64,
-        len: usize,
+        scanned: &Scanned,
         wanted: i64,
     ) -> io::Result<Option<TimestampOffset>> {
-        let mut bytes = vec![0; len];
-        file.read_exact_at(&mut bytes, pos)?;
+        let records = self.live_records(file, scanned, wanted)?;
+        Ok(records.into_iter().next())
+    }
+
+    /// The records of a batch that may be read and are not older than `wanted`.
+    fn live_records(
+        &self,
+        file: &dyn DiskFile,
+        scanned: &Scanned,
+        wanted: i64,
+    ) -> io::Result<Vec<TimestampOffset>> {
+        let bytes = read_whole(file, scanned)?;
         let batch = Batch::parse(&bytes).map_err(invalid)?;
+        batch.check_crc().map_err(invalid)?;
         let header = &batch.header;
         let section = batch
             .unfold(DECOMPRESSED_BATCH_BYTES_MAX)
             .map_err(invalid)?;
+        let mut live = Vec::new();
         for record in Records::new(&section, header.count()) {
             let record = record.map_err(invalid)?;
             let timestamp = header.timestamp_of(&record);
             let offset = header.base_offset() + i64::from(record.offset_delta);
             if timestamp >= wanted && offset >= self.log_start && offset < self.upper_bound {
-                return Ok(Some(TimestampOffset {
+                live.push(TimestampOffset {
                     timestamp,
                     offset: Offset(offset),
                     leader_epoch: header.leader_epoch(),
-                }));
+                });
             }
         }
-        Ok(None)
+        Ok(live)
     }
 }
 
 /// A position before which all records are older than `wanted` or below the relative offset
 /// `start`.
-fn floor_position(times: &[TimeEntry], entries: &[IndexEntry], start: u32, wanted: i64) -> u64 {
+fn floor_position(times: &[TimeEntry], entries: &[IndexEntry], start: u32, wanted: i64) -> Start {
     let older = times.partition_point(|e| e.timestamp < wanted);
-    let by_time = older.checked_sub(1).and_then(|i| times.get(i));
-    let offset = by_time.map_or(0, |e| e.offset).max(start);
-    match floor_in(entries, offset).0 {
+    let by = older.checked_sub(1).and_then(|i| times.get(i)).copied();
+    let offset = by.map_or(0, |e| e.offset).max(start);
+    let pos = position_of(floor_in(entries, offset).0);
+    Start { pos, by }
+}
+
+/// The position that an index gives.
+pub(crate) fn position_of(floor: Floor) -> u64 {
+    match floor {
         Floor::Exact(pos) | Floor::AtOrAfter(pos) => pos.into(),
         _ => 0,
+    }
+}
+
+/// Meanwhile retention may have taken a segment, and all that was in it.
+pub(crate) fn unless_gone<T>(result: io::Result<Option<T>>) -> io::Result<Option<T>> {
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result,
     }
 }
 

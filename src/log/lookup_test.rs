@@ -6,7 +6,7 @@ use flumen_base::Prng;
 
 fn lookup(rig: &Rig, target: Target, bound: i64) -> Option<(i64, i64, i32)> {
     let job = rig.log.lookup(target, Offset(bound));
-    let found = job.run(&rig.disk).unwrap()?;
+    let found = job.run(&rig.disk).unwrap().0?;
     Some((found.timestamp, found.offset.0, found.leader_epoch))
 }
 
@@ -64,5 +64,79 @@ fn lookups_equal_a_linear_scan() {
         }
         expect(Target::Timestamp(1050), 30);
         expect(Target::MaxTimestamp, end);
+    }
+}
+
+/// Any timestamps in any order, in segments of all sizes (the last one may be empty), before and
+/// after a restart, with a log start and a bound anywhere: as a linear scan says.
+#[test]
+fn any_lookup_equals_a_linear_scan() {
+    let rounds: u64 = std::env::var("FLUMEN_TEST_ROUNDS").map_or(1, |n| n.parse().unwrap());
+    for seed in 100..100 + 40 * rounds {
+        println!("seed {seed}");
+        let mut prng = Prng::new(seed);
+        let config = LogConfig {
+            segment_bytes: 1500 + prng.below(6000) as u32,
+            index_interval_bytes: prng.below(800) as u32,
+            message_timestamp_after_max_ms: i64::MAX,
+            message_timestamp_type: match prng.one_in(4) {
+                true => crate::TimestampType::LogAppendTime,
+                false => crate::TimestampType::CreateTime,
+            },
+            ..LogConfig::default()
+        };
+        let stamped = config.message_timestamp_type == crate::TimestampType::LogAppendTime;
+        let (mut rig, mut records) = (Rig::new(config.clone()), Vec::new());
+        let spread = [1, 10, 400, 5000][prng.below(4) as usize];
+        for i in 0..1 + prng.below(90) as i64 {
+            rig.now_ms += prng.below(30) as i64;
+            let mut builder = BatchBuilder::new();
+            for _ in 0..1 + prng.below(4) {
+                let time = 1000 + i * 5 * prng.below(3) as i64 + prng.below(spread) as i64;
+                builder.push(time, None, Some(&[7; 60]));
+                let time = if stamped { rig.now_ms } else { time };
+                records.push((time, records.len() as i64, i as i32 / 20));
+            }
+            let codec = crate::Compression::from_id(prng.below(5) as u8).unwrap();
+            let bytes = builder.build_compressed(codec, 1).unwrap();
+            rig.append_at_epoch(bytes, i as i32 / 20).unwrap();
+        }
+        rig.write();
+        if prng.one_in(2) {
+            rig.log.roll(rig.now()); // an empty active segment
+        }
+        if prng.one_in(2) {
+            rig.seal();
+        }
+        let end = records.len() as i64;
+        if prng.one_in(2) {
+            let (disk, config) = rig.close();
+            rig = Rig::open(disk, config, end, 0, true);
+        } else if prng.one_in(2) {
+            rig = Rig::open(rig.disk.clone(), config, 0, 0, false);
+        }
+        if prng.one_in(2) {
+            let start = prng.below(end as u64 + 1) as i64;
+            rig.log.advance_log_start(Offset(start));
+        }
+        let start = rig.log.log_start_offset().0;
+        for _ in 0..30 {
+            let bound = match prng.one_in(2) {
+                true => end,
+                false => prng.below(end as u64 + 1) as i64,
+            };
+            let live = records.iter().filter(|r| r.1 >= start && r.1 < bound);
+            let wanted = match prng.one_in(5) {
+                true => prng.below(3) as i64 * 1_000_500,
+                false => 990 + prng.below(1000) as i64,
+            };
+            let first = live.clone().find(|r| r.0 >= wanted).copied();
+            let found = lookup(&rig, Target::Timestamp(wanted), bound);
+            assert_eq!(found, first, "{wanted} of {start}..{bound}");
+            let max = live.clone().map(|r| r.0).max();
+            let largest = live.clone().find(|r| Some(r.0) == max).copied();
+            let found = lookup(&rig, Target::MaxTimestamp, bound);
+            assert_eq!(found, largest, "largest of {start}..{bound}");
+        }
     }
 }

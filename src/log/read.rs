@@ -10,22 +10,20 @@
 //! not much is wanted, the scan reads all of it: its bytes are the answer, and where they end is
 //! known then.
 
-use crate::batch::BatchHeader;
+use crate::batch::{BatchHeader, MAGIC};
 use crate::index::{Floor, IndexEntry, OFFSET_ENTRY_LEN, decode_offsets, floor_in};
 use crate::log::Log;
+use crate::lookup::position_of;
 use crate::segment::{Segment, relative};
 use bytes::Bytes;
 use flumen_base::{LogFile, Offset};
 use smallvec::SmallVec;
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Bytes of one look at batch headers.
 const SCAN_LEN: u32 = 8 << 10;
 /// Requests up to so many bytes are answered with what a scan has read.
 const SCANNED_ANSWER_MAX: u32 = 256 << 10;
-/// Positions remembered per log for readers that go on.
-const POSITIONS_MAX: usize = 64;
 
 /// A range of a segment's file (or, inside a [`Scan`], of an index file).
 #[derive(Clone, Debug)]
@@ -104,8 +102,8 @@ enum ScanKind {
     WholeIndex,
     /// A block of the index file.
     IndexBlock,
-    /// Batch headers.
-    Headers,
+    /// Batch headers; whether it was an index that said where they begin.
+    Headers { by_index: bool },
 }
 
 /// Where a read begins, and what a scan has seen there.
@@ -131,6 +129,23 @@ struct Found {
     seen: Seen,
     /// End of the batches that came whole and may be returned, and the offset after them.
     whole: Option<(u64, i64)>,
+    /// It begins after the offset that is wanted.
+    after_gap: bool,
+}
+
+/// What a look at batch headers gives.
+#[derive(Clone, Copy, Debug)]
+enum Looked {
+    /// Something to return.
+    Found(Found),
+    /// Nothing below the bound.
+    Ended,
+    /// All of them are below the offset; the next begins here.
+    Passed(u64),
+    /// An index led to a place where no batch begins that may hold the offset.
+    Astray,
+    /// No batch begins here.
+    Damaged(u64),
 }
 
 impl Log {
@@ -165,7 +180,7 @@ impl Log {
             return ReadPlan::Corrupt;
         };
         let same = match scan.kind {
-            ScanKind::Headers => Arc::ptr_eq(&scan.range.file, &segment.file),
+            ScanKind::Headers { .. } => Arc::ptr_eq(&scan.range.file, &segment.file),
             _ => Arc::ptr_eq(&scan.range.file, &segment.index_file),
         };
         if !same {
@@ -173,19 +188,31 @@ impl Log {
         }
         match scan.kind {
             ScanKind::WholeIndex => {
-                segment.index.load_samples(bytes);
+                if !segment.index.load_samples(bytes, segment.written)
+                    && !self.distrust_index(index)
+                {
+                    return ReadPlan::Corrupt; // it had entries
+                }
                 self.plan_in_segment(index, &request)
             }
             ScanKind::IndexBlock => {
                 let entries: Vec<IndexEntry> = decode_offsets(bytes).collect();
+                if entries.len() * OFFSET_ENTRY_LEN != scan.range.len as usize {
+                    self.distrust_index(index);
+                    return self.plan_in_segment(index, &request);
+                }
                 let offset = relative(request.offset.0, segment.base_offset);
-                let pos = match floor_in(&entries, offset).0 {
-                    Floor::Exact(pos) | Floor::AtOrAfter(pos) => u64::from(pos),
-                    _ => 0,
-                };
-                scan_headers(segment, &request, pos)
+                let pos = position_of(floor_in(&entries, offset).0);
+                if pos >= segment.written {
+                    self.distrust_index(index);
+                    return self.plan_in_segment(index, &request);
+                }
+                scan_headers(segment, &request, (pos, true))
             }
-            ScanKind::Headers => self.resume_headers(index, &request, scan.range.pos, bytes),
+            ScanKind::Headers { by_index } => {
+                let at = (scan.range.pos, by_index);
+                self.resume_headers(index, &request, at, bytes)
+            }
         }
     }
 
@@ -223,7 +250,7 @@ impl Log {
                 let pos = u64::from(pos);
                 self.finish(index, request, Start { pos, seen: None })
             }
-            Floor::AtOrAfter(pos) => scan_headers(segment, request, pos.into()),
+            Floor::AtOrAfter(pos) => scan_headers(segment, request, (pos.into(), true)),
             Floor::NeedBlock { slot, entries } => ReadPlan::NeedScan(Scan {
                 request: *request,
                 range: FileRange {
@@ -247,68 +274,75 @@ impl Log {
         }
     }
 
-    /// Walks the batches in `bytes`, which stand at `start` in the file.
+    /// Goes on with the batches in `bytes`, which stand at `start` in the file.
     fn resume_headers(
         &mut self,
         index: usize,
         request: &ReadRequest,
-        start: u64,
+        (start, by_index): (u64, bool),
         bytes: &Bytes,
     ) -> ReadPlan {
         let bound = self.read_bound(request);
         let Some(segment) = self.segments.get(index) else {
             return ReadPlan::Corrupt;
         };
-        let room = u64::from(request.max_bytes);
-        let (mut pos, mut found, mut ended) = (start, None::<Found>, false);
-        while pos < segment.written {
-            let at = usize::try_from(pos - start).unwrap_or(usize::MAX);
-            let Some(header) = bytes.get(at..).and_then(BatchHeader::new) else {
-                break;
-            };
-            let Ok(len) = header.size() else {
-                return ReadPlan::Corrupt;
-            };
-            let (first_len, end) = (len as u64, pos + len as u64);
-            if end > segment.written || header.base_offset() < segment.base_offset {
-                return ReadPlan::Corrupt;
-            }
-            if found.is_some() || header.last_offset() >= request.offset.0 {
-                if header.last_offset() >= bound {
-                    ended = true; // what was found before it is all there is
-                    break;
-                }
-                let is_first = found.is_none();
-                let seen = Seen { first_len, end };
-                let whole = None;
-                let found = found.get_or_insert(Found { pos, seen, whole });
-                found.seen.end = end;
-                let fits = end - found.pos <= room || (is_first && request.min_one);
-                if fits && at.saturating_add(len) <= bytes.len() {
-                    found.whole = Some((end, header.last_offset() + 1));
-                }
-            }
-            pos = end;
+        let base = segment.base_offset;
+        let next = self.segments.get(index + 1);
+        let end = next.map_or(self.log_end, |next| next.base_offset);
+        let looked = look(segment, request, (bound, end), (start, by_index), bytes);
+        if let Looked::Found(found) = looked
+            && found.after_gap
+        {
+            self.note_gap(index, request.offset.0, found.pos);
         }
-        match found {
-            Some(Found {
+        let Some(segment) = self.segments.get(index) else {
+            return ReadPlan::Corrupt; // it was there
+        };
+        match looked {
+            Looked::Found(Found {
                 pos,
                 whole: Some((end, next)),
                 ..
             }) if request.max_bytes <= SCANNED_ANSWER_MAX => {
-                self.positions.insert(next, (segment.base_offset, end));
+                self.positions.insert(next, (base, end));
                 let from = usize::try_from(pos - start).unwrap_or(usize::MAX);
                 let to = usize::try_from(end - start).unwrap_or(usize::MAX);
                 ReadPlan::Memory(SmallVec::from_iter([bytes.slice(from..to)]))
             }
-            Some(Found { pos, seen, .. }) => {
+            Looked::Found(Found { pos, seen, .. }) => {
                 let seen = Some(seen);
                 self.finish(index, request, Start { pos, seen })
             }
-            None if ended => ReadPlan::Empty,
-            None if pos >= segment.written => self.plan_in_segment(index + 1, request),
-            None if pos == start => ReadPlan::Corrupt, // not even one header: the file is too short
-            None => scan_headers(segment, request, pos),
+            Looked::Ended => ReadPlan::Empty,
+            Looked::Passed(pos) if pos >= segment.written => {
+                self.note_gap(index, request.offset.0, pos);
+                self.plan_in_segment(index + 1, request)
+            }
+            Looked::Passed(pos) if pos == start => {
+                // Not even one header: the file is too short.
+                self.note_damage(base, pos, "the file ends here");
+                ReadPlan::Corrupt
+            }
+            Looked::Passed(pos) => scan_headers(segment, request, (pos, false)),
+            Looked::Astray if self.distrust_index(index) => self.plan_in_segment(index, request),
+            Looked::Astray => {
+                self.note_damage(base, start, "no batch begins here");
+                ReadPlan::Corrupt
+            }
+            Looked::Damaged(pos) => {
+                self.note_damage(base, pos, "no batch begins here");
+                ReadPlan::Corrupt
+            }
+        }
+    }
+
+    /// The batches before this place don't hold `offset`, and those from it on are above.
+    fn note_gap(&mut self, index: usize, offset: i64, pos: u64) {
+        let base = self.segments.get(index).map(|s| s.base_offset);
+        if let Some(base) = base.filter(|_| !self.config.cleanup_policy.compact) {
+            // No error to the reader: the log may have been compacted once.
+            let why = format!("offset {offset} should stand before it");
+            self.note_damage(base, pos, &why);
         }
     }
 
@@ -321,6 +355,7 @@ impl Log {
         };
         let pos = start.pos;
         if pos >= segment.written {
+            self.note_gap(index, request.offset.0, pos);
             return self.plan_in_segment(index + 1, request);
         }
         let whole = bound >= next_base.unwrap_or(self.written_end).min(self.written_end);
@@ -335,7 +370,7 @@ impl Log {
             known.into_iter().flatten().max().unwrap_or(0)
         };
         if limit <= pos {
-            return scan_headers(segment, request, pos);
+            return scan_headers(segment, request, (pos, false));
         }
         let available = limit - pos;
         let mut len = available.min(u64::from(request.max_bytes));
@@ -350,7 +385,7 @@ impl Log {
                         self.positions.insert(offset, at);
                     }
                 }
-                (_, None) => return scan_headers(segment, request, pos),
+                (_, None) => return scan_headers(segment, request, (pos, false)),
                 (_, Some(seen)) if seen.first_len > len => {
                     if !request.min_one {
                         return ReadPlan::Empty;
@@ -371,7 +406,74 @@ impl Log {
     }
 }
 
-fn scan_headers(segment: &Segment, request: &ReadRequest, pos: u64) -> ReadPlan {
+/// Looks through the batches in `bytes`, which stand at `start` in the file.
+fn look(
+    segment: &Segment,
+    request: &ReadRequest,
+    (bound, segment_end): (i64, i64),
+    (start, by_index): (u64, bool),
+    bytes: &Bytes,
+) -> Looked {
+    let room = u64::from(request.max_bytes);
+    let (mut pos, mut found) = (start, None::<Found>);
+    while pos < segment.written {
+        let at = usize::try_from(pos - start).unwrap_or(usize::MAX);
+        let Some(header) = bytes.get(at..).and_then(BatchHeader::new) else {
+            break;
+        };
+        let led = by_index && pos == start && start > 0;
+        let len = match whole_batch(segment, segment_end, &header, pos) {
+            Some(_) if led && header.base_offset() > request.offset.0 => return Looked::Astray,
+            None if led => return Looked::Astray,
+            None => return Looked::Damaged(pos),
+            Some(len) => len,
+        };
+        let (first_len, end) = (len as u64, pos + len as u64);
+        if found.is_some() || header.last_offset() >= request.offset.0 {
+            if header.last_offset() >= bound {
+                // What was found before it is all there is.
+                return found.map_or(Looked::Ended, Looked::Found);
+            }
+            let is_first = found.is_none();
+            let seen = Seen { first_len, end };
+            let found = found.get_or_insert(Found {
+                pos,
+                seen,
+                whole: None,
+                after_gap: header.base_offset() > request.offset.0,
+            });
+            found.seen.end = end;
+            let fits = end - found.pos <= room || (is_first && request.min_one);
+            if fits && at.saturating_add(len) <= bytes.len() {
+                found.whole = Some((end, header.last_offset() + 1));
+            }
+        }
+        pos = end;
+    }
+    found.map_or(Looked::Passed(pos), Looked::Found)
+}
+
+/// The length of the batch that begins at `pos`, if its header may be one of this segment.
+fn whole_batch(
+    segment: &Segment,
+    segment_end: i64,
+    header: &BatchHeader<'_>,
+    pos: u64,
+) -> Option<usize> {
+    let len = header.size().ok()?;
+    let fits = header.magic() == MAGIC
+        && pos.saturating_add(len as u64) <= segment.written
+        && header.base_offset() >= segment.base_offset
+        && header.last_offset() >= header.base_offset()
+        && header.last_offset() < segment_end;
+    fits.then_some(len)
+}
+
+fn scan_headers(
+    segment: &Segment,
+    request: &ReadRequest,
+    (pos, by_index): (u64, bool),
+) -> ReadPlan {
     let left = segment.written.saturating_sub(pos);
     let len = match request.max_bytes {
         wanted if wanted <= SCANNED_ANSWER_MAX => wanted.max(SCAN_LEN),
@@ -385,154 +487,8 @@ fn scan_headers(segment: &Segment, request: &ReadRequest, pos: u64) -> ReadPlan 
             len: u32::try_from(left).unwrap_or(u32::MAX).min(len),
         },
         segment: segment.base_offset,
-        kind: ScanKind::Headers,
+        kind: ScanKind::Headers { by_index },
     })
-}
-
-/// One batch of the memory tail, as it is (or will be) in the file.
-#[derive(Clone, Debug)]
-pub(crate) struct TailBatch {
-    pub(crate) base_offset: i64,
-    pub(crate) last_offset: i64,
-    pub(crate) segment: i64,
-    pub(crate) pos: u64,
-    pub(crate) len: u64,
-    /// Bytes of memory that it may keep from being freed: what the budget is charged with.
-    pub(crate) charge: u64,
-    pub(crate) bufs: SmallVec<[Bytes; 2]>,
-}
-
-/// The latest batches of the log, without gaps, up to a budget of bytes.
-#[derive(Debug, Default)]
-pub(crate) struct Tail {
-    batches: VecDeque<TailBatch>,
-    bytes: usize,
-    budget: usize,
-}
-
-impl Tail {
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    pub(crate) fn set_budget(&mut self, budget: usize) {
-        self.budget = budget;
-        self.evict();
-    }
-
-    pub(crate) fn push(&mut self, batch: TailBatch) {
-        self.bytes += batch.charge as usize;
-        self.batches.push_back(batch);
-        self.evict();
-    }
-
-    fn evict(&mut self) {
-        while self.bytes > self.budget {
-            let Some(batch) = self.batches.pop_front() else {
-                break;
-            };
-            self.bytes -= batch.charge as usize;
-        }
-        if self.batches.is_empty() {
-            self.batches.shrink_to(0);
-        }
-    }
-
-    /// What is below `end` was compacted.
-    pub(crate) fn drop_below(&mut self, end: i64) {
-        while let Some(batch) = self.batches.pop_front_if(|b| b.base_offset < end) {
-            self.bytes -= batch.charge as usize;
-        }
-    }
-
-    /// The log now ends at `end`.
-    pub(crate) fn truncate(&mut self, end: i64) {
-        while let Some(batch) = self.batches.pop_back_if(|b| b.base_offset >= end) {
-            self.bytes -= batch.charge as usize;
-        }
-    }
-
-    /// Where the batch begins whose base offset this is, if it is in this segment.
-    fn position_of(&self, base_offset: i64, segment: i64) -> Option<u64> {
-        let index = self
-            .batches
-            .partition_point(|b| b.base_offset < base_offset);
-        let batch = self.batches.get(index)?;
-        (batch.base_offset == base_offset && batch.segment == segment).then_some(batch.pos)
-    }
-
-    /// Serves a read whose offset is below `bound`; `None` if the offset is older than the tail.
-    fn read(&self, request: &ReadRequest, bound: i64) -> Option<ReadPlan> {
-        let offset = request.offset.0;
-        if self.batches.front()?.base_offset > offset {
-            return None;
-        }
-        let first = self.batches.partition_point(|b| b.last_offset < offset);
-        let mut bufs = SmallVec::new();
-        let mut len = 0;
-        for batch in self.batches.range(first..) {
-            let fits = len + batch.len <= u64::from(request.max_bytes);
-            if batch.last_offset >= bound || !(fits || (request.min_one && bufs.is_empty())) {
-                break;
-            }
-            len += batch.len;
-            bufs.extend(batch.bufs.iter().cloned());
-        }
-        if bufs.is_empty() {
-            return Some(ReadPlan::Empty);
-        }
-        Some(ReadPlan::Memory(bufs))
-    }
-}
-
-/// Where batches begin that a reader will ask for next. The oldest goes when it is full.
-#[derive(Debug, Default)]
-pub(crate) struct PositionCache {
-    known: Vec<KnownPosition>,
-    oldest: usize,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct KnownPosition {
-    offset: i64,
-    /// Base offset of its segment.
-    segment: i64,
-    pos: u64,
-}
-
-impl PositionCache {
-    fn get(&self, offset: i64, segment: i64) -> Option<u64> {
-        let known = self.known.iter().find(|k| k.offset == offset)?;
-        (known.segment == segment).then_some(known.pos)
-    }
-
-    fn insert(&mut self, offset: i64, (segment, pos): (i64, u64)) {
-        let new = KnownPosition {
-            offset,
-            segment,
-            pos,
-        };
-        if let Some(known) = self.known.iter_mut().find(|k| k.offset == offset) {
-            *known = new;
-        } else if self.known.len() < POSITIONS_MAX {
-            self.known.push(new);
-        } else if let Some(oldest) = self.known.get_mut(self.oldest) {
-            *oldest = new;
-            self.oldest = (self.oldest + 1) % POSITIONS_MAX;
-        }
-    }
-
-    /// Other segments have taken the place of these.
-    pub(crate) fn forget(&mut self, segments: &[i64]) {
-        self.known.retain(|k| !segments.contains(&k.segment));
-        self.oldest = 0;
-    }
-
-    /// The log now ends at `end`.
-    pub(crate) fn truncate(&mut self, end: i64) {
-        self.known.retain(|k| k.offset <= end);
-        self.oldest = 0;
-    }
 }
 
 #[cfg(test)]

@@ -1,33 +1,32 @@
-//! Loading a partition's directory at start: what Kafka's LogLoader does, as a job over the disk.
+//! Loading a partition's directory at start: what Kafka's LogLoader does, as a job over the disk,
+//! in slices.
 //!
 //! After a clean shutdown no log data is read but what stands behind the active segment's last
-//! index entry. After an unclean one the segments from the recovery point on are read as a whole:
-//! the first batch that is not whole and valid ends the log, its bytes and all later segments go,
-//! and indexes are rebuilt. Producer state comes from the latest snapshot below the end and the
-//! batches behind it.
+//! index entry. After an unclean one the segments from the recovery point on are walked: headers
+//! below it, whole batches from it on. There the first batch that is not whole and valid ends the
+//! log, its bytes and all later segments go, and indexes are rebuilt. Below the recovery point
+//! nothing is cut: such a log is refused ([`Refused`]). Producer state comes from the latest
+//! snapshot below the end and the batches behind it.
 
-use crate::batch::{BatchHeader, HEADER_LEN};
 use crate::checkpoint;
 use crate::config::LogConfig;
-use crate::epoch::{self, EpochCache};
-use crate::index::{self, IndexEntry, OFFSET_ENTRY_LEN, OffsetIndex, TimeEntry};
+use crate::epoch::EpochCache;
+use crate::index::{OffsetIndex, TimeEntry, encode_times};
 use crate::jobs::replace;
+pub use crate::leftovers::remove_deleted_dirs;
 use crate::producer_state::ProducerState;
-use crate::scan::Scanner;
+pub use crate::refused::{ACCEPT_LOSS, Refused};
 use crate::segment::{
-    INDEX_SUFFIX, LOG_SUFFIX, SegmentMark, TIME_INDEX_SUFFIX, TXN_INDEX_SUFFIX, push_index,
-    segment_path,
+    INDEX_SUFFIX, LOG_SUFFIX, SNAPSHOT_SUFFIX, SegmentMark, TIME_INDEX_SUFFIX, TXN_INDEX_SUFFIX,
+    offset_of_name, segment_path,
 };
-use flumen_base::aligned;
+use crate::walk::{Rules, Slice, Walk};
 use flumen_base::{Disk, DiskFile, Offset, OpenMode, TopicId};
-use std::collections::BTreeSet;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-/// No index file is longer (Kafka's `segment.index.bytes` is an i32).
-const INDEX_FILE_MAX: u64 = i32::MAX as u64;
-const EPOCH_FILE_MAX: u64 = 16 << 20;
+const SNAPSHOT_FILE_MAX: u64 = 1 << 30;
 pub(crate) const SEGMENT_SUFFIXES: [&str; 4] = [
     LOG_SUFFIX,
     INDEX_SUFFIX,
@@ -42,7 +41,8 @@ pub struct LoadParams {
     pub dir: PathBuf,
     /// Its settings.
     pub config: Arc<LogConfig>,
-    /// From `recovery-point-offset-checkpoint`, 0 if absent.
+    /// From `recovery-point-offset-checkpoint`, 0 if absent, [`Offset::UNKNOWN`] if that could not
+    /// be read: then what was synced is judged by the files themselves.
     pub recovery_point: Offset,
     /// From `log-start-offset-checkpoint`, 0 if absent.
     pub log_start_offset: Offset,
@@ -62,8 +62,10 @@ pub struct LoadParams {
 pub struct LoadReport {
     /// Segments found.
     pub segments: usize,
-    /// Segments whose batches were read and whose indexes were rebuilt.
+    /// Segments whose batches were walked and whose indexes were rebuilt.
     pub segments_recovered: usize,
+    /// Bytes of log that were walked.
+    pub bytes_walked: u64,
     /// Bytes cut off a torn tail.
     pub bytes_truncated: u64,
     /// Files removed: leftovers and segments behind a cut.
@@ -101,52 +103,147 @@ pub(crate) struct LoadedSegment {
     pub(crate) mark: SegmentMark,
     pub(crate) index: OffsetIndex,
     pub(crate) times: Vec<TimeEntry>,
+    /// Its largest timestamp is that of a batch.
+    pub(crate) time_checked: bool,
     /// One above its last record.
     pub(crate) end: i64,
 }
 
-/// Loads a partition's directory. Blocking: for a job.
-pub fn load(disk: &dyn Disk, params: LoadParams) -> io::Result<LoadedLog> {
-    let mut loader = Loader {
-        disk,
-        params,
-        epochs: EpochCache::default(),
-        epochs_changed: false,
-        fresh: false,
-        new_names: false,
-        report: LoadReport::default(),
-    };
-    loader.prepare_dir()?;
-    loader.load_epochs()?;
-    let bases = loader.list_segments()?;
-    loader.report.segments = bases.len();
-    let segments = loader.load_segments(bases)?;
-    loader.finish(segments)
-}
-
-/// Removes `-delete` directories that a crash left in a log directory; returns their names.
-pub fn remove_deleted_dirs(disk: &dyn Disk, log_dir: &Path) -> io::Result<Vec<String>> {
-    let mut removed = Vec::new();
-    for (name, is_dir) in disk.list(log_dir)? {
-        if is_dir && name.ends_with("-delete") {
-            disk.remove_dir_all(&log_dir.join(&name))?;
-            removed.push(name);
+impl LoadedSegment {
+    pub(crate) fn empty(base: i64) -> Self {
+        Self {
+            base_offset: base,
+            mark: SegmentMark::empty(base),
+            index: OffsetIndex::new(),
+            times: Vec::new(),
+            time_checked: true,
+            end: base,
         }
     }
-    removed.sort();
-    Ok(removed)
 }
 
-pub(crate) struct Loader<'a> {
-    pub(crate) disk: &'a dyn Disk,
-    pub(crate) params: LoadParams,
-    epochs: EpochCache,
-    epochs_changed: bool,
+/// Loads a partition's directory. Blocking: for a job.
+///
+/// # Errors
+/// Those of the disk; [`Refused`] where records that were on disk would be lost.
+pub fn load(disk: &dyn Disk, params: LoadParams) -> io::Result<LoadedLog> {
+    let mut load = Box::new(Load::new(params));
+    loop {
+        match load.step(disk, u64::MAX)? {
+            LoadStep::Done(loaded) => return Ok(*loaded),
+            LoadStep::More(more) => load = more,
+        }
+    }
+}
+
+/// A load in progress.
+#[derive(Debug)]
+pub struct Load {
+    params: LoadParams,
+    report: LoadReport,
+    found: Found,
+}
+
+/// What a slice of a load gives.
+#[derive(Debug)]
+pub enum LoadStep {
+    /// The log.
+    Done(Box<LoadedLog>),
+    /// There is more to do.
+    More(Box<Load>),
+}
+
+/// What loading has found out so far.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) epochs: EpochCache,
+    pub(crate) epochs_changed: bool,
+    /// The file of epochs is missing or wrong: all segments are walked for them.
+    pub(crate) epochs_lost: bool,
     /// The directory is new, so that its own name is.
     fresh: bool,
     /// Files of new names were made in it.
     new_names: bool,
+    /// An operator accepts that records are lost.
+    accepts_loss: bool,
+    /// Everything below was on disk; the log must not end before it.
+    must_have: i64,
+    segments: Option<Segments>,
+}
+
+/// How far the segments are loaded.
+#[derive(Debug)]
+struct Segments {
+    /// Base offsets, ascending.
+    all: Vec<i64>,
+    /// The next to load, or being walked.
+    at: usize,
+    walk: Option<Walk>,
+    /// The first that may have been written to since the recovery point.
+    first_unflushed: Option<i64>,
+    /// Where the one before ended, if it was walked as one of those.
+    walked_end: Option<i64>,
+    loaded: Vec<LoadedSegment>,
+}
+
+impl Segments {
+    /// All of them are walked: the epochs come from there.
+    fn begin_again(&mut self) {
+        (self.at, self.walked_end) = (0, None);
+        self.loaded.clear();
+    }
+}
+
+impl Load {
+    /// One that has not begun.
+    pub fn new(params: LoadParams) -> Self {
+        Self {
+            params,
+            report: LoadReport::default(),
+            found: Found::default(),
+        }
+    }
+
+    /// What it has done so far.
+    pub fn report(&self) -> &LoadReport {
+        &self.report
+    }
+
+    /// Goes on until about so many bytes of log have been walked. Blocking: for a job.
+    ///
+    /// # Errors
+    /// As [`load`].
+    pub fn step(self: Box<Self>, disk: &dyn Disk, bytes: u64) -> io::Result<LoadStep> {
+        let mut loader = Loader {
+            disk,
+            params: self.params,
+            report: self.report,
+            found: self.found,
+        };
+        let mut segments = match loader.found.segments.take() {
+            Some(segments) => segments,
+            None => loader.begin()?,
+        };
+        let mut left = bytes;
+        if loader.load_segments(&mut segments, &mut left)? {
+            let loaded = loader.finish(segments.loaded)?;
+            return Ok(LoadStep::Done(Box::new(loaded)));
+        }
+        loader.found.segments = Some(segments);
+        Ok(LoadStep::More(Box::new(Self {
+            params: loader.params,
+            report: loader.report,
+            found: loader.found,
+        })))
+    }
+}
+
+/// One slice of a load.
+pub(crate) struct Loader<'a> {
+    pub(crate) disk: &'a dyn Disk,
+    pub(crate) params: LoadParams,
     pub(crate) report: LoadReport,
+    pub(crate) found: Found,
 }
 
 impl Loader<'_> {
@@ -165,15 +262,61 @@ impl Loader<'_> {
         }
     }
 
+    /// Everything before the first segment.
+    fn begin(&mut self) -> io::Result<Segments> {
+        self.prepare_dir()?;
+        let accepts = self.params.dir.join(ACCEPT_LOSS);
+        self.found.accepts_loss = self.disk.exists(&accepts);
+        self.load_epochs()?;
+        let bases = self.list_segments()?;
+        self.report.segments = bases.len();
+        self.found.must_have = self.params.recovery_point.0;
+        if self.params.recovery_point.0 < 0 {
+            self.found.must_have = self.latest_snapshot()?;
+            self.params.recovery_point = Offset(0);
+        }
+        self.params.log_start_offset = self.params.log_start_offset.max(Offset(0));
+        let point = self.params.recovery_point.0;
+        let first = bases.range(..=point).next_back().or(bases.first());
+        let first_unflushed = first.copied().filter(|_| !self.params.clean);
+        Ok(Segments {
+            all: bases.into_iter().collect(),
+            at: 0,
+            walk: None,
+            first_unflushed,
+            walked_end: None,
+            loaded: Vec::new(),
+        })
+    }
+
+    /// Offset of the latest good snapshot, 0 if there is none. One is written only when everything
+    /// below has been synced (or is about to be removed as a whole).
+    fn latest_snapshot(&self) -> io::Result<i64> {
+        let names = self.disk.list(&self.params.dir)?;
+        let offsets = names.iter();
+        let offsets = offsets.filter_map(|n| offset_of_name(&n.0, SNAPSHOT_SUFFIX));
+        let mut latest = 0;
+        for offset in offsets {
+            let path = self.path(offset, SNAPSHOT_SUFFIX);
+            if offset > latest {
+                let bytes = self.disk.read_all(&path, SNAPSHOT_FILE_MAX)?;
+                if ProducerState::decode(&bytes).is_some() {
+                    latest = offset;
+                }
+            }
+        }
+        Ok(latest)
+    }
+
     fn prepare_dir(&mut self) -> io::Result<()> {
         let dir = &self.params.dir;
         // A directory that a killed process made may not be on disk either.
-        self.fresh = self.may_be_unnamed() || self.disk.list(dir).is_err();
+        self.found.fresh = self.may_be_unnamed() || self.disk.list(dir).is_err();
         self.disk.create_dir_all(dir)?;
         let id = self.params.topic_id;
         match checkpoint::read_partition_metadata(self.disk, dir)? {
             None => {
-                self.new_names = true;
+                self.found.new_names = true;
                 checkpoint::write_partition_metadata(self.disk, dir, id)
             }
             Some(found) if found == id => Ok(()),
@@ -184,62 +327,125 @@ impl Loader<'_> {
         }
     }
 
-    fn load_epochs(&mut self) -> io::Result<()> {
-        let path = self.params.dir.join(epoch::FILE_NAME);
-        match checkpoint::read_text(self.disk, &path, EPOCH_FILE_MAX) {
-            // A file that can't be read is made again from the batches that are scanned.
-            Ok(text) => {
-                self.epochs = text
-                    .as_deref()
-                    .and_then(EpochCache::decode)
-                    .unwrap_or_default()
+    /// Whether an operator accepts that records are lost.
+    pub(crate) fn accepts_loss(&self) -> bool {
+        self.found.accepts_loss
+    }
+
+    /// Whether offsets may be missing between the batches of this segment, and before it.
+    pub(crate) fn may_have_gaps(&self, base: i64) -> bool {
+        self.params.config.cleanup_policy.compact || base <= self.params.cleaned_offset.0
+    }
+
+    /// Goes on loading segments; true when there is none left.
+    fn load_segments(&mut self, s: &mut Segments, left: &mut u64) -> io::Result<bool> {
+        while let Some(&base) = s.all.get(s.at) {
+            let mut walk = match s.walk.take() {
+                Some(walk) => walk,
+                None if self.is_torn_off(s, base)? => break,
+                None => match self.begin_segment(s, base)? {
+                    Some(walk) => walk,
+                    None => continue, // believed, or all begins anew
+                },
+            };
+            let path = self.path(base, LOG_SUFFIX);
+            let file = self.disk.open(&path, OpenMode::ReadWrite)?;
+            let before = walk.mark.size;
+            let slice = walk.slice(&*file, left)?;
+            self.report.bytes_walked += walk.mark.size - before;
+            let damage = match slice {
+                Slice::More => {
+                    s.walk = Some(walk);
+                    return Ok(false);
+                }
+                Slice::Whole => None,
+                Slice::Damaged(why) => Some(why),
+            };
+            if (walk.is_last || damage.is_some()) && !self.epochs_hold(&walk) {
+                s.begin_again();
+                continue;
             }
-            Err(e) if e.kind() == io::ErrorKind::InvalidData => {}
-            Err(e) => return Err(e),
+            if let Some(why) = &damage {
+                self.cut(base, walk.mark.size, walk.end, why)?;
+                self.report.bytes_truncated += file.len()? - walk.mark.size;
+            }
+            let unflushed = s.first_unflushed.is_some_and(|first| base >= first);
+            s.walked_end = unflushed.then_some(walk.end);
+            s.at += 1;
+            let segment = self.end_walk(&*file, walk, damage.is_some())?;
+            s.loaded.push(segment);
+            if damage.is_some() && !planted!(KeepBehindCut) {
+                self.remove_rest(s)?;
+            }
         }
+        Ok(true)
+    }
+
+    /// Takes the next segment as it is, or begins to walk it.
+    fn begin_segment(&mut self, s: &mut Segments, base: i64) -> io::Result<Option<Walk>> {
+        let next = s.all.get(s.at + 1).copied();
+        let unflushed = s.first_unflushed.is_some_and(|first| base >= first);
+        let lost_before = self.found.epochs_lost;
+        if !unflushed && !lost_before {
+            let loaded = self.load_trusted(base, next)?;
+            if self.found.epochs_lost {
+                s.begin_again();
+                return Ok(None);
+            }
+            if let Some(segment) = loaded {
+                s.loaded.push(segment);
+                s.at += 1;
+                return Ok(None);
+            }
+        }
+        self.report.segments_recovered += 1;
+        let rules = Rules {
+            is_last: next.is_none(),
+            point: match self.params.clean {
+                true => i64::MAX,
+                false => self.params.recovery_point.0,
+            },
+            gaps: self.may_have_gaps(base),
+            interval: self.params.config.index_interval_bytes,
+        };
+        Ok(Some(Walk::new(base, rules)))
+    }
+
+    /// Lost writes can end a segment at a batch boundary: then the next one does not join it, and
+    /// goes with all behind it. (After compaction segments need not join.)
+    fn is_torn_off(&mut self, s: &mut Segments, base: i64) -> io::Result<bool> {
+        let Some(end) = s.walked_end.filter(|end| base != *end) else {
+            return Ok(false);
+        };
+        if planted!(KeepBehindCut) || self.may_have_gaps(base) && base > end {
+            return Ok(false);
+        }
+        let why = format!("its first offset is {base} where {end} should follow");
+        self.cut(base, 0, end, &why)?;
+        self.remove_rest(s)?;
+        Ok(true)
+    }
+
+    /// The log ends at `offset`, at this place; refused where that would lose what was on disk.
+    fn cut(&mut self, segment: i64, position: u64, offset: i64, why: &str) -> io::Result<()> {
+        let synced = self.params.clean || offset < self.found.must_have;
+        if synced && !self.found.accepts_loss {
+            let refused = Refused {
+                file: self.path(segment, LOG_SUFFIX),
+                position,
+                offset,
+                why: why.to_owned(),
+            };
+            return Err(refused.into_error());
+        }
+        let place = format!("segment {segment} at byte {position}: {why}");
+        self.report.cut.get_or_insert(place);
         Ok(())
     }
 
-    fn load_segments(&mut self, bases: BTreeSet<i64>) -> io::Result<Vec<LoadedSegment>> {
-        let point = self.params.recovery_point.0;
-        let first_unflushed = bases.range(..=point).next_back().or(bases.first()).copied();
-        let mut segments: Vec<LoadedSegment> = Vec::with_capacity(bases.len());
-        let mut scanned_end: Option<i64> = None;
-        let all: Vec<i64> = bases.into_iter().collect();
-        for (i, &base) in all.iter().enumerate() {
-            let next = all.get(i + 1).copied();
-            let unflushed =
-                !self.params.clean && first_unflushed.is_some_and(|first| base >= first);
-            // Lost writes can end a segment at a batch boundary: then the next one does not join
-            // it. (After compaction segments need not join.)
-            let compacted =
-                self.params.config.cleanup_policy.compact || base <= self.params.cleaned_offset.0;
-            if scanned_end.is_some_and(|end| base != end) && !compacted && !planted!(KeepBehindCut)
-            {
-                self.report.cut = Some(format!("segment {base} does not follow the one before it"));
-                self.remove_segments(&all[i..])?;
-                break;
-            }
-            let loaded = match unflushed {
-                true => None,
-                false => self.load_trusted(base, next)?,
-            };
-            if let Some(segment) = loaded {
-                segments.push(segment);
-                continue;
-            }
-            let cut_before = self.report.cut.is_some();
-            // Nothing is missing where nothing was compacted away.
-            let dense = unflushed && !compacted;
-            let segment = self.recover_segment(base, (next.is_none(), dense))?;
-            scanned_end = unflushed.then_some(segment.end);
-            segments.push(segment);
-            if !cut_before && self.report.cut.is_some() && !planted!(KeepBehindCut) {
-                self.remove_segments(&all[i + 1..])?;
-                break;
-            }
-        }
-        Ok(segments)
+    fn remove_rest(&mut self, s: &mut Segments) -> io::Result<()> {
+        let rest = s.all.split_off(s.at);
+        self.remove_segments(&rest)
     }
 
     fn remove_segments(&mut self, bases: &[i64]) -> io::Result<()> {
@@ -251,220 +457,70 @@ impl Loader<'_> {
         self.disk.sync_dir(&self.params.dir)
     }
 
-    /// A segment whose files may be trusted; `None` if they don't look so after all, and it must be
-    /// recovered.
-    fn load_trusted(&mut self, base: i64, next: Option<i64>) -> io::Result<Option<LoadedSegment>> {
-        let size = self.disk.len(&self.path(base, LOG_SUFFIX))?;
-        let index_len = match self.disk.len(&self.path(base, INDEX_SUFFIX)) {
-            Err(_) if size > 0 => return Ok(None),
-            Err(_) => 0,
-            Ok(len) if len % OFFSET_ENTRY_LEN as u64 != 0 => return Ok(None),
-            Ok(len) => len,
-        };
-        match next {
-            Some(next) => self.load_sealed(base, next, size, index_len).map(Some),
-            None => self.load_active(base, size),
-        }
-    }
-
-    fn load_sealed(
+    /// A segment has been walked: what stands behind its end goes. The last one stays in work: it
+    /// need not be synced now, and its index files are written when it is sealed or closed.
+    fn end_walk(
         &mut self,
-        base: i64,
-        next: i64,
-        size: u64,
-        index_len: u64,
+        file: &dyn DiskFile,
+        walk: Walk,
+        is_cut: bool,
     ) -> io::Result<LoadedSegment> {
-        let mut mark = SegmentMark::empty(base);
-        mark.size = size;
-        if let Some(last) = self.last_time_entry(base)? {
-            mark.max_timestamp = last.timestamp;
-            mark.max_timestamp_offset = base + i64::from(last.offset);
+        let is_last = walk.is_last || is_cut;
+        if file.len()? > walk.mark.size {
+            file.set_len(walk.mark.size)?;
         }
-        mark.index_len = usize::try_from(index_len).map_err(io::Error::other)? / OFFSET_ENTRY_LEN;
-        Ok(LoadedSegment {
-            base_offset: base,
-            mark,
-            index: OffsetIndex::Cold {
-                entries: mark.index_len,
-            },
-            times: Vec::new(),
-            end: next,
-        })
-    }
-
-    fn last_time_entry(&self, base: i64) -> io::Result<Option<TimeEntry>> {
-        let path = self.path(base, TIME_INDEX_SUFFIX);
-        let file = match self.disk.open(&path, OpenMode::Read) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file?,
-        };
-        let len = file.len()?;
-        let entries = len / index::TIME_ENTRY_LEN as u64;
-        if entries == 0 {
-            return Ok(None);
-        }
-        let mut bytes = [0; index::TIME_ENTRY_LEN];
-        let pos = (entries - 1) * index::TIME_ENTRY_LEN as u64;
-        file.read_exact_at(&mut bytes, pos)?;
-        Ok(index::decode_times(&bytes).next())
-    }
-
-    /// The active segment after a clean shutdown: its indexes, and the headers behind the last
-    /// index entry.
-    fn load_active(&mut self, base: i64, size: u64) -> io::Result<Option<LoadedSegment>> {
-        let read = |suffix| match self.disk.read_all(&self.path(base, suffix), INDEX_FILE_MAX) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            result => result,
-        };
-        let entries: Vec<IndexEntry> = index::decode_offsets(&read(INDEX_SUFFIX)?).collect();
-        let times: Vec<TimeEntry> = index::decode_times(&read(TIME_INDEX_SUFFIX)?).collect();
-        let file = self
-            .disk
-            .open(&self.path(base, LOG_SUFFIX), OpenMode::Read)?;
-        let mut mark = SegmentMark::empty(base);
-        if let Some(last) = times.last() {
-            mark.max_timestamp = last.timestamp;
-            mark.max_timestamp_offset = base + i64::from(last.offset);
-        }
-        mark.first_timestamp = first_timestamp(&*file, size)?;
-        let from = entries.last().map_or(0, |e| u64::from(e.position));
-        if from > size {
-            return Ok(None);
-        }
-        let mut end = base;
-        let mut scanner = Scanner::new(&*file, from, size, false);
-        loop {
-            match scanner.next_header()? {
-                Err(_) => return Ok(None),
-                Ok(None) => break,
-                Ok(Some(batch)) => {
-                    let header = batch.header();
-                    end = header.last_offset() + 1;
-                    if header.max_timestamp() > mark.max_timestamp {
-                        mark.max_timestamp = header.max_timestamp();
-                        mark.max_timestamp_offset = header.last_offset();
-                    }
-                }
+        for (epoch, start) in &walk.epochs {
+            let latest = self.found.epochs.latest();
+            if latest.is_none_or(|latest| *epoch > latest) {
+                self.found.epochs_changed |= self.found.epochs.assign(*epoch, *start);
             }
         }
-        mark.size = size;
-        mark.bytes_since_index = size - from;
-        (mark.index_len, mark.time_len) = (entries.len(), times.len());
-        Ok(Some(LoadedSegment {
-            base_offset: base,
-            mark,
-            index: OffsetIndex::Full(entries),
-            times,
-            end,
-        }))
-    }
-
-    /// Reads all batches of a segment, cuts it at the first bad one, and rebuilds its indexes. The
-    /// last segment stays in work: it need not be synced now, and its index files are written when
-    /// it is sealed or closed.
-    fn recover_segment(
-        &mut self,
-        base: i64,
-        (is_last, dense): (bool, bool),
-    ) -> io::Result<LoadedSegment> {
-        self.report.segments_recovered += 1;
-        let file = self
-            .disk
-            .open(&self.path(base, LOG_SUFFIX), OpenMode::ReadWrite)?;
-        let size = file.len()?;
-        let mut mark = SegmentMark::empty(base);
-        let mut entries = Vec::new();
-        let mut times = Vec::new();
-        let mut end = base;
-        let mut scanner = Scanner::new(&*file, 0, size, true);
-        let cut = loop {
-            let batch = match scanner.next_batch()? {
-                Ok(None) => break None,
-                Ok(Some(batch)) => batch,
-                Err(_) if is_padding(&*file, mark.size, size)? => break None,
-                Err(error) => break Some(error.to_string()),
-            };
-            let header = &batch.header;
-            let first = header.base_offset();
-            let follows = first == end || (first > end && !dense);
-            if !follows || header.last_offset() - base > i64::from(i32::MAX) {
-                break Some(format!("offset {first} does not belong here"));
-            }
-            end = header.last_offset() + 1;
-            let interval = self.params.config.index_interval_bytes;
-            push_index(&mut mark, &mut entries, &mut times, base, header, interval);
-            mark.size += batch.bytes().len() as u64;
-            mark.bytes_since_index += batch.bytes().len() as u64;
-            self.epochs_changed |= self.epochs_follow(header);
-        };
-        let is_last = is_last || cut.is_some();
-        if let Some(why) = cut {
-            self.report.bytes_truncated += size - mark.size;
-            let place = format!("segment {base} at byte {}: {why}", mark.size);
-            self.report.cut.get_or_insert(place);
-        }
-        if size > mark.size {
-            file.set_len(mark.size)?;
-        }
-        let last = TimeEntry {
-            timestamp: mark.max_timestamp,
-            offset: crate::segment::relative(mark.max_timestamp_offset, base),
-        };
-        index::push_time(&mut times, last);
-        (mark.index_len, mark.time_len) = (entries.len(), times.len());
-        let index = OffsetIndex::Full(entries);
+        let base = walk.base;
+        let segment = walk.into_segment();
         // What was written but not synced is about to be served, and acked again to producers that
         // retry: where an ack promises the disk, it must be there.
-        let acked_again = self.params.config.flush_messages < i64::MAX;
-        if is_last && acked_again && !planted!(NoSyncAfterRecovery) {
+        let acked_again =
+            self.params.config.flush_messages < i64::MAX && !planted!(NoSyncAfterRecovery);
+        if !is_last || acked_again {
             file.sync()?;
         }
         if !is_last {
-            // The recovery point passes it: it must be on disk as a whole, its names too.
-            self.new_names = true;
-            file.sync()?;
-            let bytes = index.encode().unwrap_or_default();
+            // The recovery point passes it: its names must be on disk, too.
+            self.found.new_names = true;
+            let bytes = segment.index.encode().unwrap_or_default();
             replace(self.disk, &self.path(base, INDEX_SUFFIX), &bytes)?;
-            let bytes = index::encode_times(&times);
+            let bytes = encode_times(&segment.times);
             replace(self.disk, &self.path(base, TIME_INDEX_SUFFIX), &bytes)?;
         }
-        Ok(LoadedSegment {
-            base_offset: base,
-            mark,
-            index,
-            times,
-            end,
-        })
-    }
-
-    fn epochs_follow(&mut self, header: &BatchHeader<'_>) -> bool {
-        let newer = self
-            .epochs
-            .latest()
-            .is_none_or(|latest| header.leader_epoch() > latest);
-        newer
-            && self
-                .epochs
-                .assign(header.leader_epoch(), header.base_offset())
+        Ok(segment)
     }
 
     fn finish(mut self, mut segments: Vec<LoadedSegment>) -> io::Result<LoadedLog> {
         let start = self.params.log_start_offset.0;
-        if segments.last().is_some_and(|last| last.end < start) {
+        let end = segments.last().map_or(start, |last| last.end.max(start));
+        if end < self.found.must_have {
+            let last = segments.last();
+            let (base, size) = last.map_or((start, 0), |s| (s.base_offset, s.mark.size));
+            let why = format!(
+                "the log ends here, but it went up to {}",
+                self.found.must_have
+            );
+            self.cut(base, size, end, &why)?;
+        }
+        if let Some(last) = segments.last().filter(|last| last.end < start) {
+            if self.params.clean {
+                let why = format!("the log ends here, but its start is said to be {start}");
+                self.cut(last.base_offset, last.mark.size, last.end, &why)?;
+            }
             // Somebody removed files: what is left is below what may be read.
             let bases: Vec<i64> = segments.drain(..).map(|s| s.base_offset).collect();
             self.remove_segments(&bases)?;
-            self.epochs = EpochCache::default();
+            self.found.epochs = EpochCache::default();
         }
         if segments.is_empty() {
-            self.new_names |= checkpoint::ensure_file(self.disk, &self.path(start, LOG_SUFFIX))?;
-            segments.push(LoadedSegment {
-                base_offset: start,
-                mark: SegmentMark::empty(start),
-                index: OffsetIndex::new(),
-                times: Vec::new(),
-                end: start,
-            });
+            let path = self.path(start, LOG_SUFFIX);
+            self.found.new_names |= checkpoint::ensure_file(self.disk, &path)?;
+            segments.push(LoadedSegment::empty(start));
         }
         let last = segments.len() - 1;
         for segment in &mut segments[..last] {
@@ -473,25 +529,16 @@ impl Loader<'_> {
         }
         let log_end = segments[last].end;
         let log_start = start.max(segments[0].base_offset);
-        self.epochs_changed |= self.epochs.truncate_end(log_end);
-        self.epochs_changed |= self.epochs.truncate_start(log_start);
-        if self.epochs_changed {
-            let path = self.params.dir.join(epoch::FILE_NAME);
-            self.disk
-                .write_atomic(&path, self.epochs.encode().as_bytes())?;
-        }
-        self.sync_names()?;
+        self.end_epochs(log_start, log_end)?;
         // A clean shutdown synced everything, recovery all segments but the last.
-        let recovery_point = match self.params.clean && self.report.segments_recovered == 0 {
+        let point = self.params.recovery_point.0;
+        let recovery_point = match self.params.clean && self.report.cut.is_none() {
             true => log_end,
-            false => self
-                .params
-                .recovery_point
-                .0
-                .min(log_end)
-                .max(segments[last].base_offset),
+            false => point.min(log_end).max(segments[last].base_offset),
         };
+        self.sync_names(recovery_point > point)?;
         let producers = self.load_producers(&segments, log_start, log_end)?;
+        self.end_acceptance()?;
         Ok(LoadedLog {
             dir: self.params.dir,
             now_ms: self.params.now_ms,
@@ -500,58 +547,38 @@ impl Loader<'_> {
             log_end,
             recovery_point,
             producers,
-            epochs: self.epochs,
+            epochs: self.found.epochs,
             report: self.report,
         })
     }
-}
 
-impl Loader<'_> {
-    /// Whether an ack may promise the disk while names of a killed process are not there.
+    /// What an operator accepted holds until a load finds nothing to accept: by then the recovery
+    /// point has been written again.
+    fn end_acceptance(&self) -> io::Result<()> {
+        if !self.found.accepts_loss || self.report.cut.is_some() {
+            return Ok(());
+        }
+        self.disk.remove_file(&self.params.dir.join(ACCEPT_LOSS))?;
+        self.disk.sync_dir(&self.params.dir)
+    }
+
+    /// Whether an ack or a sync may promise the disk while names of a killed process are not there.
     fn may_be_unnamed(&self) -> bool {
-        !self.params.clean && self.params.config.flush_messages < i64::MAX
+        let config = &self.params.config;
+        !self.params.clean && (config.flush_messages < i64::MAX || config.flush_ms < i64::MAX)
     }
 
     /// Puts all names on disk at once: those that loading has made, and those of a process that was
-    /// killed.
-    fn sync_names(&self) -> io::Result<()> {
-        if self.new_names || self.may_be_unnamed() {
+    /// killed, if the recovery point promises what is in them.
+    fn sync_names(&self, promised: bool) -> io::Result<()> {
+        if promised || self.found.new_names || self.may_be_unnamed() {
             self.disk.sync_dir(&self.params.dir)?;
         }
         match self.params.dir.parent() {
-            Some(parent) if self.fresh => self.disk.sync_dir(parent),
+            Some(parent) if self.found.fresh => self.disk.sync_dir(parent),
             _ => Ok(()),
         }
     }
-}
-
-/// Whether nothing but zeros stands there: the rest of a direct write's last block, no lost batch.
-fn is_padding(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<bool> {
-    let mut block = [0; aligned::BLOCK];
-    let mut pos = from;
-    while pos < to {
-        let len = block
-            .len()
-            .min(usize::try_from(to - pos).unwrap_or(usize::MAX));
-        let Some(part) = block.get_mut(..len) else {
-            return Ok(false); // `len` is at most the block's
-        };
-        file.read_exact_at(part, pos)?;
-        if part.iter().any(|b| *b != 0) {
-            return Ok(false);
-        }
-        pos += len as u64;
-    }
-    Ok(true)
-}
-
-fn first_timestamp(file: &dyn DiskFile, size: u64) -> io::Result<Option<i64>> {
-    if size < HEADER_LEN as u64 {
-        return Ok(None);
-    }
-    let mut header = [0; HEADER_LEN];
-    file.read_exact_at(&mut header, 0)?;
-    Ok(Some(BatchHeader::from_array(&header).max_timestamp()))
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@ use super::*;
 use crate::LogConfig;
 use crate::testing::MemDisk;
 use crate::testing_rig::{DIR, Rig, batch, batch_values};
+use flumen_base::aligned;
+use std::path::Path;
 
 fn config() -> LogConfig {
     LogConfig {

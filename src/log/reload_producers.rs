@@ -2,7 +2,7 @@
 
 use crate::batch::{Batch, Records};
 use crate::producer_state::ProducerState;
-use crate::recovery::{LoadedSegment, Loader};
+use crate::recovery::{LoadedSegment, Loader, Refused};
 use crate::scan::{self, Scanner};
 use crate::segment::{LOG_SUFFIX, SNAPSHOT_SUFFIX, offset_of_name};
 use flumen_base::OpenMode;
@@ -29,7 +29,6 @@ impl Loader<'_> {
         offsets.sort_unstable();
         let mut state = ProducerState::default();
         let mut from = log_start;
-        let had_snapshots = !offsets.is_empty();
         while let Some(offset) = offsets.pop() {
             let useful = offset <= log_end && offset >= log_start;
             let decoded = match useful {
@@ -55,9 +54,8 @@ impl Loader<'_> {
             self.params.now_ms,
             self.params.config.producer_id_expiration_ms,
         );
-        // A clean shutdown always leaves one: without any, this log never had producers (or is
-        // another broker's).
-        if from < log_end && (had_snapshots || !self.params.clean) {
+        // A clean shutdown always leaves one of the end: else it was damaged.
+        if from < log_end {
             self.replay_producers(&mut state, segments, from)?;
         }
         Ok(state)
@@ -70,17 +68,27 @@ impl Loader<'_> {
         from: i64,
     ) -> io::Result<()> {
         for segment in segments.iter().filter(|s| s.end > from) {
-            let file = self
-                .disk
-                .open(&self.path(segment.base_offset, LOG_SUFFIX), OpenMode::Read)?;
+            let path = self.path(segment.base_offset, LOG_SUFFIX);
+            let file = self.disk.open(&path, OpenMode::Read)?;
+            let mut end = segment.base_offset;
             let mut scanner = Scanner::new(&*file, 0, segment.mark.size, false);
             loop {
                 let scanned = match scanner.next_header()? {
                     Ok(Some(scanned)) => scanned,
                     Ok(None) => break,
-                    Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+                    Err(_) if self.accepts_loss() => break,
+                    Err(error) => {
+                        let refused = Refused {
+                            file: path,
+                            position: scanner.pos(),
+                            offset: end,
+                            why: error.to_string(),
+                        };
+                        return Err(refused.into_error());
+                    }
                 };
                 let header = scanned.header();
+                end = header.last_offset().saturating_add(1);
                 if header.last_offset() < from || header.producer_id() < 0 {
                     continue;
                 }

@@ -10,7 +10,7 @@
 //! right; a segment that compaction replaces has another file, and is copied anew.
 
 use crate::log::Log;
-use crate::read::PositionCache;
+use crate::tail::PositionCache;
 use crate::segment::{
     DELETED_SUFFIX, INDEX_SUFFIX, LOG_SUFFIX, SegmentState, TIME_INDEX_SUFFIX, TXN_INDEX_SUFFIX,
     offset_of_name, segment_path,

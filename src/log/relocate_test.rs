@@ -39,6 +39,7 @@ fn reload(rig: &Rig) -> Rig {
         now_ms: rig.now_ms,
         scans: 0,
         report,
+        mended: 0,
     }
 }
 

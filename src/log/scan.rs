@@ -1,6 +1,7 @@
 //! Batches of a segment's file one after the other, read in chunks of bounded size.
 
-use crate::batch::{Batch, BatchError, BatchHeader, HEADER_LEN, MAGIC};
+use crate::batch::{Batch, BatchError, BatchHeader, CRC_START, HEADER_LEN, MAGIC};
+use crate::crc::Crc;
 use flumen_base::DiskFile;
 use std::io;
 
@@ -50,6 +51,16 @@ impl<'a> Scanner<'a> {
     pub(crate) fn reading(mut self, bytes: usize) -> Self {
         self.chunk_len = bytes.clamp(HEADER_LEN, CHUNK_LEN);
         self
+    }
+
+    /// Where the next batch begins, in bytes.
+    pub(crate) fn pos(&self) -> u64 {
+        self.pos
+    }
+
+    /// Whether whole batches are wanted from here on, or headers.
+    pub(crate) fn want_whole(&mut self, whole: bool) {
+        self.chunk_len = if whole { CHUNK_LEN } else { HEADERS_LEN };
     }
 
     /// The next `len` bytes, which the file has.
@@ -109,6 +120,27 @@ impl<'a> Scanner<'a> {
             return Ok(Batch::parse(bytes).map(Some));
         }
         Ok(Batch::parse(bytes).and_then(|batch| batch.check_crc().map(|()| Some(batch))))
+    }
+
+    /// Checks the CRC of the batch whose header was the last that was read. Its bytes come in
+    /// chunks: a length in garbage may claim all that is left of the file.
+    pub(crate) fn check(&mut self, scanned: &Scanned) -> io::Result<Result<(), BatchError>> {
+        if planted!(NoCrcCheck) {
+            return Ok(Ok(()));
+        }
+        let end = scanned.pos + scanned.len as u64;
+        let mut crc = Crc::new();
+        self.pos = scanned.pos + CRC_START as u64;
+        while self.pos < end {
+            let len = CHUNK_LEN.min(usize::try_from(end - self.pos).unwrap_or(CHUNK_LEN));
+            crc.update(self.fill(len)?);
+            self.pos += len as u64;
+        }
+        let (stored, computed) = (scanned.header().crc(), crc.value());
+        match stored == computed {
+            true => Ok(Ok(())),
+            false => Ok(Err(BatchError::Crc { stored, computed })),
+        }
     }
 }
 

@@ -91,6 +91,8 @@ pub(crate) struct Segment {
     pub(crate) named: bool,
     pub(crate) index: OffsetIndex,
     pub(crate) times: Vec<TimeEntry>,
+    /// Its largest timestamp is that of a batch, and not only of an entry of its time index.
+    pub(crate) time_checked: bool,
     /// Wall clock when it was made: counts where records have no timestamp.
     pub(crate) created_ms: i64,
     /// Wall clock of the last append.
@@ -113,6 +115,9 @@ impl Segment {
         // Spread over segments without randomness: the same log rolls at the same records in every
         // run.
         let seed = base_offset as u64 ^ file.path().as_os_str().len() as u64 ^ now_ms as u64;
+        if config.preallocate {
+            file.set_space(config.segment_bytes.into());
+        }
         let jitter_max = config.segment_jitter_ms.min(config.segment_ms).max(0) as u64;
         Self {
             base_offset,
@@ -124,6 +129,7 @@ impl Segment {
             named: false,
             index: OffsetIndex::new(),
             times: Vec::new(),
+            time_checked: true,
             created_ms: now_ms,
             modified_ms: now_ms,
             rolled: Mono(0),

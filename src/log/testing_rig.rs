@@ -22,9 +22,33 @@ pub(crate) struct Rig {
     pub(crate) now_ms: i64,
     pub(crate) scans: usize,
     pub(crate) report: LoadReport,
+    pub(crate) mended: usize,
 }
 
 impl Rig {
+    /// With a log that is loaded already.
+    pub(crate) fn around(disk: MemDisk, log: Log, config: Arc<LogConfig>) -> Self {
+        Self {
+            disk,
+            log,
+            config,
+            now_ms: 1_000_000,
+            scans: 0,
+            report: LoadReport::default(),
+            mended: 0,
+        }
+    }
+
+    /// Makes indexes anew that were found wrong; true where damage was told of.
+    pub(crate) fn mend(&mut self) -> bool {
+        let told = self.log.take_trouble();
+        while let Some(job) = self.log.take_reindex_job() {
+            self.mended += 1;
+            self.log.reindex_done(job.run(&self.disk));
+        }
+        told.is_some_and(|text| text.contains(".log is damaged"))
+    }
+
     pub(crate) fn new(config: LogConfig) -> Self {
         let disk = MemDisk::new();
         disk.create_dir_all(Path::new("/logs")).unwrap();
@@ -59,6 +83,7 @@ impl Rig {
             now_ms: 1_000_000,
             scans: 0,
             report,
+            mended: 0,
         }
     }
 
@@ -136,6 +161,17 @@ impl Rig {
 
     /// Bytes of a read, scans carried out.
     pub(crate) fn read(&mut self, offset: i64, bound: i64, max_bytes: u32) -> Option<Vec<u8>> {
+        let read = self.try_read(offset, bound, max_bytes);
+        read.unwrap_or_else(|()| panic!("corrupt at {offset}"))
+    }
+
+    /// The same; an error where the log says that it is damaged.
+    pub(crate) fn try_read(
+        &mut self,
+        offset: i64,
+        bound: i64,
+        max_bytes: u32,
+    ) -> Result<Option<Vec<u8>>, ()> {
         let request = ReadRequest {
             offset: Offset(offset),
             upper_bound: Offset(bound),
@@ -145,15 +181,15 @@ impl Rig {
         let mut plan = self.log.plan_read(&request);
         for _ in 0..10_000 {
             match plan {
-                ReadPlan::Memory(bufs) => return Some(bufs.concat()),
-                ReadPlan::Empty => return Some(Vec::new()),
-                ReadPlan::OffsetOutOfRange => return None,
-                ReadPlan::Corrupt => panic!("corrupt at {offset}"),
+                ReadPlan::Memory(bufs) => return Ok(Some(bufs.concat())),
+                ReadPlan::Empty => return Ok(Some(Vec::new())),
+                ReadPlan::OffsetOutOfRange => return Ok(None),
+                ReadPlan::Corrupt => return Err(()),
                 ReadPlan::File(range) => {
                     let mut bytes = vec![0; range.len as usize];
                     let file = self.disk.open(range.file.path(), OpenMode::Read).unwrap();
                     file.read_exact_at(&mut bytes, range.pos).unwrap();
-                    return Some(bytes);
+                    return Ok(Some(bytes));
                 }
                 ReadPlan::NeedScan(scan) => {
                     self.scans += 1;

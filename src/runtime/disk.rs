@@ -2,9 +2,9 @@
 
 use crate::config::WriteStrategy;
 use crate::core::ShardCore;
-use crate::logfile::{LogHandle, OpenLog, open, path_of};
+use crate::logfile::{LogHandle, OpenLog, path_of};
 use crate::reactor::{Owner, Reactor};
-use crate::ring::{Op, OpenFirst};
+use crate::ring::{Op, OpenFirst, Then};
 use crate::send::{is_cold, is_transient};
 use crate::sys::{self, FileSystem};
 use bytes::{Bytes, BytesMut};
@@ -13,6 +13,7 @@ use flumen_shard::io::{DiskOp, Input, IoFailure, IoOutput, Token};
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How one write goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,9 @@ enum Way {
 const WHEN_BEHIND: Way = Way::Direct;
 /// Where `auto` writes what is to be on disk before it is acked, if all before it was too.
 const WHEN_SYNCED: Way = Way::Direct;
+/// How often a file is tried to be opened while there is no descriptor left, and the pause between.
+const OPEN_TRIES: u32 = 2_000;
+const OPEN_PAUSE: Duration = Duration::from_millis(2);
 
 fn failure(op: &'static str, file: &LogFile, e: &io::Error) -> IoFailure {
     IoFailure {
@@ -51,16 +55,19 @@ impl<C: ShardCore> Reactor<C> {
                 sync,
             } => match OpenLog::new(&file) {
                 Some(log) => self.start_write(token, log, pos, bufs, sync),
-                None => self.open_for_write(token, file, pos, bufs, sync),
+                None => self.open_first(token, file, Then::Write { pos, bufs, sync }),
             },
-            DiskOp::Sync { file } => match open(&file, true) {
-                Ok(log) => self.ring.start(Owner::Disk(token), Op::Sync { log }),
-                Err(e) => self.io_failed(token, "fdatasync", &file, &e),
+            DiskOp::Sync { file } => match OpenLog::new(&file) {
+                Some(log) => self.start_sync(token, log),
+                None => self.open_first(token, file, Then::Sync),
             },
-            DiskOp::Read { file, pos, len } => match open(&file, false) {
-                Ok(log) => self.start_read(token, log, pos, len as usize),
-                Err(e) => self.io_failed(token, "read", &file, &e),
-            },
+            DiskOp::Read { file, pos, len } => {
+                let len = len as usize;
+                match OpenLog::new(&file) {
+                    Some(log) => self.start_read(token, log, pos, len),
+                    None => self.open_first(token, file, Then::Read { pos, len }),
+                }
+            }
         }
     }
 
@@ -114,16 +121,9 @@ impl<C: ShardCore> Reactor<C> {
         self.shared.writeback.note_write(bytes as u64)
     }
 
-    /// Makes and opens the file beside the shard, then writes: making a file can take as long as
-    /// the file system's journal.
-    fn open_for_write(
-        &mut self,
-        token: Token,
-        file: Arc<LogFile>,
-        pos: u64,
-        bufs: Vec<Bytes>,
-        sync: bool,
-    ) {
+    /// Opens the file beside the shard first: making one can take as long as the file system's
+    /// journal, and finding one may have to wait for the disk.
+    fn open_first(&mut self, token: Token, file: Arc<LogFile>, then: Then) {
         let path = match path_of(&file) {
             Ok(path) => path,
             Err(e) => return self.io_failed(token, "open", &file, &e),
@@ -131,22 +131,81 @@ impl<C: ShardCore> Reactor<C> {
         let first = Box::new(OpenFirst {
             file,
             path,
-            pos,
-            bufs,
-            sync,
+            tries: 0,
+            then,
         });
-        self.ring.start(Owner::Disk(token), Op::OpenForWrite(first));
+        self.start_opening(Owner::Disk(token), Op::OpenFirst(first));
     }
 
-    fn on_opened(&mut self, token: Token, first: OpenFirst, result: io::Result<u32>) {
-        let opened = result.and_then(|fd| OpenLog::put(&first.file, sys::own_file(fd)?));
-        match opened {
-            Ok(log) => self.start_write(token, log, first.pos, first.bufs, first.sync),
-            Err(e) if is_transient(&e) => {
-                let op = Op::OpenForWrite(Box::new(first));
-                self.ring.start(Owner::Disk(token), op);
+    /// Opens a log file, or lets that wait until there is room for it.
+    pub(crate) fn start_opening(&mut self, owner: Owner, op: Op) {
+        match self.shared.files.begin_opening(self.shared.connections()) {
+            true => self.ring.start(owner, op),
+            false => {
+                self.held_opens.push((owner, op));
+                self.open_at.get_or_insert(self.now.mono + OPEN_PAUSE);
             }
-            Err(e) => self.io_failed(token, "open", &first.file, &e),
+        }
+    }
+
+    /// Goes on with those that waited.
+    pub(crate) fn open_held(&mut self) {
+        if self.open_at.is_some_and(|at| at <= self.now.mono) {
+            self.open_at = None;
+            for (owner, op) in std::mem::take(&mut self.held_opens) {
+                self.start_opening(owner, op);
+            }
+        }
+    }
+
+    fn on_opened(&mut self, token: Token, mut first: Box<OpenFirst>, result: io::Result<u32>) {
+        let files = &self.shared.files;
+        files.end_opening();
+        let opened = result.and_then(|fd| OpenLog::put(&first.file, sys::own_file(fd)?, files));
+        let log = match opened {
+            Ok(log) => log,
+            Err(e) if open_again(&e, &mut first.tries) => {
+                return self.open_later(Owner::Disk(token), Op::OpenFirst(first));
+            }
+            Err(e) => {
+                let op = match first.then {
+                    Then::Write { .. } => "open",
+                    Then::Read { .. } => "read",
+                    Then::Sync => "fdatasync",
+                };
+                return self.io_failed(token, op, &first.file, &e);
+            }
+        };
+        match first.then {
+            Then::Write { pos, bufs, sync } => {
+                self.allocate_space(&log, pos);
+                self.start_write(token, log, pos, bufs, sync);
+            }
+            Then::Read { pos, len } => self.start_read(token, log, pos, len),
+            Then::Sync => self.start_sync(token, log),
+        }
+    }
+
+    /// There was no descriptor left, or the call was interrupted.
+    pub(crate) fn open_later(&mut self, owner: Owner, op: Op) {
+        self.shared.files.sweep_soon();
+        self.held_opens.push((owner, op));
+        self.open_at.get_or_insert(self.now.mono + OPEN_PAUSE);
+    }
+
+    /// `preallocate`: all that the segment may hold is allocated with its first write. Nobody waits
+    /// for it, and where it fails the writes themselves will tell.
+    fn allocate_space(&mut self, log: &OpenLog, pos: u64) {
+        let space = log.file.space();
+        if space > pos && log.fs != FileSystem::Tmpfs {
+            log.handle.set_reserved(space);
+            let (log, len) = (log_again(log), space - pos);
+            let op = Op::Reserve {
+                log,
+                from: pos,
+                len,
+            };
+            self.ring.start(Owner::Nobody, op);
         }
     }
 
@@ -216,7 +275,7 @@ impl<C: ShardCore> Reactor<C> {
             (true, _) => log.handle.reserve(end),
         };
         if let Some((from, len)) = wanted {
-            let log = open_again(log);
+            let log = log_again(log);
             self.ring
                 .start(Owner::Nobody, Op::Reserve { log, from, len });
         }
@@ -322,7 +381,7 @@ impl<C: ShardCore> Reactor<C> {
                 self.on_write(token, write, how, (result, sync_result));
             }
             Op::WriteDirect(piece) => self.on_direct(token, *piece, result, sync_result),
-            Op::OpenForWrite(first) => self.on_opened(token, *first, result),
+            Op::OpenFirst(first) => self.on_opened(token, first, result),
             _ => {}
         }
     }
@@ -363,7 +422,16 @@ impl<C: ShardCore> Reactor<C> {
     }
 }
 
-fn open_again(log: &OpenLog) -> OpenLog {
+/// Whether to try again to open a file: there was no descriptor left, and others are being closed.
+pub(crate) fn open_again(e: &io::Error, tries: &mut u32) -> bool {
+    if is_transient(e) {
+        return true;
+    }
+    *tries += 1;
+    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) && *tries < OPEN_TRIES
+}
+
+fn log_again(log: &OpenLog) -> OpenLog {
     OpenLog {
         file: Arc::clone(&log.file),
         handle: Arc::clone(&log.handle),

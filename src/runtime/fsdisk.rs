@@ -120,9 +120,18 @@ impl Disk for FsDisk {
 /// Takes the name away, then the bytes. In this order: a file system's journal keeps it, so that
 /// after a power loss no file is found cut under a name that it had.
 fn remove_in_steps(path: &Path, file: &File, steps: Steps) -> io::Result<()> {
+    fs::remove_file(path)?;
+    cut(file, steps)
+}
+
+/// Cuts a file that was removed and that nobody reads any more, so that little is left for its end.
+pub(crate) fn cut_in_steps(file: &File) -> io::Result<()> {
+    cut(file, LARGE_STEPS)
+}
+
+fn cut(file: &File, steps: Steps) -> io::Result<()> {
     let len_before = file.metadata()?.len();
     let mut len = len_before;
-    fs::remove_file(path)?;
     while len > steps.bytes && len_before > steps.least {
         let begun = Instant::now();
         // At a page's border: what is cut off within one would be overwritten with zeros, which may

@@ -16,7 +16,7 @@
 //! ring.rs     the ring and its operations (unsafe)         sys.rs     system calls (unsafe)
 //! http.rs     metrics and health                           probe.rs   what the kernel must have
 //! direct.rs   log writes with O_DIRECT                      logfile.rs  the open file of a log
-//! writeback.rs  whether the kernel's write-back is behind
+//! writeback.rs  whether the kernel's write-back is behind   files.rs  how many log files are open
 //! ```
 //! What must not be here: anything that knows Kafka's protocol beyond the 4-byte size of a frame.
 
@@ -25,6 +25,7 @@ mod config;
 mod core;
 mod direct;
 mod disk;
+mod files;
 mod framing;
 mod fsdisk;
 mod http;

@@ -1,30 +1,41 @@
 //! The open file of a log segment, as the runtime keeps it in its `LogFile`.
 
+use crate::files::Files;
+use crate::fsdisk::cut_in_steps;
 use crate::mapped::Mapping;
 use crate::sys::{self, FileSystem};
-use flumen_base::LogFile;
 use flumen_base::aligned::LastBlock;
+use flumen_base::{LogFile, sync_failed};
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 /// Least and most bytes that are allocated ahead of the writes at a time.
 const RESERVE_MIN: u64 = 1 << 20;
 const RESERVE_MAX: u64 = 64 << 20;
 /// Bytes that are kept allocated behind the end of the metadata log, half of them at least.
 const AHEAD: u64 = 1 << 20;
+/// Between two looks whether a handle has been let go of.
+const LET_GO_PAUSE: Duration = Duration::from_micros(50);
 
 /// What the runtime puts into a log file's handle. The flags are hints of one writer at a time.
 pub(crate) struct LogHandle {
-    file: File,
+    file: Arc<File>,
     fs: FileSystem,
+    files: Arc<Files>,
+    /// Looked up since the last look of [`Files`].
+    used: AtomicBool,
+    /// All that was written through it has been synced.
+    flushed: AtomicBool,
     refuses_uncached: AtomicBool,
     /// A second descriptor, with O_DIRECT; `None` where the file system refuses that.
-    direct: OnceLock<Option<File>>,
+    direct: OnceLock<Option<Arc<File>>>,
     refuses_direct: AtomicBool,
     last_block: Mutex<LastBlock>,
     /// Something may have been written that was not synced.
@@ -48,11 +59,15 @@ const MAPPED_BYTES_MIN: usize = 1 << 20;
 
 impl LogHandle {
     /// Takes an open file and asks which file system it is on.
-    pub(crate) fn new(file: File) -> io::Result<Self> {
+    pub(crate) fn new(file: File, files: &Arc<Files>) -> io::Result<Self> {
         let fs = sys::file_system(file.as_fd())?;
+        files.opened();
         Ok(Self {
-            file,
+            file: Arc::new(file),
             fs,
+            files: Arc::clone(files),
+            used: AtomicBool::new(true),
+            flushed: AtomicBool::new(true),
             refuses_uncached: AtomicBool::new(fs == FileSystem::Tmpfs),
             direct: OnceLock::new(),
             refuses_direct: AtomicBool::new(fs == FileSystem::Tmpfs),
@@ -126,8 +141,17 @@ impl LogHandle {
         if self.refuses_direct.load(Ordering::Relaxed) {
             return None;
         }
-        let open = || sys::open_direct(file.path()).ok();
-        self.direct.get_or_init(open).as_ref().map(File::as_raw_fd)
+        let open = || {
+            let opened = sys::open_direct(file.path()).ok().map(Arc::new);
+            if opened.is_some() {
+                self.files.opened();
+            }
+            opened
+        };
+        self.direct
+            .get_or_init(open)
+            .as_ref()
+            .map(|f| f.as_raw_fd())
     }
 
     /// What is known of the file's last block.
@@ -151,6 +175,40 @@ impl LogHandle {
     /// A write has ended, with everything before it on disk or not.
     pub(crate) fn set_synced(&self, synced: bool) {
         self.unsynced.store(!synced, Ordering::Relaxed);
+        self.flushed.store(synced, Ordering::SeqCst);
+    }
+
+    /// Somebody looks it up.
+    fn mark_used(&self) {
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether somebody looked it up since the last call.
+    pub(crate) fn take_used(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether it may be closed, if nobody has it: nothing is lost with it.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.flushed.load(Ordering::SeqCst)
+    }
+
+    /// Syncs what was written through it, so that it may be closed. Blocking.
+    pub(crate) fn flush(&self) -> io::Result<()> {
+        // A write that ends meanwhile takes this back.
+        self.flushed.store(true, Ordering::SeqCst);
+        let synced = self.file.sync_data();
+        if synced.is_err() {
+            self.flushed.store(false, Ordering::SeqCst);
+        }
+        synced
+    }
+
+    /// Blocks are allocated up to `end`.
+    pub(crate) fn set_reserved(&self, end: u64) {
+        self.reserved.store(end, Ordering::Relaxed);
     }
 
     /// What to allocate before a write up to `end`: from where, and how many bytes.
@@ -169,8 +227,8 @@ impl LogHandle {
 
 impl LogHandle {
     /// The handle of a log file, if it is open.
-    pub(crate) fn of(file: &LogFile) -> Option<&Arc<Self>> {
-        file.handle().get()?.downcast_ref::<Arc<Self>>()
+    pub(crate) fn of(file: &LogFile) -> Option<Arc<Self>> {
+        file.handle().get::<Self>()
     }
 
     /// What to allocate so that a file of small appends finds room when the disk is full: from
@@ -181,6 +239,52 @@ impl LogHandle {
         }
         self.reserved.store(end + AHEAD, Ordering::Relaxed);
         Some((end, AHEAD))
+    }
+}
+
+impl Drop for LogHandle {
+    fn drop(&mut self) {
+        let mapped = self
+            .mapped
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mapping = match std::mem::replace(mapped, Mapped::NotYet) {
+            Mapped::Yes(mapping) => Some(mapping),
+            Mapped::NotYet | Mapped::Refused => None,
+        };
+        self.files.close(Remains {
+            file: Arc::clone(&self.file),
+            direct: self.direct.take().flatten(),
+            mapping,
+        });
+    }
+}
+
+/// What is left of a handle that nobody has any more.
+pub(crate) struct Remains {
+    file: Arc<File>,
+    direct: Option<Arc<File>>,
+    mapping: Option<Arc<Mapping>>,
+}
+
+impl Remains {
+    /// Its descriptors.
+    pub(crate) fn descriptors(&self) -> usize {
+        1 + usize::from(self.direct.is_some())
+    }
+
+    /// Closes it. If the file was removed, its pages and blocks go with it: then in steps.
+    pub(crate) fn close(self) {
+        drop(self.mapping);
+        drop(self.direct);
+        // Whoever let go of it is just about to.
+        while Arc::strong_count(&self.file) > 1 {
+            std::thread::sleep(LET_GO_PAUSE);
+        }
+        let removed = self.file.metadata().is_ok_and(|m| m.nlink() == 0);
+        if removed && let Err(error) = cut_in_steps(&self.file) {
+            tracing::debug!(%error, "a removed file goes at once");
+        }
     }
 }
 
@@ -196,19 +300,30 @@ impl OpenLog {
     /// The file, if its handle has been put in.
     pub(crate) fn new(file: &Arc<LogFile>) -> Option<Self> {
         let handle = LogHandle::of(file)?;
+        handle.mark_used();
         Some(Self {
             file: Arc::clone(file),
-            handle: Arc::clone(handle),
             fs: handle.fs,
+            handle,
         })
     }
 
     /// Puts the handle in, or closes `opened` again if another shard was quicker.
-    pub(crate) fn put(file: &Arc<LogFile>, opened: File) -> io::Result<Self> {
-        let _ = file
-            .handle()
-            .set(Box::new(Arc::new(LogHandle::new(opened)?)));
-        Self::new(file).ok_or_else(|| io::Error::other("the handle of a log file is not a file"))
+    pub(crate) fn put(file: &Arc<LogFile>, opened: File, files: &Arc<Files>) -> io::Result<Self> {
+        if file.is_broken() {
+            let message = "what was written to it could not be synced";
+            return Err(sync_failed(&io::Error::other(message)));
+        }
+        let new = LogHandle::new(opened, files)?;
+        let handle = file.handle().get_or_put(new);
+        let handle =
+            handle.ok_or_else(|| io::Error::other("the handle of a log file is no file"))?;
+        files.add(file);
+        Ok(Self {
+            file: Arc::clone(file),
+            fs: handle.fs,
+            handle,
+        })
     }
 }
 
@@ -229,14 +344,6 @@ pub(crate) fn path_of(file: &LogFile) -> io::Result<CString> {
     Ok(CString::new(file.path().as_os_str().as_bytes())?)
 }
 
-/// The open file, opened (with `create`: made) where it is not open yet.
-pub(crate) fn open(file: &Arc<LogFile>, create: bool) -> io::Result<OpenLog> {
-    match OpenLog::new(file) {
-        Some(log) => Ok(log),
-        None => OpenLog::put(file, sys::open_log(file.path(), create)?),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,7 +351,7 @@ mod tests {
     #[test]
     fn allocates_ahead_in_growing_steps() {
         let file = tempfile::tempfile().unwrap();
-        let handle = LogHandle::new(file).unwrap();
+        let handle = LogHandle::new(file, &Arc::new(Files::new(100, 1))).unwrap();
         assert_eq!(handle.reserve(4096), Some((4096, 1 << 20)));
         assert_eq!(handle.reserve(1 << 20), None);
         let reserved = 4096 + (1 << 20);
@@ -256,7 +363,8 @@ mod tests {
 
     #[test]
     fn keeps_room_behind_the_end() {
-        let handle = LogHandle::new(tempfile::tempfile().unwrap()).unwrap();
+        let handle =
+            LogHandle::new(tempfile::tempfile().unwrap(), &Arc::new(Files::new(100, 1))).unwrap();
         assert_eq!(handle.keep_ahead(100), Some((100, AHEAD)));
         assert_eq!(handle.keep_ahead(100 + AHEAD / 2), None);
         let end = 101 + AHEAD / 2;

@@ -148,7 +148,9 @@ impl<C: ShardCore> Reactor<C> {
         if self.stopping {
             return;
         }
-        if self.shared.connections() >= self.config.connections_max {
+        let connections = self.shared.connections();
+        self.shared.files.check(connections + 1);
+        if connections >= self.config.connections_max {
             return self.refuse(peer);
         }
         let count = |i: &usize| self.shared.shards[*i].connections.load(Ordering::Relaxed);

@@ -70,6 +70,9 @@ pub(crate) struct Reactor<C: ShardCore> {
     /// Listeners of this shard, each with whether an accept is armed.
     pub(crate) listeners: Vec<(Rc<TcpListener>, bool)>,
     pub(crate) accept_at: Option<Mono>,
+    /// Log files to be opened once there is room for them, and when to look.
+    pub(crate) held_opens: Vec<(Owner, Op)>,
+    pub(crate) open_at: Option<Mono>,
     pub(crate) stopping: bool,
     core: C,
     clock: OsClock,
@@ -127,6 +130,8 @@ impl<C: ShardCore> Reactor<C> {
                 .map(|l| (Rc::new(l), false))
                 .collect(),
             accept_at: None,
+            held_opens: Vec::new(),
+            open_at: None,
             stopping: false,
             core: parts.core,
             clock: parts.clock,
@@ -308,6 +313,12 @@ impl<C: ShardCore> Reactor<C> {
                 self.jobs.pending() as u64,
             ),
             (
+                "flumen_open_log_files",
+                "gauge",
+                "Descriptors of log files of the whole process.",
+                self.shared.files.open() as u64,
+            ),
+            (
                 "flumen_turns_total",
                 "counter",
                 "Turns of the shard's loop.",
@@ -371,7 +382,9 @@ impl<C: ShardCore> Reactor<C> {
                 self.on_cold_read(index, buf, result);
             }
             Op::SpliceIn { pipe, .. } => self.on_splice_in(index, pipe, result),
-            Op::OpenForSend { file, .. } => self.on_slice_opened(index, &file, result),
+            Op::OpenForSend { file, path, tries } => {
+                self.on_slice_opened(index, (file, path, tries), result);
+            }
             _ => {} // not for connections
         }
         self.free_conn(index);
@@ -431,6 +444,7 @@ impl<C: ShardCore> Reactor<C> {
     fn run_timers(&mut self) {
         self.sweep_idle();
         self.unmap_idle();
+        self.open_held();
         if self.accept_at.is_some_and(|at| at <= self.now.mono) {
             self.accept_at = None;
             self.start_accepting();
@@ -471,6 +485,7 @@ impl<C: ShardCore> Reactor<C> {
             self.next_sweep(),
             self.next_unmap(),
             self.accept_at,
+            self.open_at,
             self.stop_by,
         ];
         let Some(deadline) = deadlines.into_iter().flatten().min() else {

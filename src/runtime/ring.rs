@@ -91,10 +91,15 @@ pub(crate) enum Op {
     },
     /// Write whole blocks with O_DIRECT.
     WriteDirect(Box<DirectPiece>),
-    /// Make and open the file of a log, for the write that waits for it.
-    OpenForWrite(Box<OpenFirst>),
+    /// Open the file of a log, for the operation that waits for it.
+    OpenFirst(Box<OpenFirst>),
     /// Open the file of a log, for the answer that waits for it.
-    OpenForSend { file: Arc<LogFile>, path: CString },
+    OpenForSend {
+        file: Arc<LogFile>,
+        path: CString,
+        /// Tries so far that found no descriptor left.
+        tries: u32,
+    },
     /// Allocate blocks, the file's length as it is: nobody waits for it, and it may fail.
     Reserve { log: OpenLog, from: u64, len: u64 },
     /// fdatasync.
@@ -122,13 +127,27 @@ pub(crate) struct DirectPiece {
     pub(crate) flag: bool,
 }
 
-/// A write that waits for its file.
+/// An operation that waits for its file.
 pub(crate) struct OpenFirst {
     pub(crate) file: Arc<LogFile>,
     pub(crate) path: CString,
-    pub(crate) pos: u64,
-    pub(crate) bufs: Vec<Bytes>,
-    pub(crate) sync: bool,
+    /// Tries so far that found no descriptor left.
+    pub(crate) tries: u32,
+    pub(crate) then: Then,
+}
+
+/// What goes on once a file is open.
+pub(crate) enum Then {
+    Write {
+        pos: u64,
+        bufs: Vec<Bytes>,
+        sync: bool,
+    },
+    Read {
+        pos: u64,
+        len: usize,
+    },
+    Sync,
 }
 
 /// What a completion gives back.
@@ -484,8 +503,12 @@ fn build(
             }
         }
         Op::WriteDirect(piece) => return build_direct(piece, data),
-        Op::OpenForWrite(open) => {
-            let flags = libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC;
+        Op::OpenFirst(open) => {
+            let create = match open.then {
+                Then::Write { .. } | Then::Sync => libc::O_CREAT,
+                Then::Read { .. } => 0,
+            };
+            let flags = libc::O_RDWR | libc::O_CLOEXEC | create;
             opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), open.path.as_ptr())
                 .flags(flags)
                 .mode(0o666)

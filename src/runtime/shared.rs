@@ -1,6 +1,7 @@
 //! What the threads of the process share: per shard a few atomics and a mailbox for rare commands,
 //! nothing on a hot path.
 
+use crate::files::Files;
 use crate::sys;
 use crate::writeback::Writeback;
 use flumen_base::ShardId;
@@ -108,6 +109,8 @@ pub(crate) struct Shared {
     pub(crate) shards: Vec<ShardShared>,
     /// Whether the kernel's write-back is behind.
     pub(crate) writeback: Arc<Writeback>,
+    /// Open log files.
+    pub(crate) files: Arc<Files>,
     ready: AtomicUsize,
     stopped: AtomicUsize,
     abort: AtomicBool,
@@ -115,12 +118,13 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(shards: u16) -> io::Result<Self> {
+    pub(crate) fn new(shards: u16, files_max: usize) -> io::Result<Self> {
         Ok(Self {
             shards: (0..shards)
                 .map(|_| ShardShared::new())
                 .collect::<Result<_, _>>()?,
             writeback: Arc::default(),
+            files: Arc::new(Files::new(files_max, shards)),
             ready: AtomicUsize::new(0),
             stopped: AtomicUsize::new(0),
             abort: AtomicBool::new(false),

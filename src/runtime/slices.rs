@@ -2,6 +2,7 @@
 //! into memory; opened and read by the ring where the disk is needed.
 
 use crate::core::ShardCore;
+use crate::disk::open_again;
 use crate::logfile::{OpenLog, path_of};
 use crate::reactor::{Owner, Reactor};
 use crate::ring::Op;
@@ -12,6 +13,7 @@ use crate::sys::{self, FileSystem};
 use bytes::BytesMut;
 use flumen_base::{LogFile, Mono};
 use flumen_shard::io::FileSlice;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -22,6 +24,8 @@ const MAPPED_BYTES_MIN: u32 = 16 << 10;
 const MAPPED_LISTED_MAX: usize = 1024;
 /// How long after the last use of any of them mapped files are let go.
 const UNMAP_AFTER_MS: i64 = 1000;
+/// Ends the names of segments that wait to be unlinked.
+const RETIRED: &[u8] = b".deleted";
 
 impl<C: ShardCore> Reactor<C> {
     pub(crate) fn read_ahead(&mut self, index: u32, left: &mut usize) {
@@ -150,23 +154,29 @@ impl<C: ShardCore> Reactor<C> {
     /// Opens the file of a slice off the core: its directory may have to be read from the disk.
     pub(crate) fn open_slice(&mut self, index: u32, file: Arc<LogFile>) -> io::Result<()> {
         let path = path_of(&file)?;
+        self.start_open(index, file, path, 0);
+        Ok(())
+    }
+
+    fn start_open(&mut self, index: u32, file: Arc<LogFile>, path: CString, tries: u32) {
         if let Some(conn) = self.conns.get(index) {
             conn.out.busy = true;
             conn.ops += 1;
-            let op = Op::OpenForSend { file, path };
-            self.ring.start(Owner::Conn(index), op);
+            let op = Op::OpenForSend { file, path, tries };
+            self.start_opening(Owner::Conn(index), op);
         }
-        Ok(())
     }
 
     /// The file of a slice has been opened.
     pub(crate) fn on_slice_opened(
         &mut self,
         index: u32,
-        file: &Arc<LogFile>,
+        (file, path, mut tries): (Arc<LogFile>, CString, u32),
         result: io::Result<u32>,
     ) {
-        let opened = result.and_then(|fd| OpenLog::put(file, sys::own_file(fd)?));
+        let files = &self.shared.files;
+        files.end_opening();
+        let opened = result.and_then(|fd| OpenLog::put(&file, sys::own_file(fd)?, files));
         let Some(conn) = self.conns.get(index) else {
             return;
         };
@@ -175,8 +185,23 @@ impl<C: ShardCore> Reactor<C> {
             return;
         }
         match opened {
-            Err(e) if !is_transient(&e) => self.close_conn(index, &e),
-            _ => self.mark_dirty(index), // an interrupted one is tried again
+            Ok(_) => self.mark_dirty(index),
+            Err(e) if open_again(&e, &mut tries) => {
+                if let Some(conn) = self.conns.get(index) {
+                    conn.out.busy = true;
+                    conn.ops += 1;
+                }
+                let op = Op::OpenForSend { file, path, tries };
+                self.open_later(Owner::Conn(index), op);
+            }
+            // Retired since: under its other name until `file.delete.delay.ms` is over.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !is_retired(&path) => {
+                match retired(&path) {
+                    Ok(path) => self.start_open(index, file, path, tries),
+                    Err(e) => self.close_conn(index, &e),
+                }
+            }
+            Err(e) => self.close_conn(index, &e),
         }
     }
 
@@ -230,6 +255,15 @@ impl<C: ShardCore> Reactor<C> {
             }
         }
     }
+}
+
+/// The name of a segment's file while it waits to be unlinked.
+fn retired(path: &CStr) -> io::Result<CString> {
+    Ok(CString::new([path.to_bytes(), RETIRED].concat())?)
+}
+
+fn is_retired(path: &CStr) -> bool {
+    path.to_bytes().ends_with(RETIRED)
 }
 
 /// The first `len` bytes of the slice as a part of the mapped file, where that is worth it and

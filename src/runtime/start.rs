@@ -3,6 +3,7 @@
 use crate::clock::OsClock;
 use crate::config::{Listen, RuntimeConfig, ShardStart, WriteStrategy};
 use crate::core::ShardCore;
+use crate::files::Closer;
 use crate::fsdisk::FsDisk;
 use crate::http::Endpoint;
 use crate::jobs::{HelperCpus, Jobs};
@@ -63,6 +64,7 @@ pub struct Running {
     listeners: Vec<SocketAddr>,
     endpoint: Option<Endpoint>,
     watcher: Option<Watcher>,
+    closer: Option<Closer>,
 }
 
 /// Ends the process's shards from any thread.
@@ -124,6 +126,9 @@ impl Running {
         if let Some(watcher) = self.watcher {
             watcher.stop();
         }
+        if let Some(closer) = self.closer {
+            closer.stop();
+        }
         self.shared
             .take_failure()
             .map_or(Ok(()), |reason| Err(RuntimeError::Shard(reason)))
@@ -137,6 +142,8 @@ pub struct Prepared {
     mask: Vec<usize>,
     cpus: Vec<usize>,
     shards: u16,
+    /// Descriptors that the process may have.
+    files_max: usize,
     sockets: Vec<TcpListener>,
     addresses: Vec<SocketAddr>,
     endpoint: Option<TcpListener>,
@@ -152,7 +159,7 @@ pub fn prepare(mut config: RuntimeConfig) -> Result<Prepared, RuntimeError> {
         .collect();
     let (cpus, shards) = choose_cpus(&config, &mask)?;
     probe::probe(shards)?;
-    limit_connections(&mut config)?;
+    let files_max = limit_connections(&mut config)?;
     let (sockets, addresses) = bind_all(&config.listeners)?;
     let endpoint = config.metrics.as_ref().map(bind).transpose()?;
     Ok(Prepared {
@@ -160,6 +167,7 @@ pub fn prepare(mut config: RuntimeConfig) -> Result<Prepared, RuntimeError> {
         mask,
         cpus,
         shards,
+        files_max,
         sockets,
         addresses,
         endpoint,
@@ -254,7 +262,7 @@ impl Prepared {
         } else {
             spare.clone()
         };
-        let shared = Arc::new(Shared::new(self.shards)?);
+        let shared = Arc::new(Shared::new(self.shards, self.files_max)?);
         let helper_cpus = Arc::new(HelperCpus::new(spare));
         let mut running = Running {
             shared: Arc::clone(&shared),
@@ -262,7 +270,12 @@ impl Prepared {
             listeners: self.addresses.clone(),
             endpoint: None,
             watcher: None,
+            closer: None,
         };
+        let counted = Arc::clone(&shared);
+        let connections = move || counted.connections();
+        let cpus = Arc::clone(&helper_cpus);
+        running.closer = Some(shared.files.start(cpus, connections)?);
         if self.config.write_strategy == WriteStrategy::Auto {
             running.watcher = shared.writeback.watch(Arc::clone(&helper_cpus))?;
         }
@@ -295,15 +308,16 @@ impl Prepared {
     }
 }
 
-/// Log files, rings and pipes need descriptors too: clients alone must not use them up.
-fn limit_connections(config: &mut RuntimeConfig) -> io::Result<()> {
+/// Log files, rings and pipes need descriptors too: clients alone must not use them up. Gives how
+/// many there are.
+fn limit_connections(config: &mut RuntimeConfig) -> io::Result<usize> {
     let files = usize::try_from(sys::raise_file_limit()?).unwrap_or(usize::MAX);
     let room = files - (files / 4).max(FILES_KEPT).min(files);
     if config.connections_max > room {
         tracing::debug!(files, room, "fewer connections than max.connections fit");
         config.connections_max = room;
     }
-    Ok(())
+    Ok(files)
 }
 
 /// The CPUs to use, and the number of shards.

@@ -411,6 +411,7 @@ pub(crate) fn splice_out(
 }
 
 /// Opens a log segment's file for reading and writing.
+#[cfg(test)]
 pub(crate) fn open_log(path: &std::path::Path, create: bool) -> io::Result<File> {
     std::fs::OpenOptions::new()
         .read(true)

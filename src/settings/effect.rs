@@ -89,8 +89,6 @@ const STORED: &[(&str, &str)] = &[
     ("transactional.", TXN),
     ("add.partitions.to.txn.", TXN),
     ("log.cleaner.threads", POOLS),
-    ("preallocate", "segments are never preallocated"),
-    ("log.preallocate", "segments are never preallocated"),
     (
         "connection.failed.authentication",
         "there is no authentication yet",

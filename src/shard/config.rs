@@ -35,6 +35,8 @@ pub struct LogDirState {
     /// Whether the last run ended with a clean shutdown (the marker file was there and is removed
     /// now).
     pub clean: bool,
+    /// `recovery-point-offset-checkpoint` is damaged.
+    pub points_lost: bool,
     /// `recovery-point-offset-checkpoint`: everything below is on disk.
     pub recovery_points: BTreeMap<(String, PartitionIndex), Offset>,
     /// `log-start-offset-checkpoint`.

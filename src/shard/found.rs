@@ -30,16 +30,22 @@ impl LogDirState {
     /// (`topic-partition.<id>-stray`, as Kafka does), so that they are in nobody's way; they are
     /// not removed, in case it is the metadata that is wrong.
     ///
+    /// A checkpoint that is damaged counts as not there, with a warning: loading then judges by the
+    /// logs themselves.
+    ///
     /// # Errors
-    /// If the directory can't be listed, or a checkpoint can't be read.
+    /// If the directory can't be listed, or a checkpoint can't be read from the disk.
     pub fn load(disk: &dyn Disk, dir: &Path, image: &Image) -> io::Result<Self> {
+        let points = read_offsets(disk, dir, RECOVERY_POINT)?;
         let mut state = Self {
             clean: checkpoint::has_clean_shutdown(disk, dir),
-            recovery_points: checkpoint::read_offsets(disk, dir, RECOVERY_POINT)?,
-            log_starts: checkpoint::read_offsets(disk, dir, LOG_START)?,
             cleaned: read_cleaned(disk, dir)?,
+            points_lost: points.is_none(),
+            recovery_points: points.unwrap_or_default(),
+            log_starts: read_offsets(disk, dir, LOG_START)?.unwrap_or_default(),
             ..Self::default()
         };
+        let ids = read_ids(disk, dir);
         let mut names = disk.list(dir)?;
         names.sort();
         let mut set_aside = false;
@@ -58,8 +64,15 @@ impl LogDirState {
             } else if let Some((topic, index)) = name.rsplit_once('-')
                 && let Ok(index) = index.parse()
             {
+                let key = (topic.to_owned(), index);
+                if let Some(id) = ids.get(&key)
+                    && is_now(image, &key, *id)
+                    && state.recovery_points.get(&key).is_some_and(|p| p.0 > 0)
+                {
+                    mend_identity(disk, &dir.join(&name), *id)?;
+                }
                 match stray_id(disk, dir, &name, index, image) {
-                    None => state.partitions.push((topic.to_owned(), index)),
+                    None => state.partitions.push(key),
                     Some(id) => {
                         let stray = dir.join(set_aside_name(&name, id, "stray"));
                         tracing::warn!(%name, %id, to = %stray.display(), "no topic has it");
@@ -73,15 +86,15 @@ impl LogDirState {
             disk.sync_dir(dir)?;
         }
         state.partitions.sort();
-        state.drop_lines_of_others(&read_ids(disk, dir), image);
+        state.drop_lines_of_others(&ids, image);
         checkpoint::remove_clean_shutdown(disk, dir)?;
         Ok(state)
     }
 
     fn drop_lines_of_others(&mut self, ids: &Ids, image: &Image) {
         let fits = |key: &(String, PartitionIndex)| {
-            let now = image.topic(&key.0).map(|t| t.id);
-            ids.get(key).is_none_or(|id| now == Some(*id))
+            let id = ids.get(key);
+            id.is_none_or(|id| is_now(image, key, *id))
         };
         self.recovery_points.retain(|key, _| fits(key));
         self.log_starts.retain(|key, _| fits(key));
@@ -163,6 +176,35 @@ pub(crate) fn set_aside_name(name: &str, id: TopicId, suffix: &str) -> String {
         let _ = write!(text, "{byte:02x}"); // a String takes all
     }
     text + "-" + suffix
+}
+
+/// One of the two offset checkpoints; `None` if it is damaged.
+fn read_offsets(disk: &dyn Disk, dir: &Path, name: &str) -> io::Result<Option<Offsets>> {
+    match checkpoint::read_offsets(disk, dir, name) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            tracing::warn!(%error, "not believed: the logs themselves are asked");
+            Ok(None)
+        }
+        offsets => offsets.map(Some),
+    }
+}
+
+/// Whether the topic of this name has this id today.
+fn is_now(image: &Image, (topic, _): &(String, PartitionIndex), id: TopicId) -> bool {
+    image.topic(topic).is_some_and(|t| t.id == id)
+}
+
+/// The metadata and the ids beside the checkpoints agree on the topic of a partition that has
+/// served: where its directory says otherwise, that is damaged.
+fn mend_identity(disk: &dyn Disk, dir: &Path, id: TopicId) -> io::Result<()> {
+    match checkpoint::read_partition_metadata(disk, dir) {
+        Ok(Some(found)) if found == id => return Ok(()),
+        Err(e) if e.kind() != io::ErrorKind::InvalidData => return Err(e),
+        _ => {}
+    }
+    tracing::warn!(dir = %dir.display(), %id, "its identity was damaged, and is written again");
+    checkpoint::write_partition_metadata(disk, dir, id)?;
+    disk.sync_dir(dir)
 }
 
 /// The id in a directory whose topic the metadata does not know.

@@ -272,7 +272,11 @@ impl crate::partitions::Partitions {
         let log_start = dir.log_starts.get(&key).copied();
         Found {
             clean: dir.clean,
-            recovery_point: dir.recovery_points.get(&key).copied().unwrap_or(Offset(0)),
+            recovery_point: match dir.recovery_points.get(&key) {
+                Some(point) => *point,
+                None if dir.points_lost => Offset::UNKNOWN,
+                None => Offset(0),
+            },
             cleaned: dir.cleaned.get(&key).copied(),
             log_start: log_start.unwrap_or(elsewhere),
         }

@@ -4,14 +4,16 @@
 use crate::found::{self, Ids};
 use crate::mesh::CheckpointLine;
 use bytes::Bytes;
+use flumen_base::limits::LOAD_SLICE_BYTES;
 use flumen_base::{Disk, DiskFault, Space, TopicId};
 use flumen_log::checkpoint::{self, Offsets};
 use flumen_log::clean::{CleanOutput, Cleaning, SwapJob, Swapped};
 use flumen_log::lookup::{TimestampLookup, TimestampOffset};
-use flumen_log::recovery::{self, LoadParams, LoadedLog};
+use flumen_log::recovery::{self, Load, LoadStep};
 use flumen_log::{
-    CloseJob, Closed, Copied, CopyJob, CutJob, DeleteJob, Deleted, EpochJob, LogConfig, Origin,
-    RelocateJob, Relocated, SealJob, Sealed, UnlinkJob, ValidBatch, ValidateError,
+    CheckedTimes, CloseJob, Closed, Copied, CopyJob, CutJob, DeleteJob, Deleted, EpochJob,
+    LogConfig, Origin, ReindexJob, Reindexed, RelocateJob, Relocated, SealJob, Sealed, TimesJob,
+    UnlinkJob, ValidBatch, ValidateError,
 };
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,8 +22,8 @@ use std::sync::Arc;
 /// One job.
 #[derive(Debug)]
 pub enum Job {
-    /// Load (and where needed recover) a partition.
-    Load(Box<LoadParams>),
+    /// Go on loading (and where needed recovering) a partition, for a slice.
+    Load(Box<Load>),
     /// Finish a rolled segment.
     Seal(SealJob),
     /// Write `leader-epoch-checkpoint`.
@@ -40,6 +42,10 @@ pub enum Job {
     Swap(SwapJob),
     /// Remove what a cleaning has begun.
     DiscardCleaning(Box<Cleaning>),
+    /// Look at the largest timestamps of segments found at start.
+    Times(TimesJob),
+    /// Make a wrong index anew.
+    Reindex(ReindexJob),
     /// Check a batch that has much to unfold.
     Validate(ValidateJob),
     /// Rename a deleted partition's directory and remove it.
@@ -101,19 +107,25 @@ pub struct CheckpointJob {
 #[derive(Debug)]
 pub enum JobOutput {
     /// Of [`Job::Load`].
-    Load(io::Result<Box<LoadedLog>>),
+    Load(io::Result<LoadStep>),
     /// Of [`Job::Seal`].
     Seal(io::Result<Sealed>),
     /// Of [`Job::Retire`].
     Retire(io::Result<Deleted>),
     /// Of [`Job::Close`].
     Close(io::Result<Closed>),
-    /// Of [`Job::Lookup`].
-    Lookup(io::Result<Option<TimestampOffset>>),
     /// Of [`Job::Clean`].
     Clean(Box<CleanOutput>),
     /// Of [`Job::Swap`].
     Swap(io::Result<Swapped>),
+    /// Of [`Job::Lookup`].
+    Lookup(io::Result<(Option<TimestampOffset>, CheckedTimes)>),
+    /// Of [`Job::Times`].
+    Times(io::Result<CheckedTimes>),
+    /// Of [`Job::Reindex`].
+    Reindex(io::Result<Reindexed>),
+    /// The job failed, and may be done again later.
+    Again(Box<Job>, io::Error),
     /// Of [`Job::Validate`].
     Validate(Result<ValidBatch, ValidateError>),
     /// Of [`Job::Quorum`].
@@ -134,7 +146,7 @@ impl Job {
     /// Does it. Blocking.
     pub fn run(self, disk: &dyn Disk) -> JobOutput {
         match self {
-            Self::Load(params) => JobOutput::Load(recovery::load(disk, *params).map(Box::new)),
+            Self::Load(load) => JobOutput::Load(load.step(disk, LOAD_SLICE_BYTES)),
             Self::Seal(job) => JobOutput::Seal(job.run(disk)),
             Self::Epoch(job) => JobOutput::Done(job.run(disk)),
             Self::Retire(job) => match job.run(disk) {
@@ -143,18 +155,33 @@ impl Job {
                 }
                 result => JobOutput::Retire(result),
             },
-            Self::Unlink(job) => JobOutput::Done(job.run(disk)),
+            Self::Unlink(job) => match job.run(disk) {
+                Ok(()) => JobOutput::Done(Ok(())),
+                Err(error) => JobOutput::Again(Box::new(Self::Unlink(job)), error),
+            },
             Self::Close(job) => JobOutput::Close(job.run(disk)),
             Self::Lookup(job) => JobOutput::Lookup(job.run(disk)),
             Self::Clean(work) => JobOutput::Clean(Box::new(work.slice(disk))),
             Self::Swap(job) => JobOutput::Swap(job.run(disk)),
             Self::DiscardCleaning(work) => JobOutput::Done(work.discard(disk)),
+            Self::Times(job) => JobOutput::Times(job.run(disk)),
+            Self::Reindex(job) => JobOutput::Reindex(job.run(disk)),
             Self::Validate(job) => JobOutput::Validate(job.run()),
             Self::RemovePartition {
                 dir,
                 renamed,
                 topic_id,
-            } => JobOutput::Done(remove_partition(disk, &dir, &renamed, topic_id)),
+            } => match remove_partition(disk, &dir, &renamed, topic_id) {
+                Ok(()) => JobOutput::Done(Ok(())),
+                Err(error) => {
+                    let again = Self::RemovePartition {
+                        dir,
+                        renamed,
+                        topic_id,
+                    };
+                    JobOutput::Again(Box::new(again), error)
+                }
+            },
             Self::RemoveLeftBehind(dir) => {
                 JobOutput::Done(recovery::remove_deleted_dirs(disk, &dir).map(|_| ()))
             }
@@ -188,6 +215,8 @@ impl Job {
             Self::Clean(_) => "clean",
             Self::Swap(_) => "swap",
             Self::DiscardCleaning(_) => "discard cleaning",
+            Self::Times(_) => "times",
+            Self::Reindex(_) => "reindex",
             Self::Validate(_) => "validate",
             Self::RemovePartition { .. } => "remove partition",
             Self::RemoveLeftBehind(_) => "remove leftovers",
@@ -246,11 +275,12 @@ impl CheckpointJob {
 
     fn run(&self, disk: &dyn Disk) -> io::Result<()> {
         let (points, starts) = (&self.recovery_points, &self.log_starts);
-        checkpoint::write_offsets(disk, &self.dir, checkpoint::RECOVERY_POINT, points)?;
+        // In this order: what is gone below a log's start must not be missed.
         checkpoint::write_offsets(disk, &self.dir, checkpoint::LOG_START, starts)?;
         if !self.cleaned.is_empty() || disk.exists(&self.dir.join(checkpoint::CLEANER)) {
             checkpoint::write_offsets(disk, &self.dir, checkpoint::CLEANER, &self.cleaned)?;
         }
+        checkpoint::write_offsets(disk, &self.dir, checkpoint::RECOVERY_POINT, points)?;
         found::write_ids(disk, &self.dir, &self.topic_ids)
     }
 }
@@ -279,8 +309,9 @@ fn remove_partition(
     }
     match disk.rename(dir, renamed) {
         Ok(()) => {}
-        // Created but never written: nothing is there.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // Created but never written: nothing is there. Or an earlier try came this far.
+        Err(e) if e.kind() == io::ErrorKind::NotFound && !disk.exists(renamed) => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         // No room for the other name.
         Err(e) if DiskFault::of(e.kind()) == DiskFault::Full => return disk.remove_dir_all(dir),
         Err(e) => return Err(e),
@@ -289,4 +320,26 @@ fn remove_partition(
         disk.sync_dir(parent)?;
     }
     disk.remove_dir_all(renamed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flumen_log::testing::MemDisk;
+
+    #[test]
+    fn a_removal_that_failed_half_way_ends_with_the_next_try() {
+        let disk = MemDisk::new();
+        let (dir, renamed) = (Path::new("/logs/t-0"), Path::new("/logs/t-0.12-delete"));
+        let id = TopicId::from_bytes([1; 16]);
+        disk.create_dir_all(renamed).unwrap();
+        remove_partition(&disk, dir, renamed, id).unwrap();
+        assert!(!disk.exists(renamed));
+        remove_partition(&disk, dir, renamed, id).unwrap(); // nothing is left
+        // A younger topic of the same name stays.
+        disk.create_dir_all(dir).unwrap();
+        checkpoint::write_partition_metadata(&disk, dir, TopicId::from_bytes([2; 16])).unwrap();
+        remove_partition(&disk, dir, renamed, id).unwrap();
+        assert!(disk.exists(dir));
+    }
 }

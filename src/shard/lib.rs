@@ -36,6 +36,7 @@ mod image;
 pub mod io;
 pub mod jobs;
 mod life;
+mod loads;
 mod logs;
 mod lookups;
 pub mod mesh;
@@ -204,6 +205,7 @@ impl Shard {
             shard.partitions.left_behind = dirs.map(|(dir, _)| dir.path.clone()).collect();
         }
         shard.adopt_all_partitions();
+        shard.arm_ready(init.now);
         shard.arm_housekeeping(init.now);
         shard.arm_cleaner(init.now);
         shard.arm_space(init.now);
@@ -272,6 +274,9 @@ impl Shard {
                 TimerKey::Retry(n) => self.retry_due(turn, n),
                 TimerKey::Reload(n) => self.reload_due(turn, n),
                 TimerKey::Cleaner => self.cleaner_due(turn),
+                TimerKey::Again(n) => self.again_due(turn, n),
+                TimerKey::ReadyBy => self.ready_by(),
+                TimerKey::Patience(tp) => self.patience_over(tp),
                 TimerKey::Shutdown => self.life_deadline(turn),
             }
             self.drain_results(turn);

@@ -1,7 +1,7 @@
 //! From start to stop: when a shard is ready, and how it ends.
 //!
 //! ```text
-//! Starting -- registered, all loads done --> Running -- Shutdown --> Draining
+//! Starting -- registered, all loads done or 1 s --> Running -- Shutdown --> Draining
 //! Draining -- nothing in flight, or 3 s --> Closing
 //!   Closing: every log is synced, its indexes and producer snapshot are written, by jobs
 //!   -- all closed --> checkpoint values to shard 0 --> Stopped
@@ -67,9 +67,11 @@ impl Shard {
         match &self.life {
             Life::Starting { registered: true } => {
                 let p = &self.partitions;
-                if p.loading == 0 && p.to_load.is_empty() {
+                let loading = p.is_loading();
+                if !loading || p.loads.late {
                     self.life = Life::Running;
-                    tracing::info!(shard = self.id.0, partitions = p.len(), "ready");
+                    let partitions = p.len();
+                    tracing::info!(shard = self.id.0, partitions, loading, "ready");
                     turn.fx.push(Effect::Ready);
                 }
             }

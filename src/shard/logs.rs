@@ -19,7 +19,7 @@ use crate::timers::TimerKey;
 use crate::turn::Turn;
 use flumen_base::limits::LOADS_IN_FLIGHT_MAX;
 use flumen_base::{DiskFault, ErrorCode, Offset, TopicPartition};
-use flumen_log::recovery::{LoadParams, LoadedLog};
+use flumen_log::recovery::{Load, LoadParams, LoadedLog, Refused};
 use flumen_log::{Deleted, Log, Sealed, UnlinkJob};
 use std::io;
 
@@ -41,7 +41,7 @@ impl Shard {
         }
         while self.partitions.loading < LOADS_IN_FLIGHT_MAX {
             let Some(tp) = self.partitions.to_load.pop_front() else {
-                return;
+                return self.go_on_loading(turn);
             };
             let Some(p) = self.partitions.map.get_mut(&tp) else {
                 continue;
@@ -62,14 +62,16 @@ impl Shard {
             };
             p.in_flight += 1;
             self.partitions.loading += 1;
-            self.start_job(turn, PendingJob::Load(tp), Job::Load(Box::new(params)));
+            self.partitions.loads.began(turn.now.mono);
+            let load = Box::new(Load::new(params));
+            self.start_job(turn, PendingJob::Load(tp), Job::Load(load));
         }
     }
 
     /// The output of a job has come.
     pub(crate) fn job_done(&mut self, turn: &mut Turn<'_>, whose: PendingJob, output: JobOutput) {
         match (whose, output) {
-            (PendingJob::Load(tp), JobOutput::Load(loaded)) => self.loaded(turn, tp, loaded),
+            (PendingJob::Load(tp), JobOutput::Load(step)) => self.load_step(turn, tp, step),
             (PendingJob::Seal(tp), JobOutput::Seal(result)) => self.sealed(turn, tp, result),
             (PendingJob::Epoch(tp), JobOutput::Done(result)) => {
                 warn_failed("epoch checkpoint", &result);
@@ -91,10 +93,23 @@ impl Shard {
             (PendingJob::CleanDiscarded(tp), JobOutput::Done(result)) => {
                 self.discarded(turn, tp, &result);
             }
+            (PendingJob::Times(tp), JobOutput::Times(result)) => self.times_done(turn, tp, result),
+            (PendingJob::Reindex(tp), JobOutput::Reindex(result)) => {
+                if let Some(log) = self.job_ended(turn, tp) {
+                    log.reindex_done(result);
+                    self.start_log_jobs(turn, tp);
+                }
+            }
             (PendingJob::Validate(tp, id), JobOutput::Validate(outcome)) => {
                 self.validated(turn, tp, id, outcome);
             }
             (PendingJob::Quorum, JobOutput::Quorum(result)) => self.quorum_job_done(result),
+            (PendingJob::Unlink(n), JobOutput::Again(job, error)) => {
+                self.dir_error(turn, n, fault_of_job(&error), &error);
+                self.partitions.unlinking -= 1;
+                self.job_again(turn, (n, "unlink"), *job, &error);
+                self.unlink_more(turn);
+            }
             (PendingJob::Unlink(n), JobOutput::Done(result)) => {
                 if let Err(error) = &result {
                     self.dir_error(turn, n, fault_of_job(error), error);
@@ -115,6 +130,10 @@ impl Shard {
     /// The output of a job that has to do with log directories has come.
     fn dir_job_done(&mut self, turn: &mut Turn<'_>, whose: PendingJob, output: JobOutput) {
         match (whose, output) {
+            (PendingJob::InDir(n, what), JobOutput::Again(job, error)) => {
+                self.dir_error(turn, n, fault_of_job(&error), &error);
+                self.job_again(turn, (n, what), *job, &error);
+            }
             (PendingJob::InDir(n, what), JobOutput::Done(result)) => {
                 warn_failed(what, &result);
                 if let Err(error) = &result {
@@ -177,31 +196,26 @@ impl Shard {
         }
     }
 
-    fn loaded(
+    /// A load has ended.
+    pub(crate) fn loaded(
         &mut self,
         turn: &mut Turn<'_>,
         tp: TopicPartition,
         loaded: io::Result<Box<LoadedLog>>,
     ) {
-        self.partitions.loading -= 1;
         let ids = self.partitions.file_ids.clone();
         let Some(p) = self.partitions.map.get_mut(&tp) else {
             return;
         };
-        p.in_flight -= 1;
-        if matches!(p.state, State::Removing) {
-            self.removal_goes_on(turn, tp);
-            return;
-        }
-        if matches!(p.state, State::Failed) {
-            return; // its directory went offline meanwhile
-        }
         match loaded {
             Ok(loaded) => {
                 let report = &loaded.report;
-                if report.segments_recovered > 0 || report.cut.is_some() {
-                    tracing::info!(partition = p.dir_name(), ?report, "recovered");
+                if report.cut.is_some() {
+                    tracing::warn!(partition = p.dir_name(), ?report, "recovered, with a cut");
+                } else if report.segments_recovered > 0 {
+                    tracing::debug!(partition = p.dir_name(), ?report, "recovered");
                 }
+                p.slow_load = false;
                 p.load_failures = 0;
                 // Its share of memory begins with the next append.
                 p.warm = false;
@@ -239,14 +253,15 @@ impl Shard {
             return;
         };
         p.load_failures += 1;
-        if p.load_failures < RELOADS_MAX {
+        let refused = Refused::of(error).is_some();
+        if p.load_failures < RELOADS_MAX && !refused {
             tracing::debug!(partition = p.dir_name(), %error, "load failed, will try again");
             self.partitions.reloads.insert(n, tp);
             let at = turn.now.mono.plus_ms(RELOAD_DELAY_MS);
             self.timers.arm(at, TimerKey::Reload(n));
             return;
         }
-        tracing::error!(partition = p.dir_name(), %error, "load failed");
+        tracing::error!(partition = p.dir_name(), %error, "not loaded");
         if let State::Loading(parked) = std::mem::replace(&mut p.state, State::Failed) {
             for (from, op) in parked {
                 let result = refused_op(&op, ErrorCode::KafkaStorageError);
@@ -326,6 +341,7 @@ impl Shard {
         if log.is_over_size(turn.now.mono) {
             return self.retention(turn, tp); // comes back here
         }
+        let troubled = log.is_troubled();
         let epoch = log.take_epoch_job();
         let seal = match log.seal_due() {
             Some(due) if due <= turn.now.mono => log.take_seal_job(turn.now.mono),
@@ -342,6 +358,9 @@ impl Shard {
         }
         if let Some(job) = epoch {
             self.start_job(turn, PendingJob::Epoch(tp), Job::Epoch(job));
+        }
+        if troubled {
+            self.start_mending(turn, tp);
         }
     }
 

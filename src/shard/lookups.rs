@@ -8,6 +8,7 @@ use crate::partition::Partition;
 use crate::partitions::PendingJob;
 use crate::turn::Turn;
 use flumen_base::{ErrorCode, Offset, TopicPartition};
+use flumen_log::CheckedTimes;
 use flumen_log::lookup::{Target, TimestampOffset};
 use std::io;
 
@@ -43,13 +44,18 @@ impl Shard {
         &mut self,
         turn: &mut Turn<'_>,
         lookup: Box<PendingLookup>,
-        found: io::Result<Option<TimestampOffset>>,
+        found: io::Result<(Option<TimestampOffset>, CheckedTimes)>,
     ) {
-        let p = self.partitions.map.get(&lookup.tp);
-        match p.and_then(Partition::log) {
+        match self.partitions.log_mut(lookup.tp) {
             Some(log) if log.is_swapping() => self.cleaner.lookups.push(*lookup),
             Some(log) if log.swaps() != lookup.swaps => self.start_lookup(turn, lookup),
-            _ => {
+            log => {
+                let found = found.map(|(found, checked)| {
+                    if let Some(log) = log {
+                        log.times_checked(&checked);
+                    }
+                    found
+                });
                 let listed = listed(found, lookup.epochs);
                 self.outbox
                     .result(lookup.from, OpResult::ListOffset(listed));

@@ -51,6 +51,8 @@ pub(crate) struct Partition {
     pub(crate) dirty: bool,
     /// A timer says when its next seal is due.
     pub(crate) seal_armed: bool,
+    /// Loading takes long: reads do not wait for it.
+    pub(crate) slow_load: bool,
     /// Failed loads in a row.
     pub(crate) load_failures: u32,
     /// It has a share of the memory for latest batches.
@@ -177,6 +179,7 @@ impl Partition {
             watches: WatchList::default(),
             dirty: false,
             seal_armed: false,
+            slow_load: false,
             load_failures: 0,
             warm: false,
             appended: false,
@@ -217,16 +220,20 @@ impl Partition {
         self.log().map_or(-1, |log| log.written_end_offset().0)
     }
 
-    /// Lets an operation wait for the log; gives it back where too many wait.
+    /// Lets an operation wait for the log, and says whether it is the first; gives it back where
+    /// too many wait, or it is a read and waiting takes too long.
     pub(crate) fn park(
         &mut self,
         from: OpFrom,
         op: PartitionOp,
-    ) -> Result<(), (PartitionOp, ErrorCode)> {
+    ) -> Result<bool, (PartitionOp, ErrorCode)> {
         match &mut self.state {
-            State::Loading(parked) if parked.len() < PARKED_MAX => {
+            State::Loading(parked)
+                if parked.len() < PARKED_MAX
+                    && (!self.slow_load || matches!(op, PartitionOp::Append(_))) =>
+            {
                 parked.push((from, op));
-                Ok(())
+                Ok(parked.len() == 1)
             }
             _ => Err((op, ErrorCode::NotLeaderOrFollower)),
         }

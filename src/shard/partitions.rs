@@ -7,6 +7,7 @@ use crate::dirs::{fault_of, no_room};
 use crate::groups::GroupRead;
 use crate::io::{DiskOp, Effect, IoFailure, IoOutput, Token};
 use crate::jobs::{Job, ValidateJob};
+use crate::loads::Loads;
 use crate::lookups::PendingLookup;
 use crate::ops::{
     AppendOp, ListOffsetOp, ListedOffset, OpFrom, OpResult, PartitionOp, ProducerLine, ReadOp,
@@ -39,12 +40,15 @@ pub(crate) struct Partitions {
     pub(crate) watches: Watches,
     /// What several readers are about to read.
     pub(crate) shared: Option<SharedRead>,
+    pub(crate) loads: Loads,
     pub(crate) file_ids: FileIds,
     pub(crate) found: Arc<Vec<LogDirState>>,
     /// Log directories with leftovers of deletions (shard 0).
     pub(crate) left_behind: Vec<PathBuf>,
     /// Failed loads that wait to be tried again.
     pub(crate) reloads: IdMap<u64, TopicPartition>,
+    /// Jobs in a log directory that failed and wait to be done again.
+    pub(crate) again: IdMap<u64, (usize, &'static str, Job)>,
     /// Retired files that wait for their delay, and their log directory.
     pub(crate) unlinks: IdMap<u64, (usize, UnlinkJob)>,
     /// Those whose delay is over, and how many are being unlinked.
@@ -91,6 +95,8 @@ pub(crate) enum PendingJob {
     /// A cleaned segment in the place of others.
     Swap(TopicPartition),
     CleanDiscarded(TopicPartition),
+    Times(TopicPartition),
+    Reindex(TopicPartition),
     Validate(TopicPartition, u64),
     Quorum,
     CleanShutdown,
@@ -124,6 +130,7 @@ impl Partitions {
             loading: 0,
             watches: Watches::default(),
             shared: None,
+            loads: Loads::default(),
             file_ids: FileIds::starting_at((u64::from(id.0) + 1) << 48),
             resumes: {
                 let dirs = found.iter().enumerate();
@@ -133,6 +140,7 @@ impl Partitions {
             found,
             left_behind: Vec::new(),
             reloads: IdMap::default(),
+            again: IdMap::default(),
             unlinks: IdMap::default(),
             to_unlink: VecDeque::new(),
             unlinking: 0,
@@ -202,8 +210,12 @@ impl Shard {
             } else if matches!(op, PartitionOp::Watch(_)) {
                 // A read tells more, and waits; a watch that waits could not be taken back.
                 self.outbox.result(from, OpResult::Wake(u64::MAX));
-            } else if let Err((op, error)) = p.park(from, op) {
-                self.outbox.result(from, refused_op(&op, error));
+            } else {
+                match p.park(from, op) {
+                    Ok(true) => self.arm_patience(turn, tp),
+                    Ok(false) => {}
+                    Err((op, error)) => self.outbox.result(from, refused_op(&op, error)),
+                }
             }
             return;
         }
@@ -444,7 +456,11 @@ impl Shard {
             (Some(p), Ok(IoOutput::Read(bytes))) => {
                 let spare = &mut self.partitions.spare_results;
                 let step = p.resume_read(&op, scan, &bytes, spare);
+                let troubled = p.log().is_some_and(Log::is_troubled);
                 self.read_step(turn, from, tp, op, step);
+                if troubled {
+                    self.start_mending(turn, tp);
+                }
                 return;
             }
             (None, _) => ErrorCode::NotLeaderOrFollower,

@@ -21,14 +21,13 @@ fn with_file<T>(
     file: &LogFile,
     f: impl FnOnce(&dyn DiskFile) -> io::Result<T>,
 ) -> io::Result<T> {
-    if file.handle().get().is_none() {
-        let open: OpenFile = Mutex::new(disk.open(file.path(), OpenMode::Create)?);
-        let _ = file.handle().set(Box::new(open));
-    }
-    let handle = file
-        .handle()
-        .get()
-        .and_then(|h| h.downcast_ref::<OpenFile>());
+    let handle = match file.handle().get::<OpenFile>() {
+        Some(handle) => Some(handle),
+        None => {
+            let open: OpenFile = Mutex::new(disk.open(file.path(), OpenMode::Create)?);
+            file.handle().get_or_put(open)
+        }
+    };
     let handle = handle.ok_or(io::ErrorKind::Other)?;
     let guard = handle.lock().unwrap_or_else(PoisonError::into_inner);
     f(&**guard)

@@ -26,6 +26,12 @@ pub(crate) enum TimerKey {
     Cleaner,
     /// A failed load to be tried again.
     Reload(u64),
+    /// A background job that failed is to be done again.
+    Again(u64),
+    /// The start has taken long enough.
+    ReadyBy,
+    /// Operations have waited long enough for this partition to load.
+    Patience(TopicPartition),
     /// A failed read of groups to be tried again.
     GroupLoad(u64),
     /// The next slice of a partition's move to another log directory.

@@ -59,6 +59,8 @@ pub struct Options {
     pub properties: Vec<(String, String)>,
     /// Start from a `server.properties` after formatting, as Kafka is, instead of `--dev`.
     pub from_file: bool,
+    /// `ulimit -n` of the process.
+    pub files_max: Option<u32>,
     /// `name=level` of features that Kafka is formatted with instead of its defaults.
     pub features: Vec<String>,
 }
@@ -71,6 +73,7 @@ impl Options {
             shape,
             properties: Vec::new(),
             from_file: false,
+            files_max: None,
             features: Vec::new(),
         }
     }
@@ -86,6 +89,13 @@ impl Options {
     #[must_use]
     pub fn set(mut self, key: &str, value: &str) -> Self {
         self.properties.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Lets the process have so many files open only.
+    #[must_use]
+    pub fn files_max(mut self, files: u32) -> Self {
+        self.files_max = Some(files);
         self
     }
 
@@ -317,7 +327,15 @@ impl Broker {
             command.args(["-cp", &path, "kafka.Kafka"]).arg(self.file());
             return Ok(command);
         }
-        let mut command = Command::new(deps::flumen()?);
+        let mut command = match self.options.files_max {
+            None => Command::new(deps::flumen()?),
+            Some(files) => {
+                let mut command = Command::new("sh");
+                let script = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
+                command.arg("-c").arg(script).arg(deps::flumen()?);
+                command
+            }
+        };
         command.arg("start");
         if self.options.from_file {
             command.arg("--config").arg(self.file());

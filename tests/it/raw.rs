@@ -70,6 +70,14 @@ pub fn frame<R: Request>(request: &R, version: i16, correlation_id: i32) -> Resu
 /// # Errors
 /// The crate cannot encode it.
 pub fn batch(values: &[Bytes]) -> Result<Bytes> {
+    batch_at(values, 1_700_000_000_000)
+}
+
+/// The same with this timestamp.
+///
+/// # Errors
+/// The crate cannot encode it.
+pub fn batch_at(values: &[Bytes], timestamp: i64) -> Result<Bytes> {
     let records: Vec<Record> = (0i64..)
         .zip(values)
         .map(|(n, value)| Record {
@@ -82,7 +90,7 @@ pub fn batch(values: &[Bytes]) -> Result<Bytes> {
             timestamp_type: TimestampType::Creation,
             offset: n,
             sequence: i32::try_from(n).unwrap_or(0),
-            timestamp: 1_700_000_000_000,
+            timestamp,
             key: None,
             value: Some(value.clone()),
             headers: Default::default(),

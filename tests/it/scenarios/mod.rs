@@ -30,6 +30,7 @@ mod kills;
 mod limits;
 mod metrics;
 mod power;
+mod recovery;
 mod robust;
 mod tools_data;
 

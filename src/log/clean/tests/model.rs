@@ -156,7 +156,7 @@ impl Run {
         let found = lookup.run(&self.rig.disk).unwrap();
         let first = self.model.all.iter().find(|s| s.timestamp >= wanted);
         assert_eq!(
-            found.map(|f| (f.offset.0, f.timestamp)),
+            found.0.map(|f| (f.offset.0, f.timestamp)),
             first.map(|s| (s.offset, s.timestamp)),
             "first at or after {wanted}"
         );

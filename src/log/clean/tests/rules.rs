@@ -90,7 +90,7 @@ fn a_rewritten_batch_keeps_offsets_sequences_and_codec() {
         // An offset that is gone gives what comes next; so does a look at time.
         assert_eq!(read_from(&mut rig, 3, 100)[0].offset, 4);
         let found = rig.log.lookup(Target::Timestamp(1001), Offset(6));
-        let found = found.run(&rig.disk).unwrap().unwrap();
+        let found = found.run(&rig.disk).unwrap().0.unwrap();
         assert_eq!((found.offset, found.timestamp), (Offset(4), 1001));
     }
 }

@@ -1,0 +1,149 @@
+//! Starts with damaged files: what can be repaired is, and what can't is refused for its partition
+//! only.
+#![allow(clippy::unwrap_used)] // helpers of tests stand outside of them
+
+use bytes::Bytes;
+use flumen_base::{Disk, OpenMode};
+use flumen_log::BatchBuilder;
+use flumen_log::recovery::ACCEPT_LOSS;
+use flumen_log::testing::MemDisk;
+use flumen_shard::testing::{Client, Driver};
+use flumen_wire::messages as wire;
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+const STORAGE_ERROR: i16 = 56;
+
+/// A broker with topic "t" of two partitions and three records in each.
+fn start() -> (Driver, Client) {
+    let mut d = Driver::start(2, 9, Driver::settings(), MemDisk::new());
+    d.run_until_ready();
+    let c = d.connect(0);
+    let request = wire::CreateTopicsRequest {
+        topics: vec![wire::create_topics_request::CreatableTopic {
+            name: "t".into(),
+            num_partitions: 2,
+            replication_factor: 1,
+            ..Default::default()
+        }],
+        timeout_ms: 1000,
+        ..Default::default()
+    };
+    let r: wire::CreateTopicsResponse<'_> = d.call(c, &request, 7);
+    assert_eq!(r.topics[0].error_code, 0);
+    for n in 0..3 {
+        for partition in 0..2 {
+            assert_eq!(produce(&mut d, c, partition), (0, n));
+        }
+    }
+    (d, c)
+}
+
+fn batch() -> Bytes {
+    let mut b = BatchBuilder::new();
+    b.push(1_700_000_000_000, None, Some(&[b'x'; 100]));
+    b.build().unwrap()
+}
+
+/// Error and offset.
+fn produce(d: &mut Driver, c: Client, partition: i32) -> (i16, i64) {
+    let records = batch();
+    let request = wire::ProduceRequest {
+        acks: -1,
+        timeout_ms: 1000,
+        topic_data: vec![wire::produce_request::TopicProduceData {
+            name: "t".into(),
+            partition_data: vec![wire::produce_request::PartitionProduceData {
+                index: partition,
+                records: Some(Cow::Borrowed(&records)),
+            }],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let r: wire::ProduceResponse<'_> = d.call(c, &request, 9);
+    let answer = &r.responses[0].partition_responses[0];
+    (answer.error_code, answer.base_offset)
+}
+
+/// The file of this name of one partition, or of the log directory.
+fn path(d: &Driver, dir: Option<&str>, end: &str) -> PathBuf {
+    let fits = |path: &PathBuf| {
+        let parent = path.parent().and_then(Path::file_name);
+        let named = path.to_string_lossy().ends_with(end);
+        named && dir.is_none_or(|dir| parent.is_some_and(|p| p == dir))
+    };
+    d.disk.paths().into_iter().find(fits).unwrap()
+}
+
+fn overwrite(d: &Driver, path: &Path, bytes: &[u8], at: u64) {
+    let file = d.disk.open(path, OpenMode::ReadWrite).unwrap();
+    file.write_all_at(bytes, at).unwrap();
+}
+
+fn restart(d: &mut Driver) -> Client {
+    d.restart();
+    d.run_until_ready();
+    d.connect(0)
+}
+
+#[test]
+fn a_partition_that_lost_synced_records_is_refused_alone() {
+    let (mut d, _) = start();
+    d.shutdown();
+    let log = path(&d, Some("t-0"), ".log");
+    let len = d.disk.len(&log).unwrap();
+    let file = d.disk.open(&log, OpenMode::ReadWrite).unwrap();
+    file.set_len(len - 1).unwrap();
+    let c = restart(&mut d);
+    assert_eq!(produce(&mut d, c, 0).0, STORAGE_ERROR);
+    assert_eq!(produce(&mut d, c, 1), (0, 3));
+    // The loss is accepted: what is left serves.
+    d.shutdown();
+    let accept = log.with_file_name(ACCEPT_LOSS);
+    d.disk.open(&accept, OpenMode::Create).unwrap();
+    let c = restart(&mut d);
+    assert_eq!(produce(&mut d, c, 0), (0, 2));
+    assert_eq!(produce(&mut d, c, 1), (0, 4));
+    d.shutdown();
+    let c = restart(&mut d);
+    assert_eq!(produce(&mut d, c, 0), (0, 3));
+    assert!(!d.disk.exists(&accept), "accepted once");
+}
+
+#[test]
+fn damaged_checkpoints_are_done_without() {
+    for name in [
+        "recovery-point-offset-checkpoint",
+        "log-start-offset-checkpoint",
+    ] {
+        for clean in [true, false] {
+            let (mut d, _) = start();
+            d.shutdown();
+            if !clean {
+                let marker = path(&d, None, ".kafka_cleanshutdown");
+                d.disk.remove_file(&marker).unwrap();
+            }
+            let file = path(&d, None, name);
+            overwrite(&d, &file, b"\xff\xfegarbage", 0);
+            let c = restart(&mut d);
+            assert_eq!(produce(&mut d, c, 0), (0, 3), "{name} {clean}");
+            assert_eq!(produce(&mut d, c, 1), (0, 3), "{name} {clean}");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_identity_is_written_again() {
+    for (bytes, at) in [(&b"\xff\xff"[..], 0), (&b"A"[..], 24)] {
+        let (mut d, _) = start();
+        d.shutdown();
+        let file = path(&d, Some("t-1"), "partition.metadata");
+        let before = d.disk.contents(&file).unwrap();
+        overwrite(&d, &file, bytes, at);
+        assert_ne!(d.disk.contents(&file).unwrap(), before);
+        let c = restart(&mut d);
+        assert_eq!(produce(&mut d, c, 1), (0, 3));
+        assert_eq!(d.disk.contents(&file).unwrap(), before);
+    }
+}
