@@ -10,11 +10,11 @@
 //! right; a segment that compaction replaces has another file, and is copied anew.
 
 use crate::log::Log;
-use crate::tail::PositionCache;
 use crate::segment::{
     DELETED_SUFFIX, INDEX_SUFFIX, LOG_SUFFIX, SegmentState, TIME_INDEX_SUFFIX, TXN_INDEX_SUFFIX,
     offset_of_name, segment_path,
 };
+use crate::tail::PositionCache;
 use flumen_base::{Disk, DiskFile, FileId, OpenMode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -227,11 +227,9 @@ impl Partition {
         from: OpFrom,
         op: PartitionOp,
     ) -> Result<bool, (PartitionOp, ErrorCode)> {
+        let waits = !self.slow_load || matches!(op, PartitionOp::Append(_));
         match &mut self.state {
-            State::Loading(parked)
-                if parked.len() < PARKED_MAX
-                    && (!self.slow_load || matches!(op, PartitionOp::Append(_))) =>
-            {
+            State::Loading(parked) if waits && parked.len() < PARKED_MAX => {
                 parked.push((from, op));
                 Ok(parked.len() == 1)
             }
