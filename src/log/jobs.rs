@@ -293,8 +293,7 @@ impl CloseJob {
         let (end, snapshot) = &self.snapshot;
         let path = segment_path(&self.dir, *end, SNAPSHOT_SUFFIX);
         replace(disk, &path, snapshot)?;
-        let path = self.dir.join(epoch::FILE_NAME);
-        disk.write_atomic(&path, self.epochs.as_bytes())?;
+        disk.write_atomic(&self.dir.join(epoch::FILE_NAME), self.epochs.as_bytes())?;
         Ok(Closed {
             recovery_point: Offset(*end),
         })
@@ -472,15 +471,13 @@ impl Log {
             self.roll(now);
         }
         let mut snapshot = None;
-        let mut gone = Vec::with_capacity(count);
-        let mut files = Vec::with_capacity(count);
+        let (mut gone, mut files) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for segment in self.segments.drain(..count) {
             gone.push(segment.base_offset);
             files.push(segment.file);
             snapshot = segment.roll_snapshot;
         }
-        let kept = self.segments.front()?;
-        let (first, kept_named) = (kept.base_offset, kept.named);
+        let (first, kept_named) = self.segments.front().map(|s| (s.base_offset, s.named))?;
         if first > self.log_start {
             self.log_start = first;
             // No new file for that: loading cuts the epochs at the log's start as well.

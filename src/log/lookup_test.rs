@@ -140,3 +140,37 @@ fn any_lookup_equals_a_linear_scan() {
         }
     }
 }
+
+/// Retention takes segments between the making of a lookup and its run, also before their times
+/// were looked at: what is left is searched.
+#[test]
+fn segments_that_retention_takes_meanwhile_are_passed_over() {
+    let config = LogConfig {
+        segment_bytes: 1000,
+        message_timestamp_after_max_ms: i64::MAX,
+        retention_ms: -1,
+        ..LogConfig::default()
+    };
+    let mut rig = Rig::new(config.clone());
+    for i in 0..60 {
+        // The oldest records are the youngest by their times.
+        let time = if i < 20 { 900_000 + i } else { 1000 + i };
+        let mut builder = BatchBuilder::new();
+        builder.push(time, None, Some(&[0; 60]));
+        rig.append(builder.build().unwrap()).unwrap();
+    }
+    rig.write();
+    rig.seal();
+    let (disk, _) = rig.close();
+    let mut rig = Rig::open(disk, config, 60, 0, true);
+    let jobs = [Target::Timestamp(1), Target::MaxTimestamp]
+        .map(|target| rig.log.lookup(target, Offset(60)));
+    rig.log.advance_log_start(Offset(40));
+    let retire = rig.log.retention(rig.now(), Offset(60)).unwrap();
+    let done = retire.run(&rig.disk);
+    rig.log.retire_done(&done);
+    let first = rig.log.segments.front().unwrap().base_offset;
+    assert!(first > 20, "{first}");
+    let found = jobs.map(|job| job.run(&rig.disk).unwrap().0.unwrap().offset.0);
+    assert_eq!(found, [first, 59]);
+}
