@@ -77,11 +77,6 @@ impl Log {
     pub fn is_closed(&self) -> bool {
         self.closed
     }
-
-    /// `leader-epoch-checkpoint` could not be written: [`Log::take_epoch_job`] has it again.
-    pub fn epochs_not_written(&mut self) {
-        self.epochs_dirty = true;
-    }
 }
 
 #[cfg(test)]

@@ -97,20 +97,6 @@ impl SealJob {
     }
 }
 
-/// Writes `leader-epoch-checkpoint`.
-#[derive(Debug)]
-pub struct EpochJob {
-    path: PathBuf,
-    text: String,
-}
-
-impl EpochJob {
-    /// Does it.
-    pub fn run(self, disk: &dyn Disk) -> io::Result<()> {
-        disk.write_atomic(&self.path, self.text.as_bytes())
-    }
-}
-
 /// Renames the files of dropped segments to `.deleted`.
 #[derive(Debug)]
 pub struct DeleteJob {
@@ -357,11 +343,11 @@ impl Log {
     }
 
     /// The job that finishes the oldest rolled segment (sync, indexes, producer snapshot), if there
-    /// is one, its time has come, all of it is written, and no such job runs.
+    /// is one, its time has come, all of it is written, the file of epochs too, and no such job runs.
     pub fn take_seal_job(&mut self, now: Mono) -> Option<SealJob> {
         let (index, due) = self.next_seal()?;
-        if due > now {
-            return None;
+        if due > now || self.epochs_behind() {
+            return None; // the recovery point must not pass an epoch that is not on disk
         }
         let next_base = self.segments.get(index + 1)?.base_offset;
         let segment = self.segments.get_mut(index)?;
@@ -431,17 +417,6 @@ impl Log {
                 segment.index.thin();
             }
         }
-    }
-
-    /// The job that writes `leader-epoch-checkpoint`, if the epochs changed.
-    pub fn take_epoch_job(&mut self) -> Option<EpochJob> {
-        if !std::mem::take(&mut self.epochs_dirty) {
-            return None;
-        }
-        Some(EpochJob {
-            path: self.dir.join(epoch::FILE_NAME),
-            text: self.epochs.encode(),
-        })
     }
 
     /// DeleteRecords: nothing below `offset` may be read any more. At most the high watermark,

@@ -135,6 +135,7 @@ fn segments_in_work_are_not_deleted() {
     let write = rig.log.take_write().unwrap();
     rig.carry_out(&write);
     assert_eq!(rig.log.write_done(true), WriteDone::Advanced(Offset(1)));
+    rig.write_epochs();
     let job = rig.log.take_seal_job(rig.later()).unwrap();
     assert!(
         rig.log.take_seal_job(rig.later()).is_none(),
@@ -185,6 +186,7 @@ fn a_synced_write_waits_for_the_name_of_its_file() {
         rig.log.take_write().is_none(),
         "nobody knows the second file"
     );
+    rig.write_epochs();
     let job = rig.log.take_seal_job(rig.later()).unwrap();
     rig.log.seal_done(job.run(&rig.disk));
     let second = rig.log.take_write().unwrap();

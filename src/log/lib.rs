@@ -65,6 +65,7 @@ mod corruption_test;
 mod crc;
 mod cut;
 pub mod epoch;
+mod epoch_job;
 pub mod index;
 pub mod inspect;
 mod jobs;
@@ -103,9 +104,8 @@ pub use batch::{BatchBuilder, BatchError, BatchHeader, Record};
 pub use codec::Compression;
 pub use config::{CleanupPolicy, LogConfig, TargetCompression, TimestampType};
 pub use cut::CutJob;
-pub use jobs::{
-    CloseJob, Closed, DeleteJob, Deleted, EpochJob, SEAL_DELAY_MS, SealJob, Sealed, UnlinkJob,
-};
+pub use epoch_job::EpochJob;
+pub use jobs::{CloseJob, Closed, DeleteJob, Deleted, SEAL_DELAY_MS, SealJob, Sealed, UnlinkJob};
 pub use log::Log;
 pub use ops::{AppendError, AppendInfo, FileIds, SyncOp, WriteDone, WriteOp};
 pub use read::{FileRange, ReadPlan, ReadRequest, Scan};

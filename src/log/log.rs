@@ -70,6 +70,7 @@ pub struct Log {
     pub(crate) producers: ProducerState,
     pub(crate) epochs: EpochCache,
     pub(crate) epochs_dirty: bool,
+    pub(crate) epochs_writing: bool,
     pub(crate) tail: Tail,
     pub(crate) positions: PositionCache,
     pub(crate) size_check: crate::jobs::SizeCheck,
@@ -153,6 +154,7 @@ impl Log {
             producers: loaded.producers,
             epochs: loaded.epochs,
             epochs_dirty: false,
+            epochs_writing: false,
             tail: Tail::default(),
             positions: PositionCache::default(),
             size_check: Default::default(),
@@ -454,8 +456,12 @@ impl Log {
             return None;
         }
         self.last_flush = Some(now.mono);
+        let active = self.segments.back()?;
+        if active.written == 0 {
+            return None; // seals do it; there may be no file yet, and no room for one
+        }
         self.sync_in_flight = true;
-        let file = Arc::clone(&self.segments.back()?.file);
+        let file = Arc::clone(&active.file);
         let end_offset = Offset(self.written_end);
         Some(SyncOp { file, end_offset })
     }

@@ -135,6 +135,7 @@ impl Rig {
                 );
             }
             if self.log.has_pending_writes() {
+                self.write_epochs();
                 let job = self.log.take_seal_job(self.later()).unwrap();
                 self.log.seal_done(job.run(&self.disk));
             }
@@ -142,12 +143,16 @@ impl Rig {
         assert_eq!(self.log.log_end_offset(), self.log.written_end_offset());
     }
 
+    pub(crate) fn write_epochs(&mut self) {
+        if let Some(job) = self.log.take_epoch_job() {
+            self.log.epochs_written(job.run(&self.disk).is_ok());
+        }
+    }
+
     pub(crate) fn seal(&mut self) {
+        self.write_epochs();
         while let Some(job) = self.log.take_seal_job(self.later()) {
             self.log.seal_done(job.run(&self.disk));
-        }
-        if let Some(job) = self.log.take_epoch_job() {
-            job.run(&self.disk).unwrap();
         }
     }
 

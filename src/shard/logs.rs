@@ -18,7 +18,7 @@ use crate::partitions::{Pending, PendingJob};
 use crate::timers::TimerKey;
 use crate::turn::Turn;
 use flumen_base::limits::LOADS_IN_FLIGHT_MAX;
-use flumen_base::{DiskFault, ErrorCode, Offset, TopicPartition};
+use flumen_base::{DiskFault, ErrorCode, Mono, Offset, TopicPartition};
 use flumen_log::recovery::{Load, LoadParams, LoadedLog, Refused};
 use flumen_log::{Deleted, Log, Sealed, UnlinkJob};
 use std::io;
@@ -27,6 +27,8 @@ use std::io;
 /// name may still be there), so many times.
 const RELOAD_DELAY_MS: i64 = 50;
 const RELOADS_MAX: u32 = 100;
+/// The file of epochs could not be written: it is tried again after this time.
+const EPOCHS_RETRY_MS: i64 = 1000;
 /// Jobs that unlink at the same time at most; one more for so many that wait.
 const UNLINK_JOBS_MAX: usize = 4;
 const UNLINKS_PER_JOB: usize = 8;
@@ -74,12 +76,7 @@ impl Shard {
             (PendingJob::Load(tp), JobOutput::Load(step)) => self.load_step(turn, tp, step),
             (PendingJob::Seal(tp), JobOutput::Seal(result)) => self.sealed(turn, tp, result),
             (PendingJob::Epoch(tp), JobOutput::Done(result)) => {
-                warn_failed("epoch checkpoint", &result);
-                let n = self.dir_of(tp);
-                if let (Some(log), Err(error)) = (self.job_ended(turn, tp), &result) {
-                    log.epochs_not_written();
-                    self.dir_error(turn, n, fault_of_job(error), error);
-                }
+                self.epochs_written(turn, tp, &result);
             }
             (PendingJob::Retire(tp), output) => self.retire_ended(turn, tp, output),
             (PendingJob::Close(tp), JobOutput::Close(result)) => self.closed(turn, tp, result),
@@ -172,6 +169,31 @@ impl Shard {
                 self.start_log_jobs(turn, tp);
             }
             Err(error) => self.seal_failed(turn, tp, &error),
+        }
+    }
+
+    /// The file of epochs has been written, for which a seal may have waited, or not.
+    fn epochs_written(&mut self, turn: &mut Turn<'_>, tp: TopicPartition, result: &io::Result<()>) {
+        warn_failed("epoch checkpoint", result);
+        let n = self.dir_of(tp);
+        let Some(log) = self.job_ended(turn, tp) else {
+            return;
+        };
+        log.epochs_written(result.is_ok());
+        match result {
+            Ok(()) => self.start_log_jobs(turn, tp),
+            Err(error) => {
+                self.arm_seal(tp, turn.now.mono.plus_ms(EPOCHS_RETRY_MS));
+                self.dir_error(turn, n, fault_of_job(error), error);
+            }
+        }
+    }
+
+    fn arm_seal(&mut self, tp: TopicPartition, due: Mono) {
+        if let Some(p) = self.partitions.map.get_mut(&tp)
+            && !std::mem::replace(&mut p.seal_armed, true)
+        {
+            self.timers.arm(due, TimerKey::Seal(tp));
         }
     }
 
