@@ -108,6 +108,8 @@ pub struct DeleteJob {
     /// Offset and content of the producer snapshot of the end of those that go, where no seal has
     /// written it.
     snapshot: Option<(i64, Vec<u8>)>,
+    /// Some were never synced: what passes for on disk above them must not outlive their names.
+    unsealed: bool,
     delay_ms: i64,
     /// Handles of those that go, as far as they are open.
     files: Vec<Arc<LogFile>>,
@@ -184,6 +186,9 @@ impl DeleteJob {
                 }
             }
         }
+        if self.unsealed {
+            disk.sync_dir(&self.dir)?;
+        }
         Ok(Deleted {
             unlink: UnlinkJob {
                 dir: self.dir.clone(),
@@ -205,6 +210,8 @@ pub(crate) struct SizeCheck {
     next: Mono,
     /// A job of [`Log::retention`] runs: it would make files again that a later one has removed.
     retiring: bool,
+    /// It takes segments that were not synced: until then the recovery point does not pass them.
+    pub(crate) unsealed: bool,
 }
 
 impl Default for SizeCheck {
@@ -213,6 +220,7 @@ impl Default for SizeCheck {
             active: -1,
             next: Mono(0),
             retiring: false,
+            unsealed: false,
         }
     }
 }
@@ -399,7 +407,11 @@ impl Log {
     pub fn retire_done(&mut self, result: &io::Result<Deleted>) {
         self.size_check.retiring = false;
         match result {
-            Ok(deleted) => self.set_named(deleted.kept_base),
+            Ok(deleted) => {
+                self.set_named(deleted.kept_base);
+                self.size_check.unsealed = false;
+                self.advance_recovery_point();
+            }
             Err(_) => {
                 let first = self.segments.front();
                 self.failed |= first.is_some_and(|first| !first.named);
@@ -448,6 +460,7 @@ impl Log {
         let mut snapshot = None;
         let (mut gone, mut files) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for segment in self.segments.drain(..count) {
+            self.size_check.unsealed |= segment.state != SegmentState::Sealed;
             gone.push(segment.base_offset);
             files.push(segment.file);
             snapshot = segment.roll_snapshot;
@@ -466,6 +479,7 @@ impl Log {
             kept_base: first,
             kept_named,
             snapshot: snapshot.map(|bytes| (first, bytes)),
+            unsealed: self.size_check.unsealed,
             delay_ms: self.config.file_delete_delay_ms,
             files,
         })

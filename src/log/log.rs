@@ -485,6 +485,9 @@ impl Log {
     /// Everything before the first segment that is not sealed is on disk, and of the active one
     /// what was synced.
     pub(crate) fn advance_recovery_point(&mut self) {
+        if self.size_check.unsealed {
+            return;
+        }
         let first = self
             .segments
             .iter()
