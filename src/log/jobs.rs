@@ -351,7 +351,7 @@ impl Log {
     }
 
     /// The job that finishes the oldest rolled segment (sync, indexes, producer snapshot), if there
-    /// is one, its time has come, all of it is written, the file of epochs too, and no such job runs.
+    /// is one, its time has come, all of it and the file of epochs are written, and none runs.
     pub fn take_seal_job(&mut self, now: Mono) -> Option<SealJob> {
         let (index, due) = self.next_seal()?;
         if due > now || self.epochs_behind() {
