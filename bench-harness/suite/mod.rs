@@ -29,6 +29,7 @@ pub mod rows;
 pub mod scenario;
 pub mod stats;
 pub mod svg_check;
+pub mod throttle;
 pub mod trouble;
 pub mod warm;
 
@@ -47,6 +48,7 @@ use place::Fs;
 use plan::Plan;
 use process::Stop;
 use progress::{minutes, say};
+use throttle::Throttle;
 
 /// Largest file of a result folder, bytes.
 const FILE_BYTES_MAX: u64 = 1_000_000;
@@ -154,7 +156,14 @@ fn measure(plan: Plan, shared: &SharedArgs, address: Option<&str>) -> Result<()>
     if plan.variants.iter().any(|v| v.system == System::Flumen) {
         programs.flumen = copied(&programs.flumen, &base.0.join("flumen"))?;
     }
-    let facts = facts(&plan, shared, &programs);
+    let mut facts = facts(&plan, shared, &programs);
+    let limit = |most: f64| Throttle::begin(&shared.dir, most);
+    let _limited = shared.disk_limit.map(limit).transpose()?;
+    if let Some(most) = shared.disk_limit {
+        facts.remarks.push(format!(
+            "the disk was held to {most:.0} MB/s of writes by the block layer (--disk-limit)"
+        ));
+    }
     pin(shared.client_cpu);
     if !plan.quick && address.is_none() {
         say("touching the memory once");
