@@ -483,7 +483,9 @@ impl Log {
     }
 
     /// Everything before the first segment that is not sealed is on disk, and of the active one
-    /// what was synced.
+    /// what was synced. The point stays below the end of what is not sealed: the next segment may
+    /// begin there, and then a start would take the one before it, which has no indexes yet, for
+    /// sealed.
     pub(crate) fn advance_recovery_point(&mut self) {
         if self.size_check.unsealed {
             return;
@@ -495,7 +497,7 @@ impl Log {
         let Some(first) = first else { return };
         let mut point = first.base_offset;
         if first.state == SegmentState::Active {
-            point = point.max(self.synced_end);
+            point = point.max(self.synced_end.min(self.written_end - 1));
         }
         self.recovery_point = self.recovery_point.max(point.min(self.written_end));
     }

@@ -129,7 +129,7 @@ fn flush_settings_ask_for_syncs() {
     assert!(write.sync);
     rig.carry_out(&write);
     rig.log.write_done(true);
-    assert_eq!(rig.log.recovery_point(), Offset(3));
+    assert_eq!(rig.log.recovery_point(), Offset(2));
 
     let mut rig = Rig::new(LogConfig {
         flush_ms: 50,
@@ -142,7 +142,36 @@ fn flush_settings_ask_for_syncs() {
     let sync = rig.log.take_sync(rig.now()).unwrap();
     assert!(rig.log.take_sync(rig.now()).is_none(), "one in flight");
     rig.log.sync_done(sync.end_offset, true);
-    assert_eq!(rig.log.recovery_point(), Offset(2));
+    assert_eq!(rig.log.recovery_point(), Offset(1));
+}
+
+/// It has no indexes on disk yet, or those of an earlier stop.
+#[test]
+fn a_segment_synced_to_its_end_is_read_again_until_it_is_sealed() {
+    let mut rig = Rig::new(LogConfig {
+        flush_ms: 50,
+        ..small()
+    });
+    rig.append(batch(1, 0, 1, 500)).unwrap();
+    let (disk, config) = rig.close(); // leaves indexes of one batch
+    let mut rig = Rig::open(disk, config, 1, 0, true);
+    rig.append(batch(2, 1, 1, 1000)).unwrap();
+    rig.append(batch(3, 2, 1, 1000)).unwrap();
+    rig.write();
+    assert!(rig.log.take_sync(rig.now()).is_none());
+    rig.now_ms += 50;
+    let sync = rig.log.take_sync(rig.now()).unwrap();
+    assert_eq!(sync.end_offset, Offset(3));
+    rig.log.sync_done(sync.end_offset, true);
+    rig.append(batch(4, 3, 1, 3000)).unwrap();
+    assert_eq!(rig.log.segment_count(), 2);
+    rig.write();
+    let (disk, config) = (rig.disk.clone(), (*rig.config).clone());
+    let point = rig.log.recovery_point().0;
+    drop(rig);
+    disk.kill();
+    let rig = Rig::open(disk, config, point, 0, false);
+    assert_eq!(rig.report.segments_recovered, 2);
 }
 
 #[test]

@@ -13,12 +13,12 @@ use crate::Shard;
 use crate::io::{CloseReason, ConnId, Effect};
 use crate::jobs::{CheckpointJob, Job};
 use crate::mesh::{CheckpointLine, Message};
-use crate::partition::State;
+use crate::partition::{Partition, State};
 use crate::partitions::PendingJob;
 use crate::timers::TimerKey;
 use crate::turn::Turn;
 use flumen_base::{ShardId, TopicPartition};
-use flumen_log::Closed;
+use flumen_log::{Closed, Log};
 use std::io;
 
 /// How long a shutdown waits for requests in flight.
@@ -59,6 +59,11 @@ impl Life {
             *registered = true;
         }
     }
+}
+
+/// Whether something works on its files, or will at the end of the turn.
+fn is_busy(p: &Partition) -> bool {
+    p.in_flight > 0 || p.log().is_some_and(Log::has_pending_writes)
 }
 
 impl Shard {
@@ -150,13 +155,13 @@ impl Shard {
             let Some(p) = self.partitions.map.get_mut(&tp) else {
                 continue;
             };
-            if p.in_flight > 0 && matches!(p.state, State::Online(_)) {
-                // A write or job has not ended: this one comes again when it has.
+            if is_busy(p) && matches!(p.state, State::Online(_)) {
+                // A write or job has not ended, or a write not begun: this one comes again when it
+                // has.
                 left.insert(0, tp);
-                if left.iter().all(|tp| {
-                    let p = self.partitions.map.get(tp);
-                    p.is_some_and(|p| p.in_flight > 0)
-                }) {
+                let map = &self.partitions.map;
+                let busy = |tp: &TopicPartition| map.get(tp).is_some_and(is_busy);
+                if left.iter().all(busy) {
                     return;
                 }
                 continue;
