@@ -92,6 +92,8 @@ pub struct LogConfig {
     pub file_delete_delay_ms: i64,
     /// `preallocate`: a segment's blocks are allocated with its first write.
     pub preallocate: bool,
+    /// `transaction.partition.verification.enable` (a broker setting).
+    pub txn_verification: bool,
     /// `producer.id.expiration.ms` (a broker setting).
     pub producer_id_expiration_ms: i64,
     /// `min.insync.replicas`: kept here because it is a topic config; the log does not use it.
@@ -134,6 +136,7 @@ impl Default for LogConfig {
             max_compaction_lag_ms: i64::MAX,
             file_delete_delay_ms: 60_000,
             preallocate: false,
+            txn_verification: true,
             producer_id_expiration_ms: 86_400_000,
             min_insync_replicas: 1,
         }

@@ -148,6 +148,18 @@ impl OffsetIndex {
         above.checked_sub(1).and_then(|i| entries.get(i)).copied()
     }
 
+    /// No record before `position` has this offset (relative) or a higher one, as far as memory
+    /// knows.
+    pub(crate) fn offset_above(&self, position: u64) -> Option<u32> {
+        let entries = match self {
+            Self::Full(all) => all,
+            Self::Sampled { samples, .. } => samples,
+            Self::Cold { .. } => return None,
+        };
+        let below = entries.partition_point(|e| u64::from(e.position) < position);
+        entries.get(below).map(IndexEntry::safe_bound)
+    }
+
     /// The `.index` file; `None` if not all entries are in memory.
     pub(crate) fn encode(&self) -> Option<Vec<u8>> {
         let Self::Full(all) = self else { return None };

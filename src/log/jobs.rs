@@ -9,6 +9,7 @@ use crate::segment::{
     DELETED_SUFFIX, INDEX_SUFFIX, LOG_SUFFIX, SNAPSHOT_SUFFIX, Segment, SegmentState,
     TIME_INDEX_SUFFIX, TXN_INDEX_SUFFIX, segment_path,
 };
+use crate::txn_index::write_txn_index;
 use flumen_base::{Disk, DiskFault, DiskFile, ErrorCode, LogFile, Mono, Now, Offset, OpenMode};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -45,6 +46,8 @@ struct SegmentFiles {
     /// `None` if the file on disk is complete.
     index: Option<Vec<u8>>,
     times: Vec<u8>,
+    /// Empty: no transaction was rolled back in it, and it has no such file.
+    aborted: Vec<u8>,
 }
 
 impl SegmentFiles {
@@ -53,6 +56,7 @@ impl SegmentFiles {
             len: segment.mark.size,
             index: segment.index.encode(),
             times: index::encode_times(&segment.times),
+            aborted: segment.aborted.encode(),
         }
     }
 
@@ -68,6 +72,8 @@ impl SegmentFiles {
             replace(disk, &segment_path(dir, base_offset, INDEX_SUFFIX), index)?;
             let times = segment_path(dir, base_offset, TIME_INDEX_SUFFIX);
             replace(disk, &times, &self.times)?;
+            let aborted = segment_path(dir, base_offset, TXN_INDEX_SUFFIX);
+            write_txn_index(disk, &aborted, &self.aborted)?;
         }
         Ok(())
     }

@@ -75,6 +75,7 @@ mod load_test;
 mod log;
 mod log_view;
 pub mod lookup;
+mod marker;
 mod ops;
 #[cfg(feature = "planted-bugs")]
 pub mod planted;
@@ -97,7 +98,10 @@ pub mod testing_dirs;
 mod testing_rig;
 mod times;
 mod trusted;
+mod txn;
+pub mod txn_index;
 pub mod validate;
+mod verification;
 mod walk;
 
 pub use batch::{BatchBuilder, BatchError, BatchHeader, Record};
@@ -107,6 +111,7 @@ pub use cut::CutJob;
 pub use epoch_job::EpochJob;
 pub use jobs::{CloseJob, Closed, DeleteJob, Deleted, SEAL_DELAY_MS, SealJob, Sealed, UnlinkJob};
 pub use log::Log;
+pub use marker::Marker;
 pub use ops::{AppendError, AppendInfo, FileIds, SyncOp, WriteDone, WriteOp};
 pub use read::{FileRange, ReadPlan, ReadRequest, Scan};
 pub use reindex::{ReindexJob, Reindexed};
@@ -115,3 +120,4 @@ pub use times::{CheckedTimes, TimesJob};
 pub use validate::{
     Origin, RecordError, ValidBatch, ValidateError, check_produce_version, cost_estimate, validate,
 };
+pub use verification::{TxnContext, VerificationGuard};

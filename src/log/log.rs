@@ -125,6 +125,7 @@ impl Log {
             segment.time_checked = found.time_checked;
             segment.index = found.index;
             segment.times = found.times;
+            segment.aborted = found.aborted;
             segments.push_back(segment);
         }
         if let Some(active) = segments.back_mut() {
@@ -198,7 +199,8 @@ impl Log {
             );
             return Err(AppendError::new(ErrorCode::RecordListTooLarge, message));
         }
-        if let Check::Duplicate(known) = self.producers.check(&batch.header(), batch.origin)? {
+        let terms = self.terms(batch);
+        if let Check::Duplicate(known) = self.producers.check(&batch.header(), &terms)? {
             return Ok(AppendInfo {
                 base_offset: Offset(known.first_offset()),
                 last_offset: Offset(known.last_offset),
@@ -229,6 +231,7 @@ impl Log {
         };
         let marker = marker.as_ref().and_then(|m| m.as_ref().ok());
         let producer = self.producers.apply(header, marker);
+        self.note_ended(producer.as_ref());
         if self
             .epochs
             .assign(header.leader_epoch(), header.base_offset())
@@ -390,6 +393,7 @@ impl Log {
             return WriteDone::Failed(Offset(self.written_end));
         }
         self.written_end = write.end_offset;
+        self.producers.written(self.written_end);
         if let Some(index) = self.segment_index(write.segment)
             && let Some(segment) = self.segments.get_mut(index)
         {
@@ -426,6 +430,7 @@ impl Log {
             }
         }
         self.log_end = self.written_end;
+        self.forget_ended();
         self.epochs_dirty |= self.epochs.truncate_end(self.log_end);
         self.tail.truncate(self.log_end);
         self.positions.truncate(self.log_end);

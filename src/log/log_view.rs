@@ -26,12 +26,6 @@ impl Log {
         Offset(self.log_start)
     }
 
-    /// First offset of the earliest open transaction (the last stable offset is the lesser of this
-    /// and the high watermark).
-    pub fn first_unstable_offset(&self) -> Option<Offset> {
-        self.producers.first_open_txn().map(Offset)
-    }
-
     /// Bytes of all segments (written).
     pub fn size_bytes(&self) -> u64 {
         self.segments.iter().map(|s| s.written).sum()

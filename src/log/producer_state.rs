@@ -4,8 +4,11 @@
 
 use crate::batch::{BatchHeader, Record, sequence_sub};
 use crate::crc;
+use crate::marker::Marker;
 use crate::ops::AppendError;
+use crate::txn_index::AbortedTxn;
 use crate::validate::Origin;
+use crate::verification::{TxnContext, Verifications};
 use flumen_base::{ErrorCode, IdMap, ProducerId};
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
@@ -76,6 +79,16 @@ impl ProducerEntry {
         }
     }
 
+    /// The remembered batch that this one repeats.
+    fn find_duplicate(&self, batch: &BatchHeader<'_>) -> Option<BatchMeta> {
+        if batch.producer_epoch() != self.epoch {
+            return None;
+        }
+        let (first, last) = (batch.base_sequence(), batch.last_sequence());
+        let same = |b: &&BatchMeta| b.first_sequence() == first && b.last_sequence == last;
+        self.batches.iter().find(same).copied()
+    }
+
     /// Remembers a batch; gives the one that is forgotten for it.
     fn add(&mut self, epoch: i16, batch: BatchMeta) -> Option<BatchMeta> {
         self.set_epoch(epoch);
@@ -96,11 +109,53 @@ pub enum Check {
     Duplicate(BatchMeta),
 }
 
+/// A transaction that a marker has ended in this partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Where it was.
+    pub txn: AbortedTxn,
+    /// Rolled back, not committed.
+    pub aborted: bool,
+}
+
+/// What a batch is checked by.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Who appends it.
+    pub origin: Origin,
+    /// What came along with it.
+    pub txn: TxnContext,
+    /// What a control batch says.
+    pub marker: Option<Marker>,
+    /// `transaction.partition.verification.enable`.
+    pub verify: bool,
+}
+
+impl Terms {
+    /// Of a batch without a transaction.
+    pub fn plain(origin: Origin) -> Self {
+        Self {
+            origin,
+            txn: TxnContext::default(),
+            marker: None,
+            verify: true,
+        }
+    }
+}
+
 /// Takes one change back.
 #[derive(Debug)]
 pub struct Undo {
     producer_id: ProducerId,
     change: Change,
+    ended: Option<Ended>,
+}
+
+impl Undo {
+    /// The transaction that the batch has ended.
+    pub fn ended(&self) -> Option<&Ended> {
+        self.ended.as_ref()
+    }
 }
 
 #[derive(Debug)]
@@ -121,6 +176,10 @@ pub struct ProducerState {
     producers: IdMap<ProducerId, ProducerEntry>,
     /// First offset of each open transaction.
     open_txns: BTreeMap<i64, ProducerId>,
+    /// Transactions whose marker is staged and not written yet, by first offset, with the offset of
+    /// the marker: they are not decided before.
+    deciding: BTreeMap<i64, i64>,
+    verifications: Verifications,
 }
 
 impl ProducerState {
@@ -144,36 +203,63 @@ impl ProducerState {
         self.producers.is_empty()
     }
 
-    /// First offset of the earliest open transaction.
+    /// First offset of the earliest transaction that is open, or whose marker is not written yet.
     pub fn first_open_txn(&self) -> Option<i64> {
-        self.open_txns.keys().next().copied()
+        let open = self.open_txns.keys().next().copied();
+        let deciding = self.deciding.keys().next().copied();
+        open.into_iter().chain(deciding).min()
+    }
+
+    /// Whether a producer has a transaction open here, under this epoch.
+    pub fn is_open(&self, id: ProducerId, epoch: i16) -> bool {
+        let entry = self.producers.get(&id);
+        entry.is_some_and(|e| e.txn_first_offset.is_some() && e.epoch == epoch)
+    }
+
+    /// Everything below `end` is written: markers there have decided.
+    pub fn written(&mut self, end: i64) {
+        if !self.deciding.is_empty() {
+            self.deciding.retain(|_, marker| *marker >= end);
+        }
+    }
+
+    /// Verifications that have begun.
+    pub(crate) fn verifications(&mut self) -> &mut Verifications {
+        &mut self.verifications
     }
 
     /// Whether this batch follows what its producer sent before.
-    pub fn check(&self, batch: &BatchHeader<'_>, origin: Origin) -> Result<Check, AppendError> {
-        let Some(entry) = self.producers.get(&batch.producer_id()) else {
-            return Ok(Check::New); // unknown producers may start at any sequence
-        };
-        let (epoch, first) = (batch.producer_epoch(), batch.base_sequence());
-        if origin == Origin::Client && epoch == entry.epoch {
-            let last = batch.last_sequence();
-            let same = |b: &&BatchMeta| b.first_sequence() == first && b.last_sequence == last;
-            if let Some(duplicate) = entry.batches.iter().find(same) {
-                return Ok(Check::Duplicate(*duplicate));
-            }
+    pub fn check(&self, batch: &BatchHeader<'_>, terms: &Terms) -> Result<Check, AppendError> {
+        let entry = self.producers.get(&batch.producer_id());
+        if terms.origin == Origin::Client
+            && let Some(known) = entry.and_then(|e| e.find_duplicate(batch))
+        {
+            return Ok(Check::Duplicate(known));
+        }
+        if batch.is_transactional() {
+            self.check_verified(batch, entry, terms)?;
         }
         if batch.is_control() {
-            return Ok(Check::New);
+            return match (entry, &terms.marker) {
+                (Some(entry), Some(marker)) => check_marker(batch, entry, marker, terms),
+                _ => Ok(Check::New),
+            };
         }
-        let refuse = |code, what: &str| {
-            let id = batch.producer_id();
-            let message = format!("{what} of producer {id}: epoch {epoch}, sequence {first}");
-            Err(AppendError { code, message })
+        let (epoch, first) = (batch.producer_epoch(), batch.base_sequence());
+        if let Some(entry) = entry
+            && epoch < entry.epoch
+        {
+            return refuse(batch, ErrorCode::InvalidProducerEpoch, "Old epoch");
+        }
+        let out_of_order = ErrorCode::OutOfOrderSequenceNumber;
+        let id = batch.producer_id();
+        if terms.origin == Origin::Client && self.verifications.out_of_order(id, first, entry) {
+            return refuse(batch, out_of_order, "Unverified sequence");
+        }
+        let Some(entry) = entry else {
+            return Ok(Check::New); // unknown producers may start at any sequence
         };
-        if epoch < entry.epoch {
-            return refuse(ErrorCode::InvalidProducerEpoch, "Old epoch");
-        }
-        if origin == Origin::Client {
+        if terms.origin == Origin::Client {
             let last = entry.last_sequence();
             let in_order = if epoch != entry.epoch {
                 first == 0 || entry.epoch < 0
@@ -183,13 +269,37 @@ impl ProducerState {
                 i64::from(first) == i64::from(last) + 1 || (first == 0 && last == i32::MAX)
             };
             if !in_order {
-                return refuse(ErrorCode::OutOfOrderSequenceNumber, "Out of order sequence");
+                return refuse(batch, out_of_order, "Out of order sequence");
             }
         }
         if entry.txn_first_offset.is_some() && !batch.is_transactional() {
-            return refuse(ErrorCode::InvalidTxnState, "Expected transactional write");
+            let what = "Expected transactional write";
+            return refuse(batch, ErrorCode::InvalidTxnState, what);
         }
         Ok(Check::New)
+    }
+
+    /// A transactional batch needs a transaction that is open here, or proof that its coordinator
+    /// knows of it. Markers need neither: the coordinator itself sends them.
+    fn check_verified(
+        &self,
+        batch: &BatchHeader<'_>,
+        entry: Option<&ProducerEntry>,
+        terms: &Terms,
+    ) -> Result<(), AppendError> {
+        let (id, epoch) = (batch.producer_id(), batch.producer_epoch());
+        if self.is_open(id, epoch) {
+            return Ok(());
+        }
+        if entry.is_some_and(|e| epoch < e.epoch) {
+            return refuse(batch, ErrorCode::InvalidProducerEpoch, "Old epoch").map(|_| ());
+        }
+        let proven = self.verifications.holds(id, terms.txn.guard);
+        if terms.verify && !batch.is_control() && !proven {
+            let what = "Record was not part of an ongoing transaction";
+            return refuse(batch, ErrorCode::InvalidTxnState, what).map(|_| ());
+        }
+        Ok(())
     }
 
     /// Takes a checked batch in (also in recovery, where everything is taken). `batch` has its
@@ -205,6 +315,7 @@ impl ProducerState {
             offset_delta: batch.last_offset_delta(),
             timestamp: batch.max_timestamp(),
         };
+        self.verifications.staged(batch);
         let plain = !batch.is_control() && !batch.is_transactional();
         if plain
             && let Some(entry) = self.producers.get_mut(&id)
@@ -219,6 +330,7 @@ impl ProducerState {
             return Some(Undo {
                 producer_id: id,
                 change,
+                ended: None,
             });
         }
         let previous = self.producers.get(&id).cloned().map(Box::new);
@@ -226,13 +338,14 @@ impl ProducerState {
             .producers
             .entry(id)
             .or_insert_with(ProducerEntry::empty);
+        let mut ended = None;
         if batch.is_control() {
-            if let Some(coordinator_epoch) = marker.and_then(marker_coordinator_epoch) {
+            if let Some(marker) = marker.and_then(Marker::read) {
                 entry.set_epoch(batch.producer_epoch());
-                entry.coordinator_epoch = coordinator_epoch;
+                entry.coordinator_epoch = marker.coordinator_epoch;
                 entry.last_timestamp = batch.max_timestamp();
                 if let Some(first) = entry.txn_first_offset.take() {
-                    self.open_txns.remove(&first);
+                    ended = Some(self.end_txn(id, first, batch.base_offset(), !marker.commit));
                 }
             }
         } else {
@@ -245,12 +358,30 @@ impl ProducerState {
         Some(Undo {
             producer_id: id,
             change: Change::Replaced(previous),
+            ended,
         })
+    }
+
+    /// The marker at `at` ends the transaction that began at `first`.
+    fn end_txn(&mut self, id: ProducerId, first: i64, at: i64, aborted: bool) -> Ended {
+        self.open_txns.remove(&first);
+        self.deciding.insert(first, at);
+        let still_open = self.open_txns.keys().next().copied();
+        let txn = AbortedTxn {
+            producer_id: id,
+            first_offset: first,
+            last_offset: at,
+            last_stable_offset: still_open.unwrap_or(at + 1),
+        };
+        Ended { txn, aborted }
     }
 
     /// Takes an [`ProducerState::apply`] back; the latest first.
     pub fn undo(&mut self, undo: Undo) {
         let id = undo.producer_id;
+        if let Some(ended) = undo.ended {
+            self.deciding.remove(&ended.txn.first_offset);
+        }
         let previous = match undo.change {
             Change::Replaced(previous) => previous,
             Change::Added {
@@ -285,6 +416,7 @@ impl ProducerState {
 
     /// Forgets producers that wrote nothing for `expiration_ms` and have no transaction open.
     pub fn expire(&mut self, now_ms: i64, expiration_ms: i64) {
+        self.verifications.expire(now_ms, expiration_ms);
         self.producers.retain(|_, entry| {
             entry.txn_first_offset.is_some()
                 || now_ms.saturating_sub(entry.last_timestamp) < expiration_ms
@@ -373,15 +505,40 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     Some(*head)
 }
 
-/// Coordinator epoch in a transaction marker (key: version i16, type i16; value: version i16, epoch
-/// i32); `None` for other control records.
-fn marker_coordinator_epoch(record: &Record<'_>) -> Option<i32> {
-    let kind = record.key?.get(2..4)?;
-    if !matches!(kind, [0, 0 | 1]) {
-        return None;
+fn refuse(batch: &BatchHeader<'_>, code: ErrorCode, what: &str) -> Result<Check, AppendError> {
+    let (id, epoch, first) = (
+        batch.producer_id(),
+        batch.producer_epoch(),
+        batch.base_sequence(),
+    );
+    let message = format!("{what} of producer {id}: epoch {epoch}, sequence {first}");
+    Err(AppendError { code, message })
+}
+
+/// Whether a marker may end its producer's transaction here. With transaction version 2 its epoch
+/// is above that of the transaction, so that a late marker of the one before is recognized; the
+/// same epoch without a transaction is the same marker once more.
+fn check_marker(
+    batch: &BatchHeader<'_>,
+    entry: &ProducerEntry,
+    marker: &Marker,
+    terms: &Terms,
+) -> Result<Check, AppendError> {
+    let epoch = batch.producer_epoch();
+    let bumps = terms.txn.version >= 2;
+    let again = epoch == entry.epoch && (entry.txn_first_offset.is_none() || epoch == i16::MAX);
+    if epoch < entry.epoch || (bumps && epoch == entry.epoch && !again) {
+        return refuse(
+            batch,
+            ErrorCode::InvalidProducerEpoch,
+            "Marker of an old epoch",
+        );
     }
-    let epoch = record.value?.get(2..)?.first_chunk::<4>()?;
-    Some(i32::from_be_bytes(*epoch))
+    if entry.coordinator_epoch > marker.coordinator_epoch {
+        let code = ErrorCode::TransactionCoordinatorFenced;
+        return refuse(batch, code, "Marker of an old coordinator");
+    }
+    Ok(Check::New)
 }
 
 #[cfg(test)]

@@ -14,7 +14,9 @@ fn batch(offset: i64, pid: i64, epoch: i16, sequence: i32, records: usize) -> By
 
 fn check(state: &ProducerState, bytes: &Bytes) -> Result<Check, ErrorCode> {
     let header = BatchHeader::new(bytes).unwrap();
-    state.check(&header, Origin::Client).map_err(|e| e.code)
+    state
+        .check(&header, &Terms::plain(Origin::Client))
+        .map_err(|e| e.code)
 }
 
 fn apply(state: &mut ProducerState, bytes: &Bytes) -> Undo {

@@ -20,6 +20,7 @@ use crate::segment::{
     INDEX_SUFFIX, LOG_SUFFIX, SNAPSHOT_SUFFIX, SegmentMark, TIME_INDEX_SUFFIX, TXN_INDEX_SUFFIX,
     offset_of_name, segment_path,
 };
+use crate::txn_index::{AbortedTxns, write_txn_index};
 use crate::walk::{Rules, Slice, Walk};
 use flumen_base::{Disk, DiskFile, Offset, OpenMode, TopicId};
 use std::io;
@@ -105,6 +106,10 @@ pub(crate) struct LoadedSegment {
     pub(crate) times: Vec<TimeEntry>,
     /// Its largest timestamp is that of a batch.
     pub(crate) time_checked: bool,
+    pub(crate) aborted: AbortedTxns,
+    /// It was walked, and markers were among its batches: its aborted transactions are to be found
+    /// again.
+    pub(crate) has_markers: bool,
     /// One above its last record.
     pub(crate) end: i64,
 }
@@ -117,6 +122,8 @@ impl LoadedSegment {
             index: OffsetIndex::new(),
             times: Vec::new(),
             time_checked: true,
+            aborted: AbortedTxns::default(),
+            has_markers: false,
             end: base,
         }
     }
@@ -163,7 +170,7 @@ pub(crate) struct Found {
     /// The directory is new, so that its own name is.
     fresh: bool,
     /// Files of new names were made in it.
-    new_names: bool,
+    pub(crate) new_names: bool,
     /// An operator accepts that records are lost.
     accepts_loss: bool,
     /// Everything below was on disk; the log must not end before it.
@@ -491,6 +498,9 @@ impl Loader<'_> {
             replace(self.disk, &self.path(base, INDEX_SUFFIX), &bytes)?;
             let bytes = encode_times(&segment.times);
             replace(self.disk, &self.path(base, TIME_INDEX_SUFFIX), &bytes)?;
+            if !segment.has_markers {
+                write_txn_index(self.disk, &self.path(base, TXN_INDEX_SUFFIX), &[])?;
+            }
         }
         Ok(segment)
     }
@@ -536,8 +546,9 @@ impl Loader<'_> {
             true => log_end,
             false => point.min(log_end).max(segments[last].base_offset),
         };
+        let producers = self.load_producers(&mut segments, log_start, log_end)?;
+        self.write_aborted(&segments)?;
         self.sync_names(recovery_point > point)?;
-        let producers = self.load_producers(&segments, log_start, log_end)?;
         self.end_acceptance()?;
         Ok(LoadedLog {
             dir: self.params.dir,

@@ -1,20 +1,24 @@
-//! Loading, part: producer state, from a snapshot and the batches behind it.
+//! Loading, part: producer state, from a snapshot and the batches behind it; and the aborted
+//! transactions of the segments that were read as a whole, which it takes to find them.
 
 use crate::batch::{Batch, Records};
 use crate::producer_state::ProducerState;
 use crate::recovery::{LoadedSegment, Loader, Refused};
 use crate::scan::{self, Scanner};
-use crate::segment::{LOG_SUFFIX, SNAPSHOT_SUFFIX, offset_of_name};
+use crate::segment::{LOG_SUFFIX, SNAPSHOT_SUFFIX, TXN_INDEX_SUFFIX, offset_of_name};
+use crate::txn_index::{AbortedTxns, write_txn_index};
 use flumen_base::OpenMode;
 use std::io;
 
 const SNAPSHOT_FILE_MAX: u64 = 1 << 30;
+const TXN_INDEX_FILE_MAX: u64 = i32::MAX as u64;
 
 impl Loader<'_> {
-    /// The latest good snapshot between the log's start and end, and the batches behind it.
+    /// The latest good snapshot between the log's start and end, and the batches behind it. Where
+    /// markers were recovered, a snapshot before them: who began what they end is known then.
     pub(crate) fn load_producers(
         &mut self,
-        segments: &[LoadedSegment],
+        segments: &mut [LoadedSegment],
         log_start: i64,
         log_end: i64,
     ) -> io::Result<ProducerState> {
@@ -27,9 +31,14 @@ impl Loader<'_> {
             .filter_map(|n| offset_of_name(&n.0, SNAPSHOT_SUFFIX))
             .collect();
         offsets.sort_unstable();
+        let first_markers = segments.iter().find(|s| s.has_markers);
+        let before = first_markers.map_or(log_end, |s| s.base_offset);
         let mut state = ProducerState::default();
         let mut from = log_start;
         while let Some(offset) = offsets.pop() {
+            if offset > before && offset <= log_end {
+                continue;
+            }
             let useful = offset <= log_end && offset >= log_start;
             let decoded = match useful {
                 true => {
@@ -58,16 +67,17 @@ impl Loader<'_> {
         if from < log_end {
             self.replay_producers(&mut state, segments, from)?;
         }
+        state.written(log_end);
         Ok(state)
     }
 
     fn replay_producers(
         &self,
         state: &mut ProducerState,
-        segments: &[LoadedSegment],
+        segments: &mut [LoadedSegment],
         from: i64,
     ) -> io::Result<()> {
-        for segment in segments.iter().filter(|s| s.end > from) {
+        for segment in segments.iter_mut().filter(|s| s.end > from) {
             let path = self.path(segment.base_offset, LOG_SUFFIX);
             let file = self.disk.open(&path, OpenMode::Read)?;
             let mut end = segment.base_offset;
@@ -99,8 +109,36 @@ impl Loader<'_> {
                 let batch = Batch::parse(&bytes).ok();
                 let records = batch.map(|b| Records::new(b.records_section(), header.count()));
                 let marker = records.and_then(|mut r| r.next()).and_then(Result::ok);
-                state.apply(&header, marker.as_ref());
+                let undo = state.apply(&header, marker.as_ref());
+                if segment.has_markers
+                    && let Some(ended) = undo.as_ref().and_then(|u| u.ended())
+                    && ended.aborted
+                {
+                    segment.aborted.push(ended.txn);
+                }
             }
+        }
+        Ok(())
+    }
+
+    /// The aborted transactions of a segment by its file; `None` if that can't be trusted.
+    pub(crate) fn read_aborted(&self, base: i64) -> io::Result<Option<AbortedTxns>> {
+        let path = self.path(base, TXN_INDEX_SUFFIX);
+        match self.disk.read_all(&path, TXN_INDEX_FILE_MAX) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Some(AbortedTxns::default())),
+            Err(e) => Err(e),
+            Ok(bytes) => Ok(AbortedTxns::decode(&bytes, base)),
+        }
+    }
+
+    /// Writes the files of the segments whose aborted transactions were found again. That of the
+    /// active segment is written when it is sealed or closed.
+    pub(crate) fn write_aborted(&mut self, segments: &[LoadedSegment]) -> io::Result<()> {
+        let sealed = segments.split_last().map_or(&[][..], |(_, rest)| rest);
+        for segment in sealed.iter().filter(|s| s.has_markers) {
+            let path = self.path(segment.base_offset, TXN_INDEX_SUFFIX);
+            write_txn_index(self.disk, &path, &segment.aborted.encode())?;
+            self.found.new_names = true;
         }
         Ok(())
     }

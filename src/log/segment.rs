@@ -3,6 +3,7 @@
 use crate::batch::BatchHeader;
 use crate::config::LogConfig;
 use crate::index::{self, IndexEntry, OFFSET_ENTRY_LEN, OffsetIndex, TIME_ENTRY_LEN, TimeEntry};
+use crate::txn_index::AbortedTxns;
 use flumen_base::{LogFile, Mono, Prng};
 use smallvec::SmallVec;
 use std::path::{Path, PathBuf};
@@ -93,6 +94,8 @@ pub(crate) struct Segment {
     pub(crate) times: Vec<TimeEntry>,
     /// Its largest timestamp is that of a batch, and not only of an entry of its time index.
     pub(crate) time_checked: bool,
+    /// Transactions rolled back by markers in it.
+    pub(crate) aborted: AbortedTxns,
     /// Wall clock when it was made: counts where records have no timestamp.
     pub(crate) created_ms: i64,
     /// Wall clock of the last append.
@@ -130,6 +133,7 @@ impl Segment {
             index: OffsetIndex::new(),
             times: Vec::new(),
             time_checked: true,
+            aborted: AbortedTxns::default(),
             created_ms: now_ms,
             modified_ms: now_ms,
             rolled: Mono(0),

@@ -13,6 +13,7 @@ use crate::lookup::position_of;
 use crate::recovery::{LoadedSegment, Loader};
 use crate::scan::{Scanned, Scanner};
 use crate::segment::{INDEX_SUFFIX, LOG_SUFFIX, SegmentMark, TIME_INDEX_SUFFIX};
+use crate::txn_index::AbortedTxns;
 use flumen_base::{DiskFile, LeaderEpoch, OpenMode};
 use std::io;
 
@@ -28,11 +29,15 @@ impl Loader<'_> {
         base: i64,
         next: Option<i64>,
     ) -> io::Result<Option<LoadedSegment>> {
+        let Some(aborted) = self.read_aborted(base)? else {
+            return Ok(None);
+        };
         let size = self.disk.len(&self.path(base, LOG_SUFFIX))?;
-        match next {
-            Some(next) => self.load_sealed(base, next, size),
-            None => self.load_active(base, size),
-        }
+        let loaded = match next {
+            Some(next) => self.load_sealed(base, next, size)?,
+            None => self.load_active(base, size)?,
+        };
+        Ok(loaded.map(|segment| LoadedSegment { aborted, ..segment }))
     }
 
     fn load_sealed(&self, base: i64, next: i64, size: u64) -> io::Result<Option<LoadedSegment>> {
@@ -68,6 +73,8 @@ impl Loader<'_> {
             index: OffsetIndex::Cold { entries },
             times: Vec::new(),
             time_checked: size == 0,
+            aborted: AbortedTxns::default(),
+            has_markers: false,
             end: next,
         }))
     }
@@ -184,6 +191,8 @@ impl Loader<'_> {
             index: OffsetIndex::Full(entries),
             times,
             time_checked: true,
+            aborted: AbortedTxns::default(),
+            has_markers: false,
             end: log_end,
         }))
     }

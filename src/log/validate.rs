@@ -13,6 +13,7 @@ use crate::batch::{
 use crate::builder;
 use crate::codec::{CodecError, Compression};
 use crate::config::{LogConfig, TargetCompression, TimestampType};
+use crate::verification::TxnContext;
 use bytes::{Buf, Bytes};
 use flumen_base::ErrorCode;
 
@@ -112,6 +113,7 @@ pub struct ValidBatch {
     pub(crate) frame_len: usize,
     pub(crate) log_append_time_ms: i64,
     pub(crate) origin: Origin,
+    pub(crate) txn: TxnContext,
 }
 
 impl ValidBatch {
@@ -119,6 +121,12 @@ impl ValidBatch {
     /// pin a large frame for a small batch. The default is the batch's own length.
     pub fn with_frame_len(mut self, frame_len: usize) -> Self {
         self.frame_len = frame_len;
+        self
+    }
+
+    /// Says what comes along with a transactional batch or a marker.
+    pub fn with_txn(mut self, txn: TxnContext) -> Self {
+        self.txn = txn;
         self
     }
 
@@ -214,6 +222,7 @@ pub fn validate(
         records,
         log_append_time_ms: append_time.unwrap_or(-1),
         origin,
+        txn: TxnContext::default(),
     })
 }
 

@@ -8,6 +8,7 @@ use crate::index::{IndexEntry, OffsetIndex, TimeEntry, push_time};
 use crate::recovery::LoadedSegment;
 use crate::scan::Scanner;
 use crate::segment::{SegmentMark, push_index, relative};
+use crate::txn_index::AbortedTxns;
 use flumen_base::{DiskFile, LeaderEpoch, aligned};
 use std::io;
 
@@ -25,6 +26,8 @@ pub(crate) struct Walk {
     pub(crate) mark: SegmentMark,
     entries: Vec<IndexEntry>,
     times: Vec<TimeEntry>,
+    /// Transaction markers were among its batches.
+    has_markers: bool,
     /// One above the last record so far.
     pub(crate) end: i64,
     /// Leader epochs with the offset at which each begins, as they come.
@@ -70,6 +73,7 @@ impl Walk {
             mark: SegmentMark::empty(base),
             entries: Vec::new(),
             times: Vec::new(),
+            has_markers: false,
             end: base,
             epochs: Vec::new(),
         }
@@ -142,6 +146,7 @@ impl Walk {
         self.mark.size += len;
         self.mark.bytes_since_index += len;
         self.end = header.last_offset() + 1;
+        self.has_markers |= header.is_control();
         let epoch = header.leader_epoch();
         if self.epochs.last().is_none_or(|last| last.0 < epoch) {
             self.epochs.push((epoch, header.base_offset()));
@@ -162,6 +167,8 @@ impl Walk {
             index: OffsetIndex::Full(self.entries),
             times: self.times,
             time_checked: true,
+            aborted: AbortedTxns::default(),
+            has_markers: self.has_markers,
             end: self.end,
         }
     }
