@@ -69,6 +69,7 @@ mod records;
 mod requests;
 mod settle;
 mod timers;
+pub mod txn;
 mod writes;
 
 pub use config::{CoordinatorConfig, MigrationPolicy};

@@ -15,6 +15,11 @@ pub(crate) const WRITES_OUTSTANDING_MAX: usize = 1 << 16;
 pub(crate) const EXPIRY_RECORDS_PER_APPEND_MAX: usize = 1000;
 /// Groups that one tick looks at for expired offsets; the rest has to wait for the next.
 pub(crate) const EXPIRY_GROUPS_PER_TICK_MAX: usize = 1000;
+/// Transactional ids of one shard. An InitProducerId that would make one more is refused with
+/// COORDINATOR_NOT_AVAILABLE.
+pub(crate) const TXN_IDS_MAX: usize = 1 << 20;
+/// Transactional ids of a partition that one tick looks at for expiry; the rest has to wait.
+pub(crate) const TXN_EXPIRY_PER_TICK_MAX: usize = 1000;
 /// How long a member may wait in its first JoinGroup before it is dropped, in milliseconds (Kafka's
 /// constant).
 pub(crate) const NEW_MEMBER_JOIN_TIMEOUT_MS: i64 = 5 * 60 * 1000;
