@@ -6,14 +6,14 @@ use crate::config::CoordinatorConfig;
 use crate::consumer::ConsumerState;
 use crate::group::{Env, Group};
 use crate::limits::{EXPIRY_GROUPS_PER_TICK_MAX, EXPIRY_RECORDS_PER_APPEND_MAX, GROUPS_MAX};
-use crate::out::{Metadata, NoMetadata, Out, Reply, ReplyToken};
+use crate::out::{AppendKind, Metadata, NoMetadata, Out, Reply, ReplyToken};
 use crate::records::{self, ReplayError, Replayed};
 use crate::settle::Gather;
 use crate::timers::{Deadline, GroupSerial, TimerKey, Timers};
 use crate::writes::{Done, Writes};
 use crate::{offsets, partition_for};
-use flumen_base::{ErrorCode, IdMap, Mono, Now, Offset, PartitionIndex, Prng, Uuid};
-use std::collections::BTreeMap;
+use flumen_base::{ErrorCode, IdMap, Mono, Now, Offset, PartitionIndex, Prng, ProducerId, Uuid};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -26,6 +26,8 @@ pub(crate) struct PartitionState {
     pub(crate) names: BTreeMap<Arc<str>, GroupSerial>,
     /// Next look for expired offsets.
     expiry: Deadline,
+    /// Groups with offsets of open transactions, by producer.
+    pub(crate) open_txns: BTreeMap<ProducerId, BTreeSet<GroupSerial>>,
     /// Where that look stopped to give others a turn.
     expiry_cursor: Option<Arc<str>>,
 }
@@ -129,8 +131,10 @@ impl GroupCoordinator {
         };
         group.persisted = true;
         if let Replayed::Offset(key, value) = &record {
+            self.writes.last += 1;
+            let at = self.writes.last;
             let value = value.as_ref().map(offsets::OffsetValue::load);
-            group.offsets.load(&key.topic, key.partition, value);
+            group.offsets.load(at, &key.topic, key.partition, value);
         } else {
             group.replay(&record);
             // What follows the tombstone of one kind may be the other kind, and offsets stay.
@@ -364,6 +368,28 @@ impl GroupCoordinator {
     }
 
     // ---- others ----
+
+    /// Hands out an append that concerns no single group.
+    pub(crate) fn append_kind(
+        &mut self,
+        now: Now,
+        partition: PartitionIndex,
+        kind: AppendKind,
+        done: Done,
+        out: &mut Out,
+    ) {
+        let mut env = Env {
+            now,
+            config: &self.config,
+            timers: &mut self.timers,
+            writes: &mut self.writes,
+            prng: &mut self.prng,
+            metadata: &*self.metadata,
+            topics_created_at: self.topics_created_at,
+            out,
+        };
+        env.append_kind(partition, kind, Vec::new(), Vec::new(), done);
+    }
 
     /// Topics were deleted, given by name and id: their committed offsets go.
     pub fn on_topics_deleted(&mut self, now: Now, deleted: &[(&str, Uuid)], out: &mut Out) {

@@ -4,7 +4,7 @@ use crate::classic::{ClassicGroup, State};
 use crate::config::CoordinatorConfig;
 use crate::consumer::{ConsumerGroup, History};
 use crate::offsets::Offsets;
-use crate::out::{Append, Metadata, Out, Record, Reply, ReplyToken, WriteToken};
+use crate::out::{Append, AppendKind, Metadata, Out, Record, Reply, ReplyToken, WriteToken};
 use crate::timers::{GroupSerial, Timers};
 use crate::writes::{Done, Part, Write, Writes};
 use flumen_base::{Now, PartitionIndex, Prng};
@@ -141,6 +141,18 @@ impl Env<'_> {
         done: Done,
     ) {
         debug_assert!(!records.is_empty());
+        self.append_kind(partition, AppendKind::Plain, records, parts, done);
+    }
+
+    /// As [`Env::append`], of any kind.
+    pub(crate) fn append_kind(
+        &mut self,
+        partition: PartitionIndex,
+        kind: AppendKind,
+        records: Vec<Record>,
+        parts: Vec<Part>,
+        done: Done,
+    ) {
         self.writes.last += 1;
         let token = self.writes.last;
         self.writes.pending.insert(
@@ -155,6 +167,7 @@ impl Env<'_> {
         self.out.appends.push(Append {
             partition,
             records,
+            kind,
             write_token: WriteToken(token),
         });
     }

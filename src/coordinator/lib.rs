@@ -75,10 +75,13 @@ mod writes;
 pub use config::{CoordinatorConfig, MigrationPolicy};
 pub use coordinator::GroupCoordinator;
 pub use modern::assign::Assignor;
-pub use offsets::{fetch_group_error, offset_fetch_group_of, offset_fetch_response_of};
+pub use offsets::{
+    fetch_group_error, offset_fetch_group_of, offset_fetch_response_of, txn_commit_draft,
+    txn_commit_error,
+};
 pub use out::{
-    Append, GroupSettings, Metadata, Out, Record, Reply, ReplyToken, RequestContext, Topics,
-    WriteToken,
+    Append, AppendKind, GroupSettings, Metadata, Out, Record, Reply, ReplyToken, RequestContext,
+    Topics, TxnMarker, WriteToken,
 };
 pub use records::ReplayError;
 

@@ -1,12 +1,12 @@
 //! What goes in beside a request and what comes out of the coordinator.
 
 use bytes::Bytes;
-use flumen_base::{PartitionIndex, Uuid};
+use flumen_base::{ErrorCode, PartitionIndex, ProducerId, Uuid};
 use flumen_wire::messages::delete_groups_response::DeletableGroupResult;
 use flumen_wire::messages::offset_fetch_response::OffsetFetchResponseGroup;
 use flumen_wire::messages::{
     ConsumerGroupHeartbeatResponse, JoinGroupResponse, LeaveGroupResponse, OffsetCommitResponse,
-    OffsetDeleteResponse, SyncGroupResponse,
+    OffsetDeleteResponse, SyncGroupResponse, TxnOffsetCommitResponse,
 };
 use std::fmt;
 
@@ -39,6 +39,39 @@ pub struct Record {
     pub value: Option<Bytes>,
 }
 
+/// What kind of batch an [`Append`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendKind {
+    /// Records as such.
+    Plain,
+    /// Records of a transaction.
+    Txn {
+        /// Whose.
+        producer_id: ProducerId,
+        /// And under which epoch.
+        producer_epoch: i16,
+        /// The proof that the log wants; `None` where the transaction is open in it.
+        guard: Option<u64>,
+    },
+    /// The marker that ends a transaction; it has no records of the coordinator.
+    Marker(TxnMarker),
+}
+
+/// A transaction marker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TxnMarker {
+    /// Whose transaction ends.
+    pub producer_id: ProducerId,
+    /// Under which epoch.
+    pub producer_epoch: i16,
+    /// Epoch of the transaction coordinator.
+    pub coordinator_epoch: i32,
+    /// Committed, not rolled back.
+    pub commit: bool,
+    /// `transaction.version` that the transaction was made under.
+    pub transaction_version: i16,
+}
+
 /// Records to append as one batch (split only where they exceed the topic's `max.message.bytes`),
 /// timestamped with the turn's wall clock. Answer with `commit` or `append_failed`, per partition
 /// in the order handed out.
@@ -46,8 +79,10 @@ pub struct Record {
 pub struct Append {
     /// Partition of `__consumer_offsets`; owned by this shard.
     pub partition: PartitionIndex,
-    /// At least one.
+    /// At least one; none for a marker.
     pub records: Vec<Record>,
+    /// What kind of batch they make.
+    pub kind: AppendKind,
     /// To be handed back.
     pub write_token: WriteToken,
 }
@@ -74,6 +109,9 @@ pub enum Reply {
     /// One group; the shard joins those of one request.
     OffsetFetch(OffsetFetchResponseGroup<'static>),
     OffsetDelete(OffsetDeleteResponse<'static>),
+    TxnOffsetCommit(TxnOffsetCommitResponse<'static>),
+    /// A marker is written, or why not.
+    TxnCompleted(ErrorCode),
     /// One result per group asked for, in that order; the shard joins those of several shards.
     DeleteGroups(Vec<DeletableGroupResult<'static>>),
 }

@@ -46,6 +46,12 @@ impl GroupCoordinator {
         Ok(partition)
     }
 
+    /// The same, of a group that has a name.
+    pub(crate) fn route_named_write(&self, group: &str) -> Result<PartitionIndex, ErrorCode> {
+        self.route_named(group)?;
+        self.route_write(group)
+    }
+
     /// JoinGroup. Answered with [`Reply::JoinGroup`] when the group has gathered, which may take
     /// the rebalance timeout.
     pub fn join_group(
@@ -302,7 +308,13 @@ impl GroupCoordinator {
         }
         let write_last = group.and_then(|g| g.write_last).filter(|_| require_stable);
         let latest = write_last.is_some();
-        let fetched = offsets::fetch(group, request, latest, ctx.api_version, topics);
+        let fetched = offsets::fetch(
+            group,
+            request,
+            (latest, require_stable),
+            ctx.api_version,
+            topics,
+        );
         let reply = Reply::OffsetFetch(fetched);
         match write_last.and_then(|write| self.writes.pending.get_mut(&write)) {
             Some(write) => write.waiters.push((token, reply)),

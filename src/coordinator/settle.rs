@@ -5,7 +5,9 @@ use crate::classic::{ClassicGroup, State, metadata_append_error, sync_error};
 use crate::consumer::heartbeat_error;
 use crate::coordinator::GroupCoordinator;
 use crate::group::{Env, Group};
-use crate::offsets::{delete_append_error, fail_commit, fetch_append_error, offset_append_error};
+use crate::offsets::{
+    delete_append_error, fail_commit, fail_txn_commit, fetch_append_error, offset_append_error,
+};
 use crate::out::{Out, Reply, ReplyToken, WriteToken};
 use crate::timers::TimerKey;
 use crate::writes::{Done, Effect, Part};
@@ -51,6 +53,12 @@ impl GroupCoordinator {
                 self.remove(serial);
             }
         }
+        if let Done::TxnCompleted { marker, .. } = &write.done
+            && error.is_none()
+        {
+            let (id, commit) = (marker.producer_id, marker.commit);
+            self.apply_marker(write.partition, id, commit);
+        }
         self.answer_write(write.done, write.waiters, error, out);
     }
 
@@ -64,6 +72,15 @@ impl GroupCoordinator {
     ) {
         match done {
             Done::Nothing => {}
+            Done::TxnCompleted { token, .. } => {
+                let error = match offset_append_error(error) {
+                    ErrorCode::CoordinatorNotAvailable | ErrorCode::NotCoordinator => {
+                        ErrorCode::NotLeaderOrFollower // try again
+                    }
+                    error => error,
+                };
+                out.replies.push((token, Reply::TxnCompleted(error)));
+            }
             Done::Reply(token, reply) => out.replies.push((token, failed(reply, error))),
             Done::DeletedGroup { gather, index } => {
                 if let Some(gather) = self.gathers.get_mut(&gather)
@@ -102,6 +119,10 @@ fn failed(reply: Reply, error: ErrorCode) -> Reply {
             Reply::OffsetCommit(response)
         }
         Reply::OffsetDelete(_) => delete_append_error(error),
+        Reply::TxnOffsetCommit(mut response) => {
+            fail_txn_commit(&mut response, error);
+            Reply::TxnOffsetCommit(response)
+        }
         Reply::LeaveGroup(_) => crate::classic::leave_error(offset_append_error(error)),
         Reply::ConsumerGroupHeartbeat(_) => heartbeat_error(metadata_append_error(error).into()),
         // Those of classic members of consumer groups; others have an effect that answers.
@@ -129,11 +150,15 @@ impl Group {
             self.write_last = None;
         }
         for key in &part.offsets {
-            self.offsets.settle(write, key, written);
+            match part.effect {
+                Effect::Txn(of) => self.offsets.settle_txn(write, of, key, written),
+                _ => self.offsets.settle(write, key, written),
+            }
         }
         self.persisted |= written;
         match (part.effect, written) {
-            (Effect::None | Effect::Created, true) | (Effect::None, false) => {}
+            (Effect::None | Effect::Created | Effect::Txn(_), true)
+            | (Effect::None | Effect::Txn(_), false) => {}
             // A later record of the group is on its way, and begins it as well as this one.
             (Effect::Created, false) if self.writes_pending > 0 || self.persisted => {}
             (Effect::Created, false) => {

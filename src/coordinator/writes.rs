@@ -2,7 +2,8 @@
 //! is.
 
 use crate::classic::StaticReplacement;
-use crate::out::{Reply, ReplyToken};
+use crate::offsets::TxnPart;
+use crate::out::{Reply, ReplyToken, TxnMarker};
 use crate::timers::GroupSerial;
 use bytes::Bytes;
 use flumen_base::{IdMap, PartitionIndex};
@@ -56,6 +57,8 @@ pub(crate) enum Effect {
     Consumer,
     /// The group's tombstone.
     Deleted,
+    /// Its offsets are those of a transaction.
+    Txn(TxnPart),
 }
 
 /// Whom a write answers.
@@ -65,6 +68,11 @@ pub(crate) enum Done {
     Nothing,
     /// A waiting request.
     Reply(ReplyToken, Reply),
+    /// Whoever sent a transaction marker.
+    TxnCompleted {
+        token: ReplyToken,
+        marker: TxnMarker,
+    },
     /// One group of a DeleteGroups request.
     DeletedGroup { gather: u64, index: usize },
 }

@@ -6,9 +6,11 @@
 use super::member::Member;
 use super::state::{ConsumerGroup, Undo};
 use crate::group::Group;
-use crate::out::Topics;
+use crate::out::{Metadata, Topics};
 use flumen_base::{ErrorCode, PartitionIndex, Uuid};
-use flumen_wire::messages::{OffsetCommitRequest, OffsetCommitResponse};
+use flumen_wire::messages::{
+    OffsetCommitRequest, OffsetCommitResponse, TxnOffsetCommitRequest, TxnOffsetCommitResponse,
+};
 use std::sync::Arc;
 
 /// Members that speak the consumer protocol must use this version of OffsetCommit.
@@ -34,6 +36,35 @@ fn check_partition(
 }
 
 impl ConsumerGroup {
+    /// Whether the sender may commit in a transaction what the draft of the answer accepts. Old
+    /// clients say nothing of members.
+    pub(crate) fn validate_txn_commit(
+        &self,
+        request: &TxnOffsetCommitRequest<'_>,
+        draft: &TxnOffsetCommitResponse<'static>,
+        metadata: &dyn Metadata,
+    ) -> Result<(), ErrorCode> {
+        let epoch = request.generation_id;
+        let unnamed = request.member_id.is_empty() && request.group_instance_id.is_none();
+        if epoch < 0 && (unnamed || self.is_empty()) {
+            return Ok(());
+        }
+        let member = self.member(&request.member_id);
+        let member = member.ok_or(ErrorCode::UnknownMemberId)?;
+        if epoch >= member.epoch {
+            let current = epoch == member.epoch;
+            return current.then_some(()).ok_or(ErrorCode::IllegalGeneration);
+        }
+        for topic in &draft.topics {
+            let id = metadata.topic_id(&topic.name).unwrap_or(Uuid::ZERO);
+            for partition in topic.partitions.iter().filter(|p| p.error_code == 0) {
+                check_partition(member, epoch, (id, partition.partition_index))
+                    .map_err(|_| ErrorCode::IllegalGeneration)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the sender may commit what the draft of the answer accepts.
     pub(crate) fn validate_commit(
         &self,

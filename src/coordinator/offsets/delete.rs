@@ -11,6 +11,7 @@ use flumen_wire::messages::offset_delete_response::{
     OffsetDeleteResponsePartition, OffsetDeleteResponseTopic,
 };
 use flumen_wire::messages::{OffsetDeleteRequest, OffsetDeleteResponse};
+use std::collections::BTreeSet;
 
 /// An answer that concerns the request as a whole.
 pub(crate) fn delete_error(error: ErrorCode) -> Reply {
@@ -87,6 +88,7 @@ impl Group {
             .slot(topic, index)
             .and_then(|s| s.latest())
             .is_some();
+        let exists = exists || self.offsets.is_unstable(topic, index);
         if exists && let Some(record) = records::offset(&self.name, topic, index, None) {
             records.push(record);
             keys.push(self.offsets.propose(write, topic, index, None));
@@ -121,11 +123,8 @@ impl Group {
 
     /// Writes the tombstones of all its offsets and of itself. Until that ends the group is dead.
     pub(crate) fn delete(&mut self, env: &mut Env<'_>, done: Done) {
-        let keys: Vec<_> = self
-            .offsets
-            .latest()
-            .map(|(t, p, _)| (t.clone(), p))
-            .collect();
+        let mut keys: BTreeSet<_> = self.offsets.unstable().into_iter().collect();
+        keys.extend(self.offsets.latest().map(|(t, p, _)| (t.clone(), p)));
         let write = env.next_write();
         let mut records = Vec::new();
         let mut buried = Vec::new();

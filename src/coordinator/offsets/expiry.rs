@@ -68,6 +68,7 @@ impl Group {
         };
         let gone = self.offsets.latest();
         gone.filter(|(topic, _, value)| self.is_expired(env, since, topic, value))
+            .filter(|(topic, index, _)| !self.offsets.is_unstable(topic, *index))
             .map(|(topic, index, _)| (topic.clone(), index))
             .collect()
     }
@@ -95,7 +96,8 @@ impl Group {
                 keys.push(self.offsets.propose(write, &topic, index, None));
             }
         }
-        let nothing_left = self.offsets.latest().next().is_none();
+        let nothing_left =
+            self.offsets.latest().next().is_none() && self.offsets.unstable().is_empty();
         if through && nothing_left && self.is_memberless() {
             records.extend(self.tombstones());
             effect = Effect::Deleted;

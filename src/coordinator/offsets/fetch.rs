@@ -139,6 +139,11 @@ fn is_of_topic(value: &OffsetValue, topic_id: Uuid) -> bool {
     value.topic_id.is_zero() || topic_id.is_zero() || value.topic_id == topic_id
 }
 
+/// Whether an open transaction is about to change the offset.
+fn is_unstable(group: Option<&Group>, topic: &str, index: PartitionIndex) -> bool {
+    group.is_some_and(|g| g.offsets.is_unstable(topic, index))
+}
+
 fn visible(slot: &Slot, latest: bool) -> Option<&OffsetValue> {
     if latest {
         slot.latest()
@@ -148,19 +153,19 @@ fn visible(slot: &Slot, latest: bool) -> Option<&OffsetValue> {
 }
 
 /// Committed offsets of a group (`None`: it does not exist, and so has none). `latest`: those on
-/// their way to the log too.
+/// their way to the log too. `stable`: none of those that an open transaction is about to change.
 pub(crate) fn fetch(
     group: Option<&Group>,
     request: &OffsetFetchRequestGroup<'_>,
-    latest: bool,
+    (latest, stable): (bool, bool),
     api_version: i16,
     topics: &dyn Topics,
 ) -> OffsetFetchResponseGroup<'static> {
     let group = group.filter(|g| !latest || g.classic.state != State::Dead);
     let by_id = api_version >= TOPIC_IDS_FROM;
     let results = match &request.topics {
-        None => fetch_all(group, latest, by_id, topics),
-        Some(asked) => fetch_asked(group, asked, latest, by_id, topics),
+        None => fetch_all(group, (latest, stable), by_id, topics),
+        Some(asked) => fetch_asked(group, asked, (latest, stable), by_id, topics),
     };
     OffsetFetchResponseGroup {
         group_id: request.group_id.to_string().into(),
@@ -172,7 +177,7 @@ pub(crate) fn fetch(
 fn fetch_asked(
     group: Option<&Group>,
     asked: &[OffsetFetchRequestTopics<'_>],
-    latest: bool,
+    (latest, stable): (bool, bool),
     by_id: bool,
     topics: &dyn Topics,
 ) -> Vec<OffsetFetchResponseTopics<'static>> {
@@ -189,7 +194,11 @@ fn fetch_asked(
             continue;
         };
         let slots = group.and_then(|g| g.offsets.topics.get(name));
+        let unstable = |index| stable && is_unstable(group, name, index);
         results.push(topic_result(topic, name, |index| {
+            if unstable(index) {
+                return missing(index, ErrorCode::UnstableOffsetCommit);
+            }
             let slot = slots.and_then(|slots| slots.get(&index));
             let value = slot.and_then(|slot| visible(slot, latest));
             match value.filter(|v| is_of_topic(v, topic.topic_id)) {
@@ -204,7 +213,7 @@ fn fetch_asked(
 
 fn fetch_all(
     group: Option<&Group>,
-    latest: bool,
+    (latest, stable): (bool, bool),
     by_id: bool,
     topics: &dyn Topics,
 ) -> Vec<OffsetFetchResponseTopics<'static>> {
@@ -218,9 +227,13 @@ fn fetch_all(
             },
             false => Uuid::ZERO,
         };
+        let line = |index, value: &OffsetValue| match stable && is_unstable(group, name, index) {
+            true => missing(index, ErrorCode::UnstableOffsetCommit),
+            false => found(index, value),
+        };
         let partitions = slots
             .iter()
-            .filter_map(|(index, slot)| Some(found(*index, visible(slot, latest)?)));
+            .filter_map(|(index, slot)| Some(line(*index, visible(slot, latest)?)));
         let partitions: Vec<_> = partitions.collect();
         if !partitions.is_empty() {
             results.push(OffsetFetchResponseTopics {

@@ -2,13 +2,14 @@
 //!
 //! A slot holds the committed value and the values of appends in flight. Requests that decide
 //! (commit, delete, expiry) see the latest value; OffsetFetch sees the committed one, or with
-//! requireStable the latest and waits for its append. Transactional offsets will stand beside, per
+//! requireStable the latest and waits for its append. Offsets of open transactions stand beside, per
 //! producer.
 
 mod commit;
 mod delete;
 mod expiry;
 mod fetch;
+mod txn;
 
 pub(crate) use commit::{
     accepts_any, draft_commit, fail_commit, refuse_commit, refuse_long_metadata, validate_new,
@@ -16,6 +17,8 @@ pub(crate) use commit::{
 pub(crate) use delete::{delete_append_error, delete_error};
 pub(crate) use fetch::{fetch, fetch_append_error};
 pub use fetch::{fetch_group_error, offset_fetch_group_of, offset_fetch_response_of};
+pub(crate) use txn::{TxnOffsets, TxnPart, fail_txn_commit};
+pub use txn::{txn_commit_draft, txn_commit_error};
 
 use crate::writes::OffsetKey;
 use flumen_base::{ErrorCode, PartitionIndex, Uuid};
@@ -71,6 +74,8 @@ impl OffsetValue {
 #[derive(Debug, Default)]
 struct Slot {
     committed: Option<OffsetValue>,
+    /// Its place in the log, among those of this partition of it.
+    committed_at: u64,
     /// By write token, ascending; `None` is a tombstone.
     pending: Vec<(u64, Option<OffsetValue>)>,
 }
@@ -92,12 +97,13 @@ impl Slot {
 #[derive(Debug, Default)]
 pub(crate) struct Offsets {
     topics: BTreeMap<Arc<str>, BTreeMap<PartitionIndex, Slot>>,
+    txns: TxnOffsets,
 }
 
 impl Offsets {
     /// No offset, committed or on its way.
     pub(crate) fn is_empty(&self) -> bool {
-        self.topics.is_empty()
+        self.topics.is_empty() && self.txns.is_empty()
     }
 
     /// Puts a value (or a tombstone) on its way; the key is for [`Offsets::settle`].
@@ -131,10 +137,12 @@ impl Offsets {
         };
         // One write may hold the same partition twice (a request may name it twice): the last one
         // wins, as in the log.
+        let mut buried = false;
         while let Some(at) = slot.pending.iter().position(|(token, _)| *token == write) {
             let (_, value) = slot.pending.remove(at);
             if written {
-                slot.committed = value;
+                buried = value.is_none();
+                (slot.committed, slot.committed_at) = (value, write);
             }
         }
         if slot.is_free() {
@@ -143,17 +151,21 @@ impl Offsets {
                 self.topics.remove(topic);
             }
         }
+        if buried {
+            self.bury_txns(&(topic.clone(), *partition));
+        }
     }
 
     /// Sets a value from the log.
     pub(crate) fn load(
         &mut self,
+        at: u64,
         topic: &str,
         partition: PartitionIndex,
         value: Option<OffsetValue>,
     ) {
-        let key = self.propose(0, topic, partition, value);
-        self.settle(0, &key, true);
+        let key = self.propose(at, topic, partition, value);
+        self.settle(at, &key, true);
     }
 
     fn slot(&self, topic: &str, partition: PartitionIndex) -> Option<&Slot> {

@@ -32,7 +32,7 @@ mod view;
 pub use out::{Markers, MarkersToken, TxnConfig, TxnOut, TxnPartitions, TxnReply};
 
 use crate::limits::{TXN_IDS_MAX, WRITES_OUTSTANDING_MAX};
-use crate::out::{Append, Record, ReplyToken, WriteToken};
+use crate::out::{Append, AppendKind, Record, ReplyToken, WriteToken};
 use crate::{ReplayError, partition_for};
 use end::End;
 use flumen_base::{ErrorCode, IdMap, Mono, Now, PartitionIndex, ProducerId};
@@ -440,6 +440,7 @@ impl TransactionCoordinator {
         out.appends.push(Append {
             partition,
             records,
+            kind: AppendKind::Plain,
             write_token: WriteToken(self.write_last),
         });
     }
