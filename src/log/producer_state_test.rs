@@ -143,7 +143,10 @@ fn a_marker_ends_the_transaction() {
     let undo = state
         .apply(&BatchHeader::new(&bytes).unwrap(), Some(&record))
         .unwrap();
-    assert_eq!(state.first_open_txn(), None);
+    assert_eq!(state.first_open_txn(), Some(8), "until it is written");
+    let mut written = state.clone();
+    written.written(10);
+    assert_eq!(written.first_open_txn(), None);
     assert_eq!(state.get(10).unwrap().coordinator_epoch, 4);
     state.undo(undo);
     assert_eq!(state.first_open_txn(), Some(8));

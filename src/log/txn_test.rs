@@ -460,7 +460,7 @@ fn compare(rig: &mut Rig, model: &Model, prng: &mut Prng, seed: u64) {
 
 #[test]
 fn committed_reads_match_a_naive_model() {
-    for seed in 0..flumen_base_rounds(60) {
+    for seed in 0..rounds(60) {
         let mut prng = Prng::new(seed);
         let config = LogConfig {
             segment_bytes: 2000,
@@ -486,7 +486,7 @@ fn committed_reads_match_a_naive_model() {
     }
 }
 
-fn flumen_base_rounds(few: u64) -> u64 {
+fn rounds(few: u64) -> u64 {
     let factor = std::env::var("FLUMEN_TEST_ROUNDS").ok();
     few * factor.and_then(|f| f.parse().ok()).unwrap_or(1)
 }

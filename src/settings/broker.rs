@@ -177,6 +177,10 @@ pub struct TransactionSettings {
     pub abort_timed_out_cleanup_interval_ms: i32,
     pub remove_expired_cleanup_interval_ms: i32,
     pub two_phase_commit_enable: bool,
+    /// `add.partitions.to.txn.retry.backoff.ms`
+    pub add_partitions_retry_backoff_ms: i32,
+    /// `add.partitions.to.txn.retry.backoff.max.ms`
+    pub add_partitions_retry_backoff_max_ms: i32,
 }
 
 /// Keys of fetches.
@@ -393,6 +397,8 @@ impl Default for BrokerConfig {
                 abort_timed_out_cleanup_interval_ms: 10_000,
                 remove_expired_cleanup_interval_ms: 3_600_000,
                 two_phase_commit_enable: false,
+                add_partitions_retry_backoff_ms: 20,
+                add_partitions_retry_backoff_max_ms: 100,
             },
             fetch: FetchSettings {
                 max_bytes: 55 << 20,

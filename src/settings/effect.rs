@@ -24,7 +24,7 @@ const SINGLE: &str = "brokers do not replicate partitions yet";
 const QUOTAS: &str = "quotas are not built yet";
 const SHARE: &str = "share groups are not built yet";
 const STREAMS: &str = "the streams group protocol is not built yet";
-const TXN: &str = "transactions are not built yet";
+const TXN: &str = "two-phase commit (KIP-939) has no requests in this version of the protocol";
 const TLS: &str = "TLS and SASL";
 const ACLS: &str = "authorization";
 
@@ -85,9 +85,7 @@ const STORED: &[(&str, &str)] = &[
     ("share.", SHARE),
     ("group.streams.", STREAMS),
     ("streams.", STREAMS),
-    ("transaction.", TXN),
-    ("transactional.", TXN),
-    ("add.partitions.to.txn.", TXN),
+    ("transaction.two.phase.commit.", TXN),
     ("log.cleaner.threads", POOLS),
     (
         "connection.failed.authentication",

@@ -264,6 +264,8 @@ fn transactions(v: &View<'_>) -> Result<TransactionSettings, ConfigError> {
         remove_expired_cleanup_interval_ms: v
             .int("transaction.remove.expired.transaction.cleanup.interval.ms")?,
         two_phase_commit_enable: v.bool("transaction.two.phase.commit.enable")?,
+        add_partitions_retry_backoff_ms: v.int("add.partitions.to.txn.retry.backoff.ms")?,
+        add_partitions_retry_backoff_max_ms: v.int("add.partitions.to.txn.retry.backoff.max.ms")?,
     })
 }
 

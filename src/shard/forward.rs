@@ -35,6 +35,7 @@ impl Shard {
             return;
         };
         self.free_frames(turn, conn.frame_bytes());
+        self.lines.remove(&id);
         for fetch in conn.fetches {
             self.cancel_fetch(fetch);
         }

@@ -4,9 +4,11 @@
 use crate::Shard;
 use crate::dirs::{NO_ROOM, fault_of};
 use crate::group_metadata::{ImageTopics, with_consumer_settings};
+use crate::incoming::{coordinator_batch, replay_group_record};
 use crate::io::{DiskOp, Effect, FileSlice, IoFailure, IoOutput, Segment};
 use crate::ops::{
-    GroupOp, GroupResult, OF_GROUPS, Op, OpFrom, OpResult, PartitionOp, ReadOp, ReadResult,
+    GroupOp, GroupResult, MarkerFor, OF_GROUPS, Op, OpFrom, OpResult, PartitionOp, ReadOp,
+    ReadResult,
 };
 use crate::partition::AckTo;
 use crate::partitions::Pending;
@@ -19,9 +21,8 @@ use flumen_base::{
 };
 use flumen_coordinator::{
     Append, CoordinatorConfig, GroupCoordinator, Out, ReplyToken, RequestContext as Context,
-    WriteToken, partition_for,
+    TxnMarker, WriteToken, partition_for,
 };
-use flumen_log::{BatchBuilder, Origin};
 use flumen_settings::BrokerConfig;
 use flumen_wire::Message;
 use flumen_wire::messages::{ListGroupsRequest, OffsetFetchRequest};
@@ -60,6 +61,8 @@ pub(crate) struct Groups {
 enum WaitingFor {
     Request(Reply),
     Op(OpFrom),
+    /// A transaction marker.
+    Marker(OpFrom, MarkerFor),
 }
 
 /// A partition whose groups are being read.
@@ -141,7 +144,12 @@ impl Shard {
         self.with_coordinator(&request, |c, ctx, topics, out| {
             call(c, Ask { now, ctx, token }, topics, out);
         });
-        let waiting = WaitingFor::Request(request.reply);
+        self.await_groups(token, request.reply);
+    }
+
+    /// The answer with this token is for this request.
+    pub(crate) fn await_groups(&mut self, token: ReplyToken, reply: Reply) {
+        let waiting = WaitingFor::Request(reply);
         self.groups.waiting.insert(token, waiting);
     }
 
@@ -182,20 +190,15 @@ impl Shard {
     }
 
     fn append_group_records(&mut self, turn: &mut Turn<'_>, append: Append) {
-        let mut batch = BatchBuilder::new();
-        for record in &append.records {
-            batch.push(turn.now.wall_ms, Some(&record.key), record.value.as_deref());
-        }
         let tp = self.groups.served.get(&append.partition).copied();
         if tp.is_some_and(|tp| self.dirs.is_full(self.dir_of(tp))) {
             self.group_append_done(turn, append.write_token, Some(NO_ROOM));
             return;
         }
-        match (tp, batch.build()) {
-            (Some(tp), Some(bytes)) => {
+        match (tp, coordinator_batch(turn, &append)) {
+            (Some(tp), Some(incoming)) => {
                 let to = AckTo::Groups(append.write_token);
-                let len = bytes.len();
-                self.append_batch(turn, tp, (bytes, len), Origin::Coordinator, to);
+                self.append_batch(turn, tp, incoming, to);
             }
             _ => {
                 let error = Some(ErrorCode::NotCoordinator);
@@ -235,7 +238,8 @@ impl Shard {
                 R::ConsumerGroupHeartbeat(r) => self.reply(turn, reply, &r),
                 R::OffsetCommit(r) => self.reply(turn, reply, &r),
                 R::OffsetDelete(r) => self.reply(turn, reply, &r),
-                R::OffsetFetch(_) | R::DeleteGroups(_) => {
+                R::TxnOffsetCommit(r) => self.reply_txn_commit(turn, reply, r),
+                R::OffsetFetch(_) | R::DeleteGroups(_) | R::TxnCompleted(_) => {
                     tracing::error!("the coordinator gave an answer of another kind");
                 }
             },
@@ -247,11 +251,33 @@ impl Shard {
                 let result = GroupResult::Delete(results);
                 self.outbox.result(from, OpResult::Group(result));
             }
-            (Some(WaitingFor::Op(_)), _) => {
+            (Some(WaitingFor::Marker(from, who)), R::TxnCompleted(error)) => {
+                self.outbox.result(from, who.result(error));
+            }
+            (Some(WaitingFor::Op(_) | WaitingFor::Marker(..)), _) => {
                 tracing::error!("the coordinator gave an answer of another kind");
             }
             (None, _) => {}
         }
+    }
+
+    /// A transaction marker for a partition of the offsets topic.
+    pub(crate) fn complete_group_txn(
+        &mut self,
+        turn: &mut Turn<'_>,
+        (from, who): (OpFrom, MarkerFor),
+        partition: PartitionIndex,
+        marker: TxnMarker,
+    ) {
+        let token = ReplyToken(self.next_id());
+        let Groups {
+            coordinator,
+            out,
+            waiting,
+            ..
+        } = &mut self.groups;
+        waiting.insert(token, WaitingFor::Marker(from, who));
+        coordinator.complete_txn(turn.now, token, partition, marker, out);
     }
 
     /// Op::Group of a shard.
@@ -457,7 +483,7 @@ impl Shard {
     /// A chunk's place is known: bytes in memory, or a range of a file to be read.
     pub(crate) fn take_group_read(&mut self, turn: &mut Turn<'_>, load: u64, result: ReadResult) {
         if !self.groups.loads.contains_key(&load) {
-            return;
+            return self.take_txn_read(turn, load, result);
         }
         if result.error.is_none() && result.data.is_empty() {
             // Compaction has left nothing up to the end.
@@ -549,17 +575,15 @@ impl Shard {
                 break;
             };
             let header = batch.header;
-            if !header.is_control()
-                && header.last_offset() >= load.next_offset
+            if header.last_offset() >= load.next_offset
                 && let Ok(section) = batch.unfold(flumen_base::limits::DECOMPRESSED_BATCH_BYTES_MAX)
             {
                 for record in flumen_log::batch::Records::new(&section, header.count()) {
                     let Ok(record) = record else {
                         break;
                     };
-                    if let Some(key) = record.key
-                        && let Err(error) = coordinator.replay(partition, key, record.value)
-                    {
+                    let replayed = replay_group_record(coordinator, partition, &header, &record);
+                    if let Err(error) = replayed {
                         tracing::warn!(partition, %error, "a record of {OFFSETS_TOPIC} is skipped");
                     }
                 }

@@ -65,6 +65,7 @@ pub(crate) fn log_config(topic: &TopicConfig, broker: &BrokerConfig) -> LogConfi
         max_compaction_lag_ms: topic.max_compaction_lag_ms,
         file_delete_delay_ms: topic.file_delete_delay_ms,
         preallocate: topic.preallocate,
+        txn_verification: broker.log.transaction_partition_verification_enable,
         producer_id_expiration_ms: i64::from(broker.log.producer_id_expiration_ms),
         min_insync_replicas: topic.min_insync_replicas,
     }
@@ -94,6 +95,12 @@ impl Shard {
         if !deleted.is_empty() {
             self.forget_topics(turn, &deleted);
         }
+        if deleted
+            .iter()
+            .any(|(name, _)| crate::txns::is_txn_topic(name))
+        {
+            self.forget_txns();
+        }
         for topic in &delta.created {
             self.adopt_topic(topic);
         }
@@ -103,6 +110,7 @@ impl Shard {
         }
         self.apply_configs(delta);
         self.refresh_group_metadata(Some(delta));
+        self.reconfigure_txns();
         if self.id == ShardId::FIRST {
             self.on_applied(turn, self.id, version);
         } else {
@@ -170,6 +178,10 @@ impl Shard {
         if crate::groups::is_offsets_topic(&topic.name) {
             self.announce_groups(tp);
             self.reconfigure_groups();
+        }
+        if crate::txns::is_txn_topic(&topic.name) {
+            self.announce_txns(tp, p.leader_epoch);
+            self.reconfigure_txns();
         }
     }
 

@@ -89,6 +89,7 @@ pub struct ValidateJob {
     pub(crate) now_ms: i64,
     pub(crate) decompressed_max: usize,
     pub(crate) frame_len: usize,
+    pub(crate) txn: flumen_log::TxnContext,
 }
 
 /// The checkpoint values of one log directory.
@@ -241,7 +242,7 @@ impl ValidateJob {
             self.now_ms,
             self.decompressed_max,
         )
-        .map(|batch| batch.with_frame_len(self.frame_len))
+        .map(|batch| batch.with_frame_len(self.frame_len).with_txn(self.txn))
     }
 }
 

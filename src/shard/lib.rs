@@ -33,6 +33,7 @@ mod group_metadata;
 mod groups;
 mod housekeeping;
 mod image;
+mod incoming;
 pub mod io;
 pub mod jobs;
 mod life;
@@ -60,6 +61,7 @@ mod testing_calls;
 mod testing_io;
 mod timers;
 mod turn;
+mod txns;
 mod watch;
 mod writes;
 
@@ -125,6 +127,11 @@ pub struct Shard {
     pending: Slab<Pending>,
     timers: Timers,
     groups: Groups,
+    txns: txns::Txns,
+    /// Produce requests that wait to be verified again.
+    unverified: IdMap<u64, (Reply, api::produce::ProduceGather)>,
+    /// Transactional produce requests by connection.
+    lines: IdMap<ConnId, api::verify::Line>,
     producer_ids: api::init_producer_id::ProducerIds,
     /// On shard 0 only.
     controller: Option<Controller>,
@@ -161,6 +168,7 @@ impl Shard {
         let slots = usize::try_from(slots).unwrap_or(0) / usize::from(shards);
         let mut prng = Prng::new(init.seed);
         let groups = Groups::new(&broker, Prng::new(prng.next_u64()));
+        let txns = txns::Txns::new(&broker, &init.image);
         let controller = init
             .quorum
             .map(|quorum| Controller::new(quorum, shards, Prng::new(prng.next_u64())));
@@ -189,6 +197,9 @@ impl Shard {
             pending: Slab::default(),
             timers: Timers::default(),
             groups,
+            txns,
+            unverified: IdMap::default(),
+            lines: IdMap::default(),
             producer_ids: api::init_producer_id::ProducerIds::default(),
             controller,
             tails: tails::Tails::default(),
@@ -246,8 +257,9 @@ impl Shard {
         for _ in 0..TURN_ROUNDS_MAX {
             self.poll_controller(turn);
             self.poll_groups(turn);
+            self.poll_txns(turn);
             self.drain_results(turn);
-            if self.groups.is_quiet() {
+            if self.groups.is_quiet() && self.txns.out.is_empty() {
                 break;
             }
         }
@@ -255,6 +267,7 @@ impl Shard {
         self.write_dirty(turn);
         self.outbox.flush(turn);
         self.arm_deadlines();
+        self.arm_txns();
         self.check_life(turn);
     }
 
@@ -268,6 +281,9 @@ impl Shard {
                 TimerKey::Housekeeping(task) => self.run_housekeeping(turn, task),
                 TimerKey::Unlink(n) => self.unlink_due(turn, n),
                 TimerKey::GroupLoad(n) => self.group_load_due(turn, n),
+                TimerKey::Txns => self.tick_txns(turn),
+                TimerKey::TxnLoad(n) => self.txn_load_due(turn, n),
+                TimerKey::Verify(n) => self.verify_again(turn, n),
                 TimerKey::Seal(tp) => self.seal_due(turn, tp),
                 TimerKey::Move(tp) => self.copy_slice(turn, tp),
                 TimerKey::Space => self.look_at_space(turn),
@@ -328,6 +344,7 @@ impl Shard {
             Pending::Scan(scan) => self.scan_done(turn, *scan, result),
             Pending::GroupRead(read) => self.group_read_done(turn, *read, result),
             Pending::QuorumAppend => self.quorum_append_done(turn.now, result),
+            Pending::TxnRead(load) => self.txn_read_done(turn, load, result),
             Pending::Job(_) => {}
         }
     }

@@ -246,6 +246,7 @@ impl Shard {
                 let state = State::Online(Box::new(log));
                 let before = std::mem::replace(&mut p.state, state);
                 let offsets = crate::groups::is_offsets_topic(&p.topic);
+                let txns = crate::txns::is_txn_topic(&p.topic);
                 if let State::Loading(parked) = before {
                     for (from, op) in parked {
                         self.run_partition_op(turn, from, tp, op);
@@ -255,6 +256,9 @@ impl Shard {
                     self.load_groups(turn, tp);
                 }
                 self.resume_move(turn, tp);
+                if txns {
+                    self.load_txns(turn, tp);
+                }
             }
             Err(error) => self.load_failed(turn, tp, &error),
         }

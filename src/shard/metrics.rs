@@ -371,6 +371,12 @@ impl Shard {
             let labels = format!("shard=\"{}\",state=\"{}\"", self.id.0, escape(state));
             let _ = writeln!(out, "{name}{{{labels}}} {count}");
         }
+        let name = "flumen_transactional_ids";
+        head(out, name, "gauge", "Transactional ids by state.");
+        for (state, count) in self.txns.coordinator.counts() {
+            let labels = format!("shard=\"{}\",state=\"{state}\"", self.id.0);
+            let _ = writeln!(out, "{name}{{{labels}}} {count}");
+        }
     }
 
     /// What the groups of this shard have committed, and questions for the ends of the partitions.

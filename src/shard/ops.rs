@@ -13,10 +13,13 @@ use crate::partitions::PendingJob;
 use crate::request::Reply;
 use crate::turn::Turn;
 use bytes::Bytes;
-use flumen_base::{ErrorCode, ShardId, Space, TopicPartition};
+use flumen_base::{ErrorCode, PartitionIndex, ShardId, Space, TopicPartition};
+use flumen_coordinator::TxnMarker;
+use flumen_coordinator::txn::TxnPartitions;
 use flumen_wire::messages as wire;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// One operation, on its way to the shard that owns its partition or group.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ pub(crate) enum Op {
     Partition(TopicPartition, PartitionOp),
     /// Something of the group coordinator.
     Group(GroupOp),
+    /// Something of the transaction coordinator.
+    Txn(TxnOp),
     /// Shard 0: a block of producer ids.
     ProducerIds,
     /// Shard 0: create these topics with the broker's defaults.
@@ -66,7 +71,57 @@ pub(crate) enum PartitionOp {
     MoveTo(usize),
     /// Active producers for DescribeProducers.
     Producers,
+    /// Write a transaction marker.
+    Marker(TxnMarker, MarkerFor),
 }
+
+/// Who wants a marker written, and so hears of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MarkerFor {
+    /// A WriteTxnMarkers request: [`OpResult::Marker`].
+    Request,
+    /// The transaction coordinator of the shard that asks: [`OpResult::TxnMarked`].
+    Coordinator,
+}
+
+impl MarkerFor {
+    /// The result as it is waited for.
+    pub(crate) fn result(self, error: ErrorCode) -> OpResult {
+        match self {
+            Self::Request => OpResult::Marker(error),
+            Self::Coordinator => OpResult::TxnMarked(error),
+        }
+    }
+}
+
+/// What a transactional batch of a produce request is verified by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TxnProduce {
+    pub(crate) producer_id: i64,
+    pub(crate) producer_epoch: i16,
+    pub(crate) sequence: i32,
+    /// The producer has an epoch for each transaction, and partitions add themselves.
+    pub(crate) bumps_epoch: bool,
+    /// The proof that the coordinator was asked.
+    pub(crate) guard: Option<u64>,
+}
+
+/// An operation of the transaction coordinator.
+#[derive(Debug)]
+pub(crate) enum TxnOp {
+    /// Add partitions to a transaction: [`OpResult::TxnAdded`].
+    Add(Box<TxnPartitions>),
+    /// Whether partitions are in a transaction: [`OpResult::TxnVerified`].
+    Verify(Box<TxnPartitions>),
+    Describe(String),
+    List {
+        body: Bytes,
+        version: i16,
+    },
+}
+
+/// What became of each partition of a transaction.
+pub(crate) type TxnVerified = Vec<(Arc<str>, PartitionIndex, ErrorCode)>;
 
 /// A produce to one partition.
 #[derive(Debug)]
@@ -77,6 +132,8 @@ pub(crate) struct AppendOp {
     pub(crate) frame_len: usize,
     /// Version of the Produce request: decides some checks.
     pub(crate) version: i16,
+    /// Of a transactional batch that is to be verified.
+    pub(crate) txn: Option<Box<TxnProduce>>,
 }
 
 /// A fetch from one partition.
@@ -171,6 +228,16 @@ pub(crate) enum OpResult {
     Space(Vec<(usize, Space)>),
     Producers(Result<Vec<ProducerLine>, ErrorCode>),
     Group(GroupResult),
+    /// The batch needs the consent of the coordinator of its transaction, under this guard.
+    Verify(u64),
+    /// A marker is written, or why not.
+    Marker(ErrorCode),
+    /// The same, for the transaction coordinator.
+    TxnMarked(ErrorCode),
+    TxnAdded(ErrorCode),
+    TxnVerified(Result<TxnVerified, ErrorCode>),
+    TxnDescribed(Box<wire::describe_transactions_response::TransactionState<'static>>),
+    TxnListed(Box<wire::ListTransactionsResponse<'static>>),
     /// First id and how many.
     ProducerIds(Result<(i64, i32), ErrorCode>),
     AutoCreate(Vec<(String, ErrorCode)>),
@@ -294,6 +361,9 @@ pub(crate) trait Gathering: Send {
     /// All are there: answer.
     fn finish(self: Box<Self>, shard: &mut Shard, turn: &mut Turn<'_>, reply: Reply);
 }
+
+/// In place of a gather: the transaction coordinator of the shard waits, for producer ids.
+pub(crate) const FOR_TXNS: u64 = u64::MAX;
 
 /// A request that waits for results.
 pub(crate) struct Gather {
@@ -479,6 +549,12 @@ impl Shard {
             self.take_fetch_result(turn, reply);
             return;
         }
+        if reply.gather == FOR_TXNS {
+            return self.txn_ids_came(turn, reply.result);
+        }
+        if let OpResult::TxnMarked(error) = reply.result {
+            return self.txn_marked(turn, reply.gather, reply.index, error);
+        }
         let Some(gather) = self.gathers.get_mut(reply.gather) else {
             return;
         };
@@ -501,6 +577,7 @@ impl Shard {
     pub(crate) fn run_op(&mut self, turn: &mut Turn<'_>, from: OpFrom, op: Op) {
         match op {
             Op::Group(op) => self.run_group_op(turn, from, op),
+            Op::Txn(op) => self.run_txn_op(turn, from, op),
             Op::ProducerIds => self.run_producer_ids(turn, from),
             Op::AutoCreate(names) => self.run_auto_create(turn, from, names),
             Op::Unwatch => self.partitions.unwatch(&from),

@@ -11,7 +11,8 @@
 
 use crate::io::Segment;
 use crate::ops::{
-    AppendDetails, AppendResult, OpFrom, OpResult, PartitionOp, ReadOp, ReadResult, WatchOp,
+    AppendDetails, AppendResult, MarkerFor, OpFrom, OpResult, PartitionOp, ReadOp, ReadResult,
+    WatchOp,
 };
 use crate::relocate::Move;
 use crate::watch::{Watch, WatchList, Watches};
@@ -95,6 +96,10 @@ pub(crate) enum AckTo {
     Op(OpFrom),
     /// The group coordinator of this shard.
     Groups(WriteToken),
+    /// The transaction coordinator of this shard.
+    Txns(WriteToken),
+    /// Whoever sent a transaction marker.
+    Marker(OpFrom, MarkerFor),
 }
 
 struct Ack {
@@ -117,6 +122,8 @@ pub(crate) enum Outcome {
     Result(OpFrom, OpResult),
     GroupsDone(WriteToken),
     GroupsFailed(WriteToken, ErrorCode),
+    /// The same of the transaction coordinator; NONE: it is written.
+    Txns(WriteToken, ErrorCode),
     /// A part of a frame of this shard is no longer needed.
     GiveBack(ShardId, Bytes),
 }
@@ -432,6 +439,9 @@ impl Partition {
 
     fn carry_out(&self, op: &ReadOp, plan: ReadPlan, spare: &mut SpareResults) -> ReadStep {
         let mut result = self.read_result(op, spare);
+        if op.committed_only {
+            result.aborted = Some(self.aborted(op, &plan));
+        }
         match plan {
             ReadPlan::NeedScan(scan) => return ReadStep::Scan(scan),
             ReadPlan::Memory(bufs) => result.data.extend(bufs.into_iter().map(Segment::Bytes)),
@@ -458,11 +468,20 @@ impl Partition {
             high_watermark: self.high_watermark(),
             last_stable: self.read_bound(true),
             log_start: self.log_start(),
-            // Transactions come with issue "Transactions": so far nothing can abort.
             aborted: op.committed_only.then(Vec::new),
             diverging: None,
             data: SmallVec::new(),
         })
+    }
+
+    /// Of the transactions that were rolled back: producer id and first offset.
+    fn aborted(&self, op: &ReadOp, plan: &ReadPlan) -> Vec<(i64, i64)> {
+        let bound = Offset(self.read_bound(true));
+        let txns = self
+            .log()
+            .map(|log| log.aborted_txns(Offset(op.offset), bound, plan));
+        let txns = txns.into_iter().flatten();
+        txns.map(|t| (t.producer_id, t.first_offset)).collect()
     }
 
     /// The log start offset, -1 while there is no log.
@@ -521,6 +540,10 @@ impl Partition {
 fn ack(to: AckTo, info: &AppendInfo, out: &mut Vec<Outcome>) {
     match to {
         AckTo::Groups(token) => out.push(Outcome::GroupsDone(token)),
+        AckTo::Txns(token) => out.push(Outcome::Txns(token, ErrorCode::None)),
+        AckTo::Marker(from, who) => {
+            out.push(Outcome::Result(from, who.result(ErrorCode::None)));
+        }
         AckTo::Op(from) => {
             let result = AppendResult {
                 error: ErrorCode::None,
@@ -538,6 +561,8 @@ fn ack(to: AckTo, info: &AppendInfo, out: &mut Vec<Outcome>) {
 pub(crate) fn refuse(to: AckTo, error: ErrorCode, log_start: i64, out: &mut Vec<Outcome>) {
     match to {
         AckTo::Groups(token) => out.push(Outcome::GroupsFailed(token, error)),
+        AckTo::Txns(token) => out.push(Outcome::Txns(token, error)),
+        AckTo::Marker(from, who) => out.push(Outcome::Result(from, who.result(error))),
         AckTo::Op(from) => {
             let result = AppendResult {
                 log_start,
@@ -580,6 +605,8 @@ pub(crate) fn refused_batch(
             Outcome::Result(from, OpResult::Append(result))
         }
         AckTo::Groups(token) => Outcome::GroupsFailed(token, error.code),
+        AckTo::Txns(token) => Outcome::Txns(token, error.code),
+        AckTo::Marker(from, who) => Outcome::Result(from, who.result(error.code)),
     }
 }
 
@@ -595,5 +622,6 @@ pub(crate) fn refused_op(op: &PartitionOp, error: ErrorCode) -> OpResult {
         PartitionOp::Size => OpResult::Size(Err(error)),
         PartitionOp::MoveTo(_) => OpResult::MoveTo(error),
         PartitionOp::Producers => OpResult::Producers(Err(error)),
+        PartitionOp::Marker(_, who) => who.result(error),
     }
 }

@@ -5,6 +5,7 @@ use crate::LogDirState;
 use crate::Shard;
 use crate::dirs::{fault_of, no_room};
 use crate::groups::GroupRead;
+use crate::incoming::{Incoming, verification};
 use crate::io::{DiskOp, Effect, IoFailure, IoOutput, Token};
 use crate::jobs::{Job, ValidateJob};
 use crate::loads::Loads;
@@ -24,7 +25,7 @@ use flumen_base::limits::{DECOMPRESSED_BATCH_BYTES_MAX, VALIDATE_INLINE_BYTES_MA
 use flumen_base::{ErrorCode, IdMap, Offset, PartitionIndex, ShardId, TopicPartition};
 use flumen_log::lookup::Target;
 use flumen_log::producer_state::ProducerEntry;
-use flumen_log::{FileIds, Log, Origin, Scan, UnlinkJob};
+use flumen_log::{FileIds, Log, Origin, Scan, TxnContext, UnlinkJob};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -68,6 +69,7 @@ pub(crate) enum Pending {
     OpenForSwap(TopicPartition),
     Scan(Box<PendingScan>),
     GroupRead(Box<GroupRead>),
+    TxnRead(u64),
     QuorumAppend,
     Job(PendingJob),
 }
@@ -230,6 +232,7 @@ impl Shard {
                 let error = self.move_to(turn, tp, dir);
                 self.outbox.result(from, OpResult::MoveTo(error));
             }
+            PartitionOp::Marker(marker, who) => self.write_marker(turn, (from, who), tp, marker),
             op => {
                 let result = simple_op(p, &op);
                 self.outbox.result(from, result);
@@ -265,11 +268,25 @@ impl Shard {
             self.outbox.result(from, OpResult::Append(result));
             return None;
         }
+        let txn = match op.txn.as_deref().map(|txn| verification(p, turn, txn)) {
+            None => TxnContext::default(),
+            Some(Ok(txn)) => txn,
+            Some(Err(result)) => {
+                self.outbox.result(from, result);
+                return None;
+            }
+        };
         p.appended = true;
         if !p.warm {
             self.warm_tail(tp);
         }
-        self.append_batch(turn, tp, (op.records, op.frame_len), Origin::Client, to);
+        let incoming = Incoming {
+            batch: op.records,
+            frame_len: op.frame_len,
+            origin: Origin::Client,
+            txn,
+        };
+        self.append_batch(turn, tp, incoming, to);
         None
     }
 
@@ -279,10 +296,15 @@ impl Shard {
         &mut self,
         turn: &mut Turn<'_>,
         tp: TopicPartition,
-        (batch, frame_len): (Bytes, usize),
-        origin: Origin,
+        incoming: Incoming,
         to: AckTo,
     ) {
+        let Incoming {
+            batch,
+            frame_len,
+            origin,
+            txn,
+        } = incoming;
         let mut out = std::mem::take(&mut self.partitions.scratch);
         let Some(p) = self.partitions.map.get_mut(&tp) else {
             crate::partition::refuse(to, ErrorCode::NotLeaderOrFollower, -1, &mut out);
@@ -299,11 +321,12 @@ impl Shard {
                 now_ms: wall_ms,
                 decompressed_max: DECOMPRESSED_BATCH_BYTES_MAX,
                 frame_len,
+                txn,
             });
         } else {
             let max = DECOMPRESSED_BATCH_BYTES_MAX;
             let outcome = flumen_log::validate(batch, &p.config, origin, wall_ms, max)
-                .map(|batch| batch.with_frame_len(frame_len));
+                .map(|batch| batch.with_frame_len(frame_len).with_txn(txn));
             if p.validating.is_empty() && !p.is_loading() {
                 match outcome {
                     Ok(batch) => p.stage(turn.now, batch, to, &mut out),
@@ -376,6 +399,7 @@ impl Shard {
                 Outcome::GiveBack(to, part) => self.outbox.give_back(to, part),
                 Outcome::GroupsDone(token) => self.group_append_done(turn, token, None),
                 Outcome::GroupsFailed(token, e) => self.group_append_done(turn, token, Some(e)),
+                Outcome::Txns(token, error) => self.txn_append_done(turn, token, error),
             }
         }
         self.partitions.scratch = out;

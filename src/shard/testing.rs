@@ -119,11 +119,13 @@ impl Driver {
         broker
     }
 
-    /// Settings for tests: one log directory, quick rebalances, one replica for the offsets topic.
+    /// Settings for tests: one log directory, quick rebalances, one replica for internal topics.
     pub fn settings() -> BrokerConfig {
         let mut broker = BrokerConfig::default();
         broker.offsets.topic_replication_factor = 1;
         broker.offsets.topic_num_partitions = 5;
+        broker.transactions.state_log_replication_factor = 1;
+        broker.transactions.state_log_num_partitions = 5;
         broker.groups.initial_rebalance_delay_ms = 0;
         broker
     }

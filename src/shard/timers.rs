@@ -40,6 +40,12 @@ pub(crate) enum TimerKey {
     Space,
     /// Something that is done again after a pause.
     Retry(u64),
+    /// The next deadline of the transaction coordinator.
+    Txns,
+    /// A failed read of transactions to be tried again.
+    TxnLoad(u64),
+    /// A produce request to be verified again, by its number.
+    Verify(u64),
     /// A shutdown has waited long enough for what is in flight.
     Shutdown,
 }

@@ -226,6 +226,7 @@ fn class_of(script: &str) -> &str {
         "kafka-verifiable-consumer" => "org.apache.kafka.tools.VerifiableConsumer",
         "kafka-dump-log" => "org.apache.kafka.tools.DumpLogSegments",
         "kafka-storage" => "kafka.tools.StorageTool",
+        "kafka-transactions" => "org.apache.kafka.tools.TransactionsCommand",
         other => other,
     }
 }

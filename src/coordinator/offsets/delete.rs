@@ -163,8 +163,10 @@ impl Group {
     /// Removes the offsets of deleted topics, given by name and id. An offset that knows the id of
     /// another topic of this name stays.
     pub(crate) fn on_topics_deleted(&mut self, env: &mut Env<'_>, deleted: &[(&str, Uuid)]) {
-        let mut keys: Vec<OffsetKey> = Vec::new();
+        let mut keys: BTreeSet<OffsetKey> = BTreeSet::new();
         for (name, id) in deleted {
+            let unstable = self.offsets.unstable().into_iter();
+            keys.extend(unstable.filter(|(topic, _)| **topic == **name));
             let Some((topic, slots)) = self.offsets.topics.get_key_value(*name) else {
                 continue;
             };

@@ -2,8 +2,8 @@
 //!
 //! A slot holds the committed value and the values of appends in flight. Requests that decide
 //! (commit, delete, expiry) see the latest value; OffsetFetch sees the committed one, or with
-//! requireStable the latest and waits for its append. Offsets of open transactions stand beside, per
-//! producer.
+//! requireStable the latest and waits for its append. Offsets of open transactions stand beside,
+//! per producer.
 
 mod commit;
 mod delete;

@@ -338,9 +338,9 @@ impl Offsets {
         partition: PartitionIndex,
         value: OffsetValue,
     ) -> OffsetKey {
-        let key = (topic.into(), partition);
+        let key: OffsetKey = (topic.into(), partition);
         let slots = self.txns.entry(of.producer_id).or_default();
-        let slot: &mut TxnSlot = slots.entry(OffsetKey::clone(&key)).or_default();
+        let slot: &mut TxnSlot = slots.entry(key.clone()).or_default();
         slot.pending.push((write, value));
         key
     }
@@ -398,8 +398,11 @@ impl Offsets {
 
     /// Whether an open transaction commits an offset for this partition.
     pub(crate) fn is_unstable(&self, topic: &str, partition: PartitionIndex) -> bool {
-        let mut open = self.txns.values().flat_map(BTreeMap::keys);
-        open.any(|(t, p)| *p == partition && &**t == topic)
+        if self.txns.is_empty() {
+            return false;
+        }
+        let key: OffsetKey = (topic.into(), partition);
+        self.txns.values().any(|slots| slots.contains_key(&key))
     }
 
     /// Partitions that open transactions commit offsets for.

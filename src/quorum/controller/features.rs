@@ -26,12 +26,22 @@ pub struct BuiltFeature {
 /// Consumer groups of KIP-848.
 pub const GROUP_VERSION_FEATURE: &str = "group.version";
 
+/// How transactions are made (KIP-890).
+pub const TRANSACTION_VERSION_FEATURE: &str = "transaction.version";
+
 /// The features that are built, by name.
-pub const BUILT_FEATURES: &[BuiltFeature] = &[BuiltFeature {
-    name: GROUP_VERSION_FEATURE,
-    max: 1,
-    first_metadata_version: 22, // 4.0-IV0
-}];
+pub const BUILT_FEATURES: &[BuiltFeature] = &[
+    BuiltFeature {
+        name: GROUP_VERSION_FEATURE,
+        max: 1,
+        first_metadata_version: 22, // 4.0-IV0
+    },
+    BuiltFeature {
+        name: TRANSACTION_VERSION_FEATURE,
+        max: 2,
+        first_metadata_version: 24, // 4.0-IV2
+    },
+];
 
 /// The built feature of this name.
 pub fn built_feature(name: &str) -> Option<&'static BuiltFeature> {

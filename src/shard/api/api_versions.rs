@@ -7,8 +7,7 @@
 //! - v3: supported and finalized features (KIP-584). v4: also those that may be at level 0
 //!   (KAFKA-17011).
 //!
-//! Only features whose protection is built are named: naming `transaction.version` would make
-//! clients use it.
+//! Only features whose protection is built are named.
 
 use super::{HANDLERS, decode};
 use crate::request::{Reply, ReplyTo, Request};

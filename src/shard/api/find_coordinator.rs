@@ -1,15 +1,16 @@
-//! FindCoordinator (key 10), versions 0 to 6. A single node coordinates every group itself; the
-//! offsets topic is created with the first question, which is answered COORDINATOR_NOT_AVAILABLE as
-//! Kafka answers it. v1: key type (KIP-98). v3: flexible. v4: many keys (KIP-699). v6: share groups
-//! (KIP-932).
+//! FindCoordinator (key 10), versions 0 to 6. A single node coordinates every group and
+//! transaction itself; the topic that they live in is created with the first question, which is
+//! answered COORDINATOR_NOT_AVAILABLE as Kafka answers it. v1: key type (KIP-98). v3: flexible. v4:
+//! many keys (KIP-699). v6: share groups (KIP-932).
 //!
-//! Gaps: transaction and share coordinators are answered UNSUPPORTED_VERSION, which clients report
-//! instead of asking on.
+//! Gaps: share coordinators are answered UNSUPPORTED_VERSION, which clients report instead of
+//! asking on.
 
 use super::decode;
 use crate::groups::OFFSETS_TOPIC;
 use crate::ops::{Gathering, Op, OpResult};
 use crate::request::{Reply, Request};
+use crate::txns::TXN_TOPIC;
 use crate::{Shard, Turn};
 use flumen_base::{ErrorCode, ShardId};
 use flumen_coordinator::partition_for;
@@ -37,20 +38,26 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     } else {
         vec![message.key.to_string()]
     };
-    let creates = message.key_type == GROUP && shard.image.topic(OFFSETS_TOPIC).is_none();
+    let topic = match message.key_type {
+        TRANSACTION => TXN_TOPIC,
+        _ => OFFSETS_TOPIC,
+    };
+    let known = matches!(message.key_type, GROUP | TRANSACTION);
+    let creates = known && shard.image.topic(topic).is_none();
     let question = Question {
         keys,
         listener: request.listener,
+        topic,
         creates,
         error: match message.key_type {
-            GROUP => ErrorCode::None,
-            TRANSACTION | SHARE => ErrorCode::UnsupportedVersion,
+            GROUP | TRANSACTION => ErrorCode::None,
+            SHARE => ErrorCode::UnsupportedVersion,
             _ => ErrorCode::InvalidRequest,
         },
     };
     let mut ops = Vec::new();
     if creates {
-        let create = Op::AutoCreate(vec![OFFSETS_TOPIC.to_owned()]);
+        let create = Op::AutoCreate(vec![topic.to_owned()]);
         ops.push((ShardId::FIRST, create));
     }
     drop(message);
@@ -60,7 +67,9 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
 struct Question {
     keys: Vec<String>,
     listener: usize,
-    /// It has the offsets topic made.
+    /// What it coordinates lives in this.
+    topic: &'static str,
+    /// It has that topic made.
     creates: bool,
     error: ErrorCode,
 }
@@ -73,16 +82,16 @@ impl Gathering for Question {
     fn finish(self: Box<Self>, shard: &mut Shard, turn: &mut Turn<'_>, reply: Reply) {
         let broker = shard.image.brokers().get(&shard.broker.node_id);
         let endpoint = broker.and_then(|b| shard.endpoint(b, self.listener));
-        let offsets = shard.image.topic(OFFSETS_TOPIC);
+        let topic = shard.image.topic(self.topic);
         // One whose log directory failed has no leader.
-        let no_leader = offsets.is_some_and(|topic| {
+        let no_leader = topic.is_some_and(|topic| {
             let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
             let of = |key: &String| topic.partition(partition_for(key, count));
             self.keys
                 .iter()
                 .any(|key| of(key).is_some_and(|p| p.leader < 0))
         });
-        let error = match (&endpoint, offsets) {
+        let error = match (&endpoint, topic) {
             _ if !self.error.is_none() => self.error,
             (Some(_), Some(_)) if !self.creates && !no_leader => ErrorCode::None,
             _ => ErrorCode::CoordinatorNotAvailable,

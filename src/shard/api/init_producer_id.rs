@@ -1,8 +1,7 @@
-//! InitProducerId (key 22), versions 0 to 5, for idempotent producers: a new id with epoch 0 each
-//! time, from blocks that the controller gives out and that are never given twice. v2: flexible.
-//! v3: id and epoch of before (KIP-360), which only matter with a transactional id.
-//!
-//! Gaps: a transactional id is refused with UNSUPPORTED_VERSION (transactions are not built).
+//! InitProducerId (key 22), versions 0 to 5. For idempotent producers: a new id with epoch 0 each
+//! time, from blocks that the controller gives out and that are never given twice. With a
+//! transactional id the coordinator of that decides (`txn_apis.rs`). v2: flexible. v3: id and epoch
+//! of before (KIP-360), which only matter with a transactional id. v4: PRODUCER_FENCED (KIP-588).
 
 use super::decode;
 use crate::ops::{Gathering, Op, OpResult};
@@ -29,7 +28,10 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     let error = match message.transactional_id.as_deref() {
         _ if half => Some(ErrorCode::InvalidRequest),
         Some("") => Some(ErrorCode::InvalidRequest),
-        Some(_) => Some(ErrorCode::UnsupportedVersion),
+        Some(_) => {
+            drop(message);
+            return super::txn_apis::init_producer_id(shard, turn, request);
+        }
         None => None,
     };
     match error {

@@ -30,7 +30,10 @@ pub(crate) mod metadata;
 pub(crate) mod multi_group_apis;
 pub(crate) mod offset_for_leader_epoch;
 pub(crate) mod produce;
+pub(crate) mod txn_apis;
+pub(crate) mod txn_offset_commit;
 pub(crate) mod unbuilt;
+pub(crate) mod verify;
 
 use crate::request::Request;
 use crate::{Shard, Turn};
@@ -106,13 +109,13 @@ macro_rules! handlers {
 }
 
 handlers! {
-    Produce 3 13 Here produce::run, "transactions; CurrentLeader tags";
+    Produce 3 13 Here produce::run, "CurrentLeader tags";
     Fetch 4 18 Here fetch::run, "followers; CurrentLeader tags; preferred read replica";
     ListOffsets 1 11 Here list_offsets::run, "";
     Metadata 0 13 Here metadata::run, "";
     OffsetCommit 2 10 Here group_apis::offset_commit, "";
     OffsetFetch 1 10 Here multi_group_apis::offset_fetch, "";
-    FindCoordinator 0 6 Here find_coordinator::run, "transaction and share coordinators";
+    FindCoordinator 0 6 Here find_coordinator::run, "share coordinators";
     JoinGroup 0 9 Here group_apis::join_group, "";
     Heartbeat 0 4 Here group_apis::heartbeat, "";
     LeaveGroup 0 5 Here group_apis::leave_group, "";
@@ -123,8 +126,13 @@ handlers! {
     CreateTopics 2 7 Controller controller_apis::create_topics, "";
     DeleteTopics 1 6 Controller controller_apis::delete_topics, "";
     DeleteRecords 0 2 Here delete_records::run, "";
-    InitProducerId 0 5 Here init_producer_id::run, "with a transactional id: refused";
+    InitProducerId 0 5 Here init_producer_id::run, "";
     OffsetForLeaderEpoch 2 4 Here offset_for_leader_epoch::run, "";
+    AddPartitionsToTxn 0 5 Here txn_apis::add_partitions, "";
+    AddOffsetsToTxn 0 4 Here txn_apis::add_offsets, "";
+    EndTxn 0 5 Here txn_apis::end_txn, "";
+    WriteTxnMarkers 1 2 Here txn_apis::write_markers, "";
+    TxnOffsetCommit 0 5 Here txn_offset_commit::run, "";
     DescribeConfigs 1 4 Here describe_configs::run, "broker loggers";
     AlterConfigs 0 2 Controller controller_apis::alter_configs, "";
     AlterReplicaLogDirs 1 2 Here alter_replica_log_dirs::run, "";
@@ -143,6 +151,8 @@ handlers! {
     UnregisterBroker 0 0 Controller controller_apis::unregister_broker, "";
     ConsumerGroupHeartbeat 0 1 Here consumer_group_apis::heartbeat, "";
     ConsumerGroupDescribe 0 1 Here consumer_group_apis::describe, "";
+    DescribeTransactions 0 0 Here txn_apis::describe, "";
+    ListTransactions 0 2 Here txn_apis::list, "";
     ListConfigResources 0 1 Here list_config_resources::run, "";
     DescribeTopicPartitions 0 0 Here describe_topic_partitions::run, "";
 }

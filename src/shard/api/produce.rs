@@ -8,12 +8,17 @@
 //! none, and any error closes the connection.
 //!
 //! - v7: zstd allowed (KIP-110). v8: RecordErrors and ErrorMessage (KIP-467). v9: flexible.
-//! - v10: CurrentLeader and NodeEndpoints tags (KIP-951). v13: topics by id (KIP-516).
+//! - v10: CurrentLeader and NodeEndpoints tags (KIP-951). v11: TRANSACTION_ABORTABLE. v12:
+//!   partitions add themselves to the transaction (KIP-890), see `verify.rs`. v13: topics by id
+//!   (KIP-516).
 //!
-//! Gaps: transactions (a transactional id is refused with INVALID_TXN_STATE); the tags of v10.
+//! Gaps: the tags of v10.
 
+use super::verify::{TxnRequest, transactional_batch};
 use crate::io::CloseReason;
-use crate::ops::{AppendOp, AppendResult, Gather, GatherBody, Op, OpResult, PartitionOp};
+use crate::ops::{
+    AppendOp, AppendResult, Gather, GatherBody, Op, OpResult, PartitionOp, TxnProduce,
+};
 use crate::request::{Reply, Request};
 use crate::{Shard, Turn};
 use bytes::Bytes;
@@ -35,11 +40,9 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     let version = request.version();
     let admin = *request.client_id == *ADMIN_CLIENT.as_bytes();
     let mut slots = shard.spare_slots.pop().unwrap_or_default();
-    let mut transactional = false;
     let mut topic = None;
     // The one walk through the request: whatever is needed of it later is noted.
     let parsed = ProduceRequest::parse_with(&request.body, 0, version, |part| {
-        transactional |= is_transactional(part, &request.body);
         let (ordinal, found) = match topic {
             Some((ordinal, found)) if ordinal == part.topic_ordinal => (ordinal, found),
             _ => (part.topic_ordinal, shard.produce_topic(&part.topic, admin)),
@@ -47,70 +50,42 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
         let first = topic
             .replace((ordinal, found))
             .is_none_or(|(n, _)| n != ordinal);
-        slots.push(Slot::new(part, found, first));
+        slots.push(Slot::new(
+            part,
+            found,
+            first,
+            transactional_batch(part, &request.body, version),
+        ));
     });
-    let (acks, topics, named) = match parsed {
-        Ok(p) => (p.acks, p.answered_topics, p.transactional_id.is_some()),
+    let (acks, topics, id) = match parsed {
+        Ok(p) => (p.acks, p.answered_topics, p.transactional_id),
         Err(error) => {
             shard.malformed(turn, request.reply, error);
             return;
         }
     };
-    let refuse_all = if !(-1..=1).contains(&acks) {
-        Some(ErrorCode::InvalidRequiredAcks)
-    } else if named {
-        Some(ErrorCode::InvalidTxnState)
-    } else if transactional {
-        // Nobody may write as a transactional producer without a name.
-        Some(ErrorCode::TransactionalIdAuthorizationFailed)
-    } else {
-        None
+    let txn = TxnRequest::of(turn.now.mono, version, id, &mut slots);
+    let refuse_all = match (&txn, (-1..=1).contains(&acks)) {
+        (_, false) => Some(ErrorCode::InvalidRequiredAcks),
+        (Err(error), true) => Some(*error),
+        (Ok(_), true) => None,
     };
-    let gather = shard.gathers.reserve();
-    let mut outstanding = 0;
-    for (n, slot) in slots.iter_mut().enumerate() {
-        if let Some(error) = refuse_all {
+    if let Some(error) = refuse_all {
+        for slot in &mut slots {
             slot.result.error = error;
         }
-        if !slot.result.error.is_none() {
-            continue;
-        }
-        let op = AppendOp {
-            records: request.body.slice(slot.records.clone()),
-            frame_len: request.body.len(),
-            version,
-        };
-        slot.result.error = ErrorCode::UnknownServerError; // until its own result comes
-        let op = Op::Partition(slot.tp, PartitionOp::Append(op));
-        shard.send_op(turn, shard.owner(slot.tp), gather, n as u32, op);
-        outstanding += 1;
+    }
+    for slot in &mut slots {
+        slot.todo = slot.result.error.is_none();
     }
     let body = ProduceGather {
         acks,
         topics,
         slots,
         frame: request.body,
+        txn: txn.unwrap_or_default(),
     };
-    if outstanding == 0 {
-        shard.gathers.remove(gather);
-        body.finish(shard, turn, request.reply);
-        return;
-    }
-    let gathering = Gather {
-        reply: request.reply,
-        outstanding,
-        body: GatherBody::Produce(body),
-    };
-    shard.gathers.fill(gather, gathering);
-}
-
-/// Whether a batch has the transactional bit of its attributes.
-fn is_transactional(part: &ProducePartition<'_>, frame: &Bytes) -> bool {
-    const ATTRIBUTES_LOW: usize = 22;
-    const TRANSACTIONAL: u8 = 0x10;
-    let records = part.records.clone().and_then(|range| frame.get(range));
-    let attributes = records.and_then(|records| records.get(ATTRIBUTES_LOW));
-    attributes.is_some_and(|byte| byte & TRANSACTIONAL != 0)
+    shard.enter_line(turn, request.reply, body);
 }
 
 impl Shard {
@@ -134,15 +109,26 @@ pub(crate) struct Slot {
     topic_at: Range<usize>,
     /// How many partitions the topic has in the request, at the first of them; else 0.
     topic_partitions: usize,
-    index: i32,
+    pub(super) index: i32,
     /// Of no meaning with an error.
-    tp: TopicPartition,
+    pub(super) tp: TopicPartition,
     records: Range<usize>,
-    result: AppendResult,
+    /// It is to be appended.
+    pub(super) todo: bool,
+    /// Of a transactional batch.
+    pub(super) txn: Option<Box<TxnProduce>>,
+    /// It may not be appended before the coordinator of its transaction agrees.
+    pub(super) unverified: bool,
+    pub(super) result: AppendResult,
 }
 
 impl Slot {
-    fn new(part: &ProducePartition<'_>, topic: Result<&Topic, ErrorCode>, first: bool) -> Self {
+    fn new(
+        part: &ProducePartition<'_>,
+        topic: Result<&Topic, ErrorCode>,
+        first: bool,
+        txn: Option<Box<TxnProduce>>,
+    ) -> Self {
         let (topic_id, error) = match topic {
             Err(error) => (Uuid::ZERO, error),
             Ok(topic) if topic.partition(part.index).is_none() => {
@@ -160,6 +146,9 @@ impl Slot {
                 partition: part.index,
             },
             records: part.records.clone().unwrap_or_default(),
+            todo: false,
+            txn,
+            unverified: false,
             result: AppendResult::refused(error),
         }
     }
@@ -172,20 +161,67 @@ pub(crate) struct ProduceGather {
     topics: usize,
     acks: i16,
     /// The request's partitions, in its order.
-    slots: Vec<Slot>,
+    pub(super) slots: Vec<Slot>,
+    /// Of a transactional producer.
+    pub(super) txn: Option<Box<TxnRequest>>,
 }
 
 impl ProduceGather {
     /// The result of the partition with this index in the request.
     pub(crate) fn take(&mut self, index: u32, result: OpResult) {
-        let slot = self.slots.get_mut(index as usize);
-        if let (Some(slot), OpResult::Append(result)) = (slot, result) {
-            slot.result = result;
+        match (self.slots.get_mut(index as usize), result) {
+            (Some(slot), OpResult::Append(result)) => slot.result = result,
+            (Some(slot), OpResult::Verify(guard)) => {
+                slot.unverified = true;
+                if let Some(txn) = &mut slot.txn {
+                    txn.guard = Some(guard);
+                }
+            }
+            _ => {}
         }
     }
 
-    /// All are there: answer.
-    pub(crate) fn finish(mut self, shard: &mut Shard, turn: &mut Turn<'_>, reply: Reply) {
+    /// Sends the appends that are to be done, or answers when there are none.
+    pub(super) fn send(mut self, shard: &mut Shard, turn: &mut Turn<'_>, reply: Reply) {
+        let gather = shard.gathers.reserve();
+        let mut outstanding = 0;
+        for (n, slot) in self.slots.iter_mut().enumerate() {
+            if !std::mem::take(&mut slot.todo) {
+                continue;
+            }
+            let op = AppendOp {
+                records: self.frame.slice(slot.records.clone()),
+                frame_len: self.frame.len(),
+                version: reply.version,
+                txn: slot.txn.clone(),
+            };
+            slot.result.error = ErrorCode::UnknownServerError; // until its own result comes
+            let op = Op::Partition(slot.tp, PartitionOp::Append(op));
+            shard.send_op(turn, shard.owner(slot.tp), gather, n as u32, op);
+            outstanding += 1;
+        }
+        if outstanding == 0 {
+            shard.gathers.remove(gather);
+            self.finish(shard, turn, reply);
+            return;
+        }
+        let gathering = Gather {
+            reply,
+            outstanding,
+            body: GatherBody::Produce(self),
+        };
+        shard.gathers.fill(gather, gathering);
+    }
+
+    /// All are there: answer, unless the coordinator of a transaction is to be asked first.
+    pub(crate) fn finish(self, shard: &mut Shard, turn: &mut Turn<'_>, reply: Reply) {
+        match self.txn {
+            Some(_) => self.appended(shard, turn, reply),
+            None => self.answer(shard, turn, reply),
+        }
+    }
+
+    pub(super) fn answer(mut self, shard: &mut Shard, turn: &mut Turn<'_>, reply: Reply) {
         if self.acks == 0 {
             if self.slots.iter().any(|s| !s.result.error.is_none()) {
                 shard.close_reply(turn, reply, CloseReason::ProduceWithoutAcksFailed);

@@ -16,6 +16,7 @@ mod pair;
 mod produce;
 mod schema;
 mod topics;
+mod txns;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -168,6 +169,12 @@ const INTENDED: &[Intended] = &[
         "the topic is answered with no partitions",
     ),
     (
+        "txns: ",
+        "Fetch",
+        "/Records",
+        "producer ids, and times of markers",
+    ),
+    (
         "listed at the end",
         "ListGroups",
         "",
@@ -178,6 +185,7 @@ const INTENDED: &[Intended] = &[
 /// Both brokers' settings.
 const PROPERTIES: &[(&str, &str)] = &[
     ("offsets.topic.num.partitions", "4"),
+    ("transaction.state.log.num.partitions", "4"),
     ("num.partitions", "2"),
     ("max.incremental.fetch.session.cache.slots", "1000"),
     // Answers must not depend on how much time lies between two requests.
@@ -197,6 +205,7 @@ const CASES: &[Case] = &[
     ("offsets", offsets::run),
     ("groups", groups::run),
     ("consumers", consumers::run),
+    ("txns", txns::run),
 ];
 
 fn is_meant(intended: &Intended, difference: &Difference) -> bool {

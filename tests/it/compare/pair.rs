@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use flumen_it::{Broker, Kind, Options, Shape};
 use serde_json::{Value, json};
 
+use super::batch::Batch;
 use super::schema::Schemas;
 
 /// How long one answer may take.
@@ -21,7 +22,6 @@ const FEATURES: [&str; 4] = [
     "eligible.leader.replicas.version",
     "share.version",
     "streams.version",
-    "transaction.version",
 ];
 
 /// Fields whose value is the broker's own; only "none" and "some" are told apart.
@@ -36,6 +36,7 @@ const OWN: &[&str] = &[
     "LastFetchTimestamp",
     "LastCaughtUpTimestamp",
     "LastTimestamp",
+    "TransactionStartTimeMs",
     "LogAppendTimeMs",
     "FinalizedFeaturesEpoch",
     "NodePort",
@@ -350,6 +351,7 @@ impl Side {
                     .get(name)
                     .with_context(|| format!("{name} is not kept"))?
                     .clone(),
+                None if text.starts_with('%') => json!(self.transactional(text)?),
                 None if text.contains("{v}") => json!(text.replace("{v}", &version.to_string())),
                 None => value.clone(),
             },
@@ -363,6 +365,19 @@ impl Side {
             }
             _ => value.clone(),
         })
+    }
+
+    /// `%name:sequence`: a record of the transaction of the producer that is kept as `name`.
+    fn transactional(&self, text: &str) -> Result<String> {
+        let (name, sequence) = text
+            .trim_start_matches('%')
+            .split_once(':')
+            .context("a sequence")?;
+        let kept = |name: &str| self.kept.get(name).and_then(Value::as_i64);
+        let producer = kept(name).context("a producer")?;
+        let epoch = kept(&format!("{name}-epoch")).context("its epoch")?;
+        let batch = Batch::of(1).from(producer, i16::try_from(epoch)?, sequence.parse()?);
+        Ok(batch.attributes(0x10).hex())
     }
 
     /// Takes out what each broker makes up, and orders what has no order.
@@ -440,6 +455,8 @@ fn sort(all: &mut [Value]) {
         "ResourceName",
         "MemberId",
         "GroupId",
+        "TransactionalId",
+        "ProducerId",
     ];
     const NUMBERS: &[&str] = &[
         "PartitionIndex",

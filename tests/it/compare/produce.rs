@@ -213,7 +213,8 @@ fn sequences(pair: &mut Pair) -> Result<()> {
     pair.case("producer id: wrong names");
     let wrong = json!({"TransactionalId": "", "TransactionTimeoutMs": 60_000});
     pair.all("InitProducerId", &wrong)?;
-    let of = |epoch: i16, sequence: i32, n: usize| Batch::of(n).from(1000, epoch, sequence).hex();
+    let of =
+        |epoch: i16, sequence: i32, n: usize| Batch::of(n).from(1_000_000, epoch, sequence).hex();
     for (name, records) in [
         ("unknown producer, late start", of(0, 5, 1)),
         ("first", of(0, 0, 2)),

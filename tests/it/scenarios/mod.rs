@@ -33,6 +33,7 @@ mod power;
 mod recovery;
 mod robust;
 mod tools_data;
+mod txns;
 
 /// Runs a scenario in one shape. Kafka has one shape only: there the second is the same test.
 fn run(shape: Shape, scenario: fn(Shape) -> Result<()>) -> Result<()> {

@@ -1,0 +1,497 @@
+//! The transaction coordinator of one shard: requests go in, its appends go to the shard's
+//! partitions of `__transaction_state`, its markers to the partitions of transactions, and after a
+//! start its state is read back.
+
+use crate::Shard;
+use crate::incoming::{coordinator_batch, marker_batch};
+use crate::io::{DiskOp, Effect, FileSlice, IoFailure, IoOutput, Segment};
+use crate::ops::{
+    FOR_TXNS, MarkerFor, Op, OpFrom, OpResult, PartitionOp, ReadOp, ReadResult, TxnOp,
+};
+use crate::partition::AckTo;
+use crate::partitions::Pending;
+use crate::request::Reply;
+use crate::timers::TimerKey;
+use crate::turn::Turn;
+use bytes::Bytes;
+use flumen_base::limits::DECOMPRESSED_BATCH_BYTES_MAX;
+use flumen_base::{ErrorCode, IdMap, IdSet, Mono, PartitionIndex, ShardId, TopicPartition};
+use flumen_coordinator::txn::{Markers, TransactionCoordinator, TxnConfig, TxnOut, TxnReply};
+use flumen_coordinator::{Append, ReplyToken, TxnMarker, WriteToken, partition_for};
+use flumen_log::batch::{Batches, Records};
+use flumen_quorum::Image;
+use flumen_quorum::controller::TRANSACTION_VERSION_FEATURE;
+use flumen_settings::BrokerConfig;
+use flumen_wire::Message;
+use flumen_wire::messages::ListTransactionsRequest;
+
+/// The topic that transactions live in.
+pub(crate) const TXN_TOPIC: &str = "__transaction_state";
+/// Pause after a read that failed.
+const LOAD_RETRY_MS: i64 = 500;
+
+/// Whether a topic is the one that transactions live in.
+pub(crate) fn is_txn_topic(name: &str) -> bool {
+    name == TXN_TOPIC
+}
+
+/// The coordinator and who waits for it.
+pub(crate) struct Txns {
+    pub(crate) coordinator: TransactionCoordinator,
+    pub(crate) out: TxnOut,
+    waiting: IdMap<ReplyToken, WaitingFor>,
+    /// Partitions that are being read: where each goes on.
+    loads: IdMap<u64, (TopicPartition, i64)>,
+    served: IdMap<PartitionIndex, TopicPartition>,
+    /// Those of them that are not known yet.
+    loading: IdSet<PartitionIndex>,
+    /// Those of them that were created just now: there is nothing to read.
+    created: Vec<PartitionIndex>,
+    /// Markers on their way, by number.
+    marking: IdMap<u64, Marking>,
+    timer: Option<Mono>,
+}
+
+/// Markers on their way, and how many of them are not answered.
+struct Marking {
+    markers: Markers,
+    left: usize,
+}
+
+enum WaitingFor {
+    Request(Reply),
+    Op(OpFrom),
+}
+
+impl Txns {
+    /// None yet.
+    pub(crate) fn new(broker: &BrokerConfig, image: &Image) -> Self {
+        Self {
+            coordinator: TransactionCoordinator::new(config_of(broker, image)),
+            out: TxnOut::default(),
+            waiting: IdMap::default(),
+            loads: IdMap::default(),
+            served: IdMap::default(),
+            loading: IdSet::default(),
+            created: Vec::new(),
+            marking: IdMap::default(),
+            timer: None,
+        }
+    }
+}
+
+fn config_of(broker: &BrokerConfig, image: &Image) -> TxnConfig {
+    let settings = &broker.transactions;
+    let partitions = image.topic(TXN_TOPIC).map(|t| t.partitions.len());
+    let partitions = partitions.and_then(|n| i32::try_from(n).ok());
+    TxnConfig {
+        max_timeout_ms: settings.max_timeout_ms,
+        id_expiration_ms: i64::from(settings.transactional_id_expiration_ms),
+        abort_interval_ms: i64::from(settings.abort_timed_out_cleanup_interval_ms),
+        expiry_interval_ms: i64::from(settings.remove_expired_cleanup_interval_ms),
+        num_partitions: partitions.unwrap_or(settings.state_log_num_partitions),
+        transaction_version: image.feature(TRANSACTION_VERSION_FEATURE),
+    }
+}
+
+impl Shard {
+    /// The shard that coordinates a transactional id; NOT_COORDINATOR until the topic exists, so
+    /// that clients ask for the coordinator, which creates it.
+    pub(crate) fn txn_coordinator_of(&self, id: &str) -> Result<ShardId, ErrorCode> {
+        let topic = self.image.topic(TXN_TOPIC);
+        let topic = topic.ok_or(ErrorCode::NotCoordinator)?;
+        let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+        Ok(self.owner(crate::image::id_of(topic, partition_for(id, count))))
+    }
+
+    /// Runs `call` for a request whose answer comes out of the coordinator.
+    pub(crate) fn ask_txns(
+        &mut self,
+        reply: Reply,
+        call: impl FnOnce(&mut TransactionCoordinator, ReplyToken, &mut TxnOut),
+    ) {
+        let token = ReplyToken(self.next_id());
+        let waiting = WaitingFor::Request(reply);
+        self.txns.waiting.insert(token, waiting);
+        call(&mut self.txns.coordinator, token, &mut self.txns.out);
+    }
+
+    /// Op::Txn of a shard.
+    pub(crate) fn run_txn_op(&mut self, turn: &mut Turn<'_>, from: OpFrom, op: TxnOp) {
+        let token = ReplyToken(self.next_id());
+        let Txns {
+            coordinator,
+            out,
+            waiting,
+            ..
+        } = &mut self.txns;
+        let result = match op {
+            TxnOp::Add(request) => {
+                waiting.insert(token, WaitingFor::Op(from));
+                coordinator.add_partitions(turn.now, token, &request, out);
+                return;
+            }
+            TxnOp::Verify(request) => {
+                OpResult::TxnVerified(coordinator.verify_partitions(&request))
+            }
+            TxnOp::Describe(id) => OpResult::TxnDescribed(Box::new(coordinator.describe(&id))),
+            TxnOp::List { body, version } => {
+                let Ok(request) = ListTransactionsRequest::decode_exact(&body, version) else {
+                    return; // it was decoded where it came from
+                };
+                OpResult::TxnListed(Box::new(coordinator.list(turn.now, &request)))
+            }
+        };
+        self.outbox.result(from, result);
+    }
+
+    /// At the end of a turn: appends, markers and answers of the coordinator leave.
+    pub(crate) fn poll_txns(&mut self, turn: &mut Turn<'_>) {
+        for index in std::mem::take(&mut self.txns.created) {
+            self.txns_known(turn, index);
+        }
+        while !self.txns.out.is_empty() {
+            let out = std::mem::take(&mut self.txns.out);
+            for append in out.appends {
+                self.append_txn_record(turn, append);
+            }
+            for markers in out.markers {
+                self.send_markers(turn, markers);
+            }
+            for (token, reply) in out.replies {
+                self.txn_replied(turn, token, reply);
+            }
+            if out.wants_producer_ids {
+                self.send_op(turn, ShardId::FIRST, FOR_TXNS, 0, Op::ProducerIds);
+            }
+        }
+    }
+
+    fn append_txn_record(&mut self, turn: &mut Turn<'_>, append: Append) {
+        let tp = self.txns.served.get(&append.partition).copied();
+        match (tp, coordinator_batch(turn, &append)) {
+            (Some(tp), Some(incoming)) => {
+                self.append_batch(turn, tp, incoming, AckTo::Txns(append.write_token));
+            }
+            _ => self.txn_append_done(turn, append.write_token, ErrorCode::NotCoordinator),
+        }
+    }
+
+    /// An append of the coordinator is written, or failed.
+    pub(crate) fn txn_append_done(
+        &mut self,
+        turn: &mut Turn<'_>,
+        token: WriteToken,
+        error: ErrorCode,
+    ) {
+        let Txns {
+            coordinator, out, ..
+        } = &mut self.txns;
+        match error {
+            ErrorCode::None => coordinator.commit(turn.now, token, out),
+            error => coordinator.append_failed(turn.now, token, error, out),
+        }
+    }
+
+    fn txn_replied(&mut self, turn: &mut Turn<'_>, token: ReplyToken, answer: TxnReply) {
+        match (self.txns.waiting.remove(&token), answer) {
+            (Some(WaitingFor::Request(reply)), TxnReply::InitProducerId(r)) => {
+                self.reply(turn, reply, &r);
+            }
+            (Some(WaitingFor::Request(reply)), TxnReply::EndTxn(r)) => {
+                self.reply(turn, reply, &r);
+            }
+            (Some(WaitingFor::Op(from)), TxnReply::Added(error)) => {
+                self.outbox.result(from, OpResult::TxnAdded(error));
+            }
+            (None, _) => {}
+            _ => tracing::error!("the transaction coordinator gave an answer of another kind"),
+        }
+    }
+
+    /// A block of producer ids has come, or none.
+    pub(crate) fn txn_ids_came(&mut self, turn: &mut Turn<'_>, result: OpResult) {
+        if let OpResult::ProducerIds(block) = result {
+            let Txns {
+                coordinator, out, ..
+            } = &mut self.txns;
+            coordinator.producer_ids(turn.now, block, out);
+        }
+    }
+
+    // ---- markers ----
+
+    /// Sends the markers of a decision to the owners of their partitions. A partition that is gone
+    /// needs none.
+    fn send_markers(&mut self, turn: &mut Turn<'_>, markers: Markers) {
+        let n = self.next_id();
+        let marker = TxnMarker {
+            producer_id: markers.producer_id,
+            producer_epoch: markers.producer_epoch,
+            coordinator_epoch: markers.coordinator_epoch,
+            commit: markers.commit,
+            transaction_version: markers.transaction_version,
+        };
+        let places = markers.partitions.clone();
+        let left = places.len();
+        self.txns.marking.insert(n, Marking { markers, left });
+        for (index, (topic, partition)) in places.iter().enumerate() {
+            let index = index as u32;
+            match self.partition_id(topic, *partition) {
+                Some(tp) => {
+                    let op = PartitionOp::Marker(marker, MarkerFor::Coordinator);
+                    self.send_op(turn, self.owner(tp), n, index, Op::Partition(tp, op));
+                }
+                None => self.txn_marked(turn, n, index, ErrorCode::None),
+            }
+        }
+    }
+
+    /// One of these markers is written, or why not.
+    pub(crate) fn txn_marked(&mut self, turn: &mut Turn<'_>, n: u64, index: u32, error: ErrorCode) {
+        let Txns {
+            coordinator,
+            out,
+            marking,
+            ..
+        } = &mut self.txns;
+        let Some(Marking { markers, left }) = marking.get_mut(&n) else {
+            return;
+        };
+        let token = markers.token;
+        let Some((topic, partition)) = markers.partitions.get(index as usize).cloned() else {
+            return;
+        };
+        *left -= 1;
+        if *left == 0 {
+            marking.remove(&n);
+        }
+        let place = (&*topic, partition);
+        coordinator.marker_done(turn.now, token, place, error, out);
+    }
+
+    /// PartitionOp::Marker: to a partition of groups by way of their coordinator, whose offsets it
+    /// decides about.
+    pub(crate) fn write_marker(
+        &mut self,
+        turn: &mut Turn<'_>,
+        (from, who): (OpFrom, MarkerFor),
+        tp: TopicPartition,
+        marker: TxnMarker,
+    ) {
+        let is_of_groups = self
+            .partitions
+            .get(&tp)
+            .is_some_and(|p| crate::groups::is_offsets_topic(&p.topic));
+        if is_of_groups {
+            self.complete_group_txn(turn, (from, who), tp.partition, marker);
+            return;
+        }
+        let incoming = marker_batch(turn.now.wall_ms, &marker);
+        self.append_batch(turn, tp, incoming, AckTo::Marker(from, who));
+    }
+
+    // ---- time and settings ----
+
+    /// Deadlines of the coordinator.
+    pub(crate) fn tick_txns(&mut self, turn: &mut Turn<'_>) {
+        self.txns.timer = None;
+        let Txns {
+            coordinator, out, ..
+        } = &mut self.txns;
+        coordinator.tick(turn.now, out);
+    }
+
+    /// At the end of a turn: the coordinator's next deadline.
+    pub(crate) fn arm_txns(&mut self) {
+        let wanted = self.txns.coordinator.next_deadline();
+        if wanted != self.txns.timer {
+            if let Some(at) = self.txns.timer {
+                self.timers.disarm(at, TimerKey::Txns);
+            }
+            if let Some(at) = wanted {
+                self.timers.arm(at, TimerKey::Txns);
+            }
+            self.txns.timer = wanted;
+        }
+    }
+
+    /// The broker's settings or the cluster's features have changed.
+    pub(crate) fn reconfigure_txns(&mut self) {
+        let config = config_of(&self.broker, &self.image);
+        self.txns.coordinator.set_config(config);
+    }
+
+    // ---- loading ----
+
+    /// The topic of transactions is gone.
+    pub(crate) fn forget_txns(&mut self) {
+        let Txns {
+            coordinator,
+            out,
+            served,
+            loading,
+            created,
+            ..
+        } = &mut self.txns;
+        for (index, _) in served.drain() {
+            loading.remove(&index);
+            created.retain(|c| *c != index);
+            coordinator.unload(index, out);
+        }
+    }
+
+    /// A partition of the topic of transactions is this shard's. One that was not there when this
+    /// process started is new, and serves at once.
+    pub(crate) fn announce_txns(&mut self, tp: TopicPartition, epoch: i32) {
+        if self.txns.served.insert(tp.partition, tp).is_none() {
+            self.txns.loading.insert(tp.partition);
+            self.txns.coordinator.begin_load(tp.partition, epoch);
+            if self.image_followed {
+                self.txns.created.push(tp.partition);
+            }
+        }
+    }
+
+    fn txns_known(&mut self, turn: &mut Turn<'_>, index: PartitionIndex) {
+        let Txns {
+            coordinator,
+            out,
+            loading,
+            ..
+        } = &mut self.txns;
+        if loading.remove(&index) {
+            coordinator.finish_load(turn.now, index, out);
+        }
+    }
+
+    /// Its log is loaded: reads the transactions from it, unless they are known.
+    pub(crate) fn load_txns(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
+        self.stage_waiting(turn, tp);
+        if !self.txns.loading.contains(&tp.partition) {
+            return;
+        }
+        let log = self.partitions.get(&tp).and_then(|p| p.log());
+        let start = log.map_or(0, |log| log.log_start_offset().0);
+        let load = self.next_id();
+        self.txns.loads.insert(load, (tp, start));
+        self.read_txns(turn, load);
+    }
+
+    /// Reads the next chunk, or ends the load.
+    fn read_txns(&mut self, turn: &mut Turn<'_>, load: u64) {
+        let Some(&(tp, offset)) = self.txns.loads.get(&load) else {
+            return;
+        };
+        let end = self.partitions.get(&tp).map_or(-1, |p| p.high_watermark());
+        if offset >= end {
+            self.txns.loads.remove(&load);
+            self.txns_known(turn, tp.partition);
+            return;
+        }
+        let chunk = self.broker.transactions.state_log_load_buffer_size;
+        let op = PartitionOp::Read(ReadOp {
+            offset,
+            max_bytes: u32::try_from(chunk).unwrap_or(0),
+            min_one: true,
+            current_leader_epoch: -1,
+            last_fetched_epoch: -1,
+            committed_only: false,
+        });
+        self.send_op(turn, self.id, load, 0, Op::Partition(tp, op));
+    }
+
+    /// A chunk's place is known: bytes in memory, or a range of a file to be read.
+    pub(crate) fn take_txn_read(&mut self, turn: &mut Turn<'_>, load: u64, result: ReadResult) {
+        if !self.txns.loads.contains_key(&load) {
+            return;
+        }
+        if !result.error.is_none() || result.data.is_empty() {
+            tracing::error!(error = %result.error, "transactions could not be read");
+            self.retry_txn_load(turn, load);
+            return;
+        }
+        let mut file = None;
+        for segment in result.data {
+            match segment {
+                Segment::Bytes(bytes) => {
+                    self.replay_txns(load, &bytes);
+                }
+                Segment::File(slice) => file = Some(slice),
+            }
+        }
+        match file {
+            None => self.read_txns(turn, load),
+            Some(FileSlice { file, pos, len }) => {
+                let token = self.park(Pending::TxnRead(load));
+                turn.fx
+                    .push(Effect::Io(token, DiskOp::Read { file, pos, len }));
+            }
+        }
+    }
+
+    /// A chunk has been read.
+    pub(crate) fn txn_read_done(
+        &mut self,
+        turn: &mut Turn<'_>,
+        load: u64,
+        result: Result<IoOutput, IoFailure>,
+    ) {
+        match result {
+            Ok(IoOutput::Read(bytes)) if self.replay_txns(load, &bytes) => {
+                self.read_txns(turn, load);
+            }
+            _ => {
+                tracing::error!("transactions could not be read, will try again");
+                self.retry_txn_load(turn, load);
+            }
+        }
+    }
+
+    fn retry_txn_load(&mut self, turn: &mut Turn<'_>, load: u64) {
+        let at = turn.now.mono.plus_ms(LOAD_RETRY_MS);
+        self.timers.arm(at, TimerKey::TxnLoad(load));
+    }
+
+    /// The pause after a failed read is over.
+    pub(crate) fn txn_load_due(&mut self, turn: &mut Turn<'_>, load: u64) {
+        let tp = self.txns.loads.get(&load).map(|(tp, _)| *tp);
+        if tp.is_some_and(|tp| self.partitions.get(&tp).is_some()) {
+            self.read_txns(turn, load);
+        } else {
+            self.txns.loads.remove(&load);
+        }
+    }
+
+    /// Replays the whole batches of a chunk; false if there was none.
+    fn replay_txns(&mut self, load: u64, bytes: &Bytes) -> bool {
+        let Txns {
+            coordinator, loads, ..
+        } = &mut self.txns;
+        let Some((tp, next_offset)) = loads.get_mut(&load) else {
+            return false;
+        };
+        let mut moved = false;
+        for batch in Batches::new(bytes) {
+            let Ok(batch) = batch else {
+                break;
+            };
+            let header = batch.header;
+            if header.last_offset() >= *next_offset
+                && let Ok(section) = batch.unfold(DECOMPRESSED_BATCH_BYTES_MAX)
+            {
+                for record in Records::new(&section, header.count()).map_while(Result::ok) {
+                    if let Some(key) = record.key
+                        && let Err(error) = coordinator.replay(tp.partition, key, record.value)
+                    {
+                        let partition = tp.partition;
+                        tracing::warn!(partition, %error, "a record of {TXN_TOPIC} is skipped");
+                    }
+                }
+            }
+            *next_offset = (*next_offset).max(header.last_offset() + 1);
+            moved = true;
+        }
+        moved
+    }
+}
