@@ -37,6 +37,11 @@ pub struct AbortedTxn {
 pub struct AbortedTxns(Vec<AbortedTxn>);
 
 impl AbortedTxns {
+    /// These, by ascending marker.
+    pub fn of(txns: Vec<AbortedTxn>) -> Self {
+        Self(txns)
+    }
+
     /// Takes one more; its marker is behind all others.
     pub fn push(&mut self, txn: AbortedTxn) {
         debug_assert!(

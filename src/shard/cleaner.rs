@@ -233,7 +233,7 @@ impl Shard {
         let work = p.log_mut().and_then(|log| {
             let what = log.cleanable(now, high_watermark)?;
             tracing::debug!(partition = name, ?what, "cleaning begins");
-            Some(log.start_cleaning(now, what, limits, Vec::new()))
+            Some(log.start_cleaning(now, what, limits))
         });
         match work {
             Some(work) => self.start_slice(turn, tp, work, now.mono, CleanStats::default()),

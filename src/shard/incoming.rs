@@ -37,9 +37,12 @@ impl Incoming {
 pub(crate) fn verification(
     p: &mut Partition,
     turn: &Turn<'_>,
-    txn: &TxnProduce,
+    txn: Option<&TxnProduce>,
 ) -> Result<TxnContext, OpResult> {
     let mut context = TxnContext::default();
+    let Some(txn) = txn else {
+        return Ok(context);
+    };
     if let Some(guard) = txn.guard {
         context.guard = Some(VerificationGuard(guard));
         return Ok(context);

@@ -349,7 +349,7 @@ pub(crate) enum GroupResult {
     List(Result<Vec<wire::list_groups_response::ListedGroup<'static>>, ErrorCode>),
 }
 
-/// Marks gather numbers of reads for loads of groups; those of gathers and fetches are below.
+/// Marks gather numbers of reads for loads of coordinators; those of gathers and fetches are below.
 pub(crate) const OF_GROUPS: u64 = 1 << 62;
 /// Marks gather numbers of watches for fetch sessions.
 pub(crate) const OF_SESSIONS: u64 = 1 << 63;

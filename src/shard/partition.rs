@@ -474,16 +474,6 @@ impl Partition {
         })
     }
 
-    /// Of the transactions that were rolled back: producer id and first offset.
-    fn aborted(&self, op: &ReadOp, plan: &ReadPlan) -> Vec<(i64, i64)> {
-        let bound = Offset(self.read_bound(true));
-        let txns = self
-            .log()
-            .map(|log| log.aborted_txns(Offset(op.offset), bound, plan));
-        let txns = txns.into_iter().flatten();
-        txns.map(|t| (t.producer_id, t.first_offset)).collect()
-    }
-
     /// The log start offset, -1 while there is no log.
     pub(crate) fn log_start(&self) -> i64 {
         self.log().map_or(-1, |log| log.log_start_offset().0)

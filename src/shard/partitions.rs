@@ -25,7 +25,7 @@ use flumen_base::limits::{DECOMPRESSED_BATCH_BYTES_MAX, VALIDATE_INLINE_BYTES_MA
 use flumen_base::{ErrorCode, IdMap, Offset, PartitionIndex, ShardId, TopicPartition};
 use flumen_log::lookup::Target;
 use flumen_log::producer_state::ProducerEntry;
-use flumen_log::{FileIds, Log, Origin, Scan, TxnContext, UnlinkJob};
+use flumen_log::{FileIds, Log, Origin, Scan, UnlinkJob};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -268,10 +268,9 @@ impl Shard {
             self.outbox.result(from, OpResult::Append(result));
             return None;
         }
-        let txn = match op.txn.as_deref().map(|txn| verification(p, turn, txn)) {
-            None => TxnContext::default(),
-            Some(Ok(txn)) => txn,
-            Some(Err(result)) => {
+        let txn = match verification(p, turn, op.txn.as_deref()) {
+            Ok(txn) => txn,
+            Err(result) => {
                 self.outbox.result(from, result);
                 return None;
             }

@@ -6,7 +6,8 @@ use crate::ops::{OpFrom, OpResult, PartitionOp, ReadOp, ReadResult, WatchOp};
 use crate::partition::{Partition, ReadStep};
 use crate::partitions::Partitions;
 use crate::turn::Turn;
-use flumen_base::{ErrorCode, TopicPartition};
+use flumen_base::{ErrorCode, Offset, TopicPartition};
+use flumen_log::ReadPlan;
 
 /// A read that several readers of a partition are about to ask for: those at the end of its log,
 /// which a write has woken. The first is planned; the others get the same memory and file ranges.
@@ -40,6 +41,18 @@ impl SharedRead {
         tp: Result<TopicPartition, ErrorCode>,
     ) -> Option<&SharedAnswer> {
         self.answer.as_ref().filter(|_| self.is_of(tp))
+    }
+}
+
+impl Partition {
+    /// Of the transactions that were rolled back: producer id and first offset.
+    pub(crate) fn aborted(&self, op: &ReadOp, plan: &ReadPlan) -> Vec<(i64, i64)> {
+        let bound = Offset(self.read_bound(true));
+        let txns = self
+            .log()
+            .map(|log| log.aborted_txns(Offset(op.offset), bound, plan));
+        let txns = txns.into_iter().flatten();
+        txns.map(|t| (t.producer_id, t.first_offset)).collect()
     }
 }
 

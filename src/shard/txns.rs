@@ -6,7 +6,7 @@ use crate::Shard;
 use crate::incoming::{coordinator_batch, marker_batch};
 use crate::io::{DiskOp, Effect, FileSlice, IoFailure, IoOutput, Segment};
 use crate::ops::{
-    FOR_TXNS, MarkerFor, Op, OpFrom, OpResult, PartitionOp, ReadOp, ReadResult, TxnOp,
+    FOR_TXNS, MarkerFor, OF_GROUPS, Op, OpFrom, OpResult, PartitionOp, ReadOp, ReadResult, TxnOp,
 };
 use crate::partition::AckTo;
 use crate::partitions::Pending;
@@ -398,7 +398,7 @@ impl Shard {
             last_fetched_epoch: -1,
             committed_only: false,
         });
-        self.send_op(turn, self.id, load, 0, Op::Partition(tp, op));
+        self.send_op(turn, self.id, OF_GROUPS | load, 0, Op::Partition(tp, op));
     }
 
     /// A chunk's place is known: bytes in memory, or a range of a file to be read.

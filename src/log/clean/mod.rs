@@ -27,7 +27,6 @@ mod work;
 pub(crate) use plan::CleanState;
 pub use plan::Cleanable;
 pub use swap::{SwapJob, Swapped};
-pub use txns::AbortedTxn;
 pub use work::{CleanLimits, CleanOutput, CleanStats, CleanStep, Cleaning};
 
 /// Added to the names of files that a cleaning is writing.

@@ -4,7 +4,6 @@
 use super::filter::LastRecord;
 use super::map::OffsetMap;
 use super::swap::{SwapJob, Swapped};
-use super::txns::AbortedTxn;
 use super::work::{CleanLimits, CleanStats, Cleaning, Source, Stage};
 use crate::config::LogConfig;
 use crate::index::OffsetIndex;
@@ -145,14 +144,12 @@ impl Log {
         lag_ms > 0 && segment.largest_timestamp() > now.wall_ms.saturating_sub(lag_ms)
     }
 
-    /// Begins to clean what [`Log::cleanable`] said. `aborted` are the aborted transactions whose
-    /// markers stand in segments without a `.txnindex` file yet: those not sealed.
+    /// Begins to clean what [`Log::cleanable`] said.
     pub fn start_cleaning(
         &mut self,
         now: Now,
         what: Cleanable,
         limits: CleanLimits,
-        aborted: Vec<AbortedTxn>,
     ) -> Box<Cleaning> {
         self.clean.running = true;
         let config = &self.config;
@@ -163,8 +160,7 @@ impl Log {
             size: s.mark.size,
             index_len: s.index.len(),
         });
-        let sealed = |s: &&Segment| s.state == SegmentState::Sealed;
-        let sealed = self.segments.iter().filter(sealed);
+        let aborted = self.segments.iter().flat_map(|s| s.aborted.as_slice());
         let producers = self.producers.iter().map(|(id, entry)| {
             let last = LastRecord {
                 offset: entry.batches.last().map(|b| b.last_offset),
@@ -184,8 +180,7 @@ impl Log {
             first_dirty,
             upper,
             sources: sources.collect(),
-            txn_indexes: sealed.map(|s| s.base_offset).collect(),
-            aborted,
+            aborted: aborted.copied().collect(),
             producers: producers.collect(),
             map: OffsetMap::default(),
             stage: Stage::New,
@@ -253,6 +248,7 @@ impl Log {
         segment.named = true;
         segment.modified_ms = modified_ms;
         segment.index = OffsetIndex::Full(swapped.entries);
+        segment.aborted = swapped.aborted;
         self.segments.drain(index + 1..index + count);
         if let Some(old) = self.segments.get_mut(index) {
             *old = segment;

@@ -8,7 +8,6 @@
 //! X.log ...           named on disk                         | a crash here: nothing to do
 //! ```
 
-use super::txns::AbortedTxn;
 use super::{CLEANED_SUFFIX, SWAP_SUFFIX};
 use crate::index::IndexEntry;
 use crate::jobs::UnlinkJob;
@@ -16,6 +15,7 @@ use crate::segment::{
     DELETED_SUFFIX, INDEX_SUFFIX, LOG_SUFFIX, SNAPSHOT_SUFFIX, SegmentMark, TIME_INDEX_SUFFIX,
     TXN_INDEX_SUFFIX, segment_path,
 };
+use crate::txn_index::AbortedTxns;
 use flumen_base::{Disk, LogFile};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ pub struct SwapJob {
     pub(crate) replaced: Vec<i64>,
     pub(crate) mark: SegmentMark,
     pub(crate) entries: Vec<IndexEntry>,
-    pub(crate) aborted: Vec<AbortedTxn>,
+    pub(crate) aborted: AbortedTxns,
     /// Of those that it replaces.
     pub(crate) files: Vec<Arc<LogFile>>,
     pub(crate) delay_ms: i64,
@@ -50,7 +50,7 @@ pub struct Swapped {
     pub(crate) mark: SegmentMark,
     pub(crate) entries: Vec<IndexEntry>,
     /// What its `.txnindex` holds now.
-    pub aborted: Vec<AbortedTxn>,
+    pub(crate) aborted: AbortedTxns,
     /// Unlinks the old files.
     pub unlink: UnlinkJob,
     /// To be run so many milliseconds later (`file.delete.delay.ms`).

@@ -2,63 +2,9 @@
 //! stays until nothing of its transaction is left.
 
 use crate::batch::{BatchHeader, Record};
+use crate::txn_index::AbortedTxn;
 use flumen_base::{IdMap, IdSet, ProducerId};
 use std::collections::VecDeque;
-
-/// Length of an entry of a `.txnindex` file: version i16, producer id i64, first, last and last
-/// stable offset i64.
-const ENTRY_LEN: usize = 34;
-const VERSION: i16 = 0;
-
-/// An aborted transaction, as an entry of a `.txnindex` file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct AbortedTxn {
-    /// Offset of its first record.
-    pub first_offset: i64,
-    /// Whose it was.
-    pub producer_id: ProducerId,
-    /// Offset of its marker.
-    pub last_offset: i64,
-    /// The last stable offset when the marker came.
-    pub last_stable_offset: i64,
-}
-
-impl AbortedTxn {
-    /// A `.txnindex` file.
-    pub(crate) fn encode_all(list: &[Self]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(list.len() * ENTRY_LEN);
-        for txn in list {
-            out.extend_from_slice(&VERSION.to_be_bytes());
-            for field in [
-                txn.producer_id,
-                txn.first_offset,
-                txn.last_offset,
-                txn.last_stable_offset,
-            ] {
-                out.extend_from_slice(&field.to_be_bytes());
-            }
-        }
-        out
-    }
-
-    /// Entries of a `.txnindex` file, up to the first that is of an unknown version or not whole.
-    pub(crate) fn decode_all(bytes: &[u8]) -> impl Iterator<Item = Self> + '_ {
-        let (entries, _) = bytes.as_chunks::<ENTRY_LEN>();
-        entries.iter().map_while(|entry| {
-            let (version, rest) = entry.split_first_chunk::<2>()?;
-            let (fields, _) = rest.as_chunks::<8>();
-            let [producer_id, first_offset, last_offset, last_stable_offset] = *fields else {
-                return None;
-            };
-            (i16::from_be_bytes(*version) == VERSION).then(|| Self {
-                producer_id: i64::from_be_bytes(producer_id),
-                first_offset: i64::from_be_bytes(first_offset),
-                last_offset: i64::from_be_bytes(last_offset),
-                last_stable_offset: i64::from_be_bytes(last_stable_offset),
-            })
-        })
-    }
-}
 
 /// Which transactions are open at the place that a pass has come to.
 #[derive(Debug, Default)]
@@ -84,7 +30,7 @@ impl TxnState {
     pub(crate) fn new(aborted: &[AbortedTxn], start: i64) -> Self {
         let mut list: Vec<AbortedTxn> = aborted.to_vec();
         list.retain(|txn| txn.last_offset >= start);
-        list.sort_unstable();
+        list.sort_unstable_by_key(|txn| (txn.first_offset, txn.producer_id));
         list.dedup();
         Self {
             aborted: list.into(),
@@ -140,30 +86,5 @@ impl TxnState {
     /// The entries for the index of the segment that was written, which ends here.
     pub(crate) fn take_kept(&mut self) -> Vec<AbortedTxn> {
         std::mem::take(&mut self.kept)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn entries_are_kafkas() {
-        let txn = AbortedTxn {
-            producer_id: 1,
-            first_offset: 2,
-            last_offset: 3,
-            last_stable_offset: 4,
-        };
-        let bytes = AbortedTxn::encode_all(&[txn, txn]);
-        assert_eq!(bytes.len(), 68);
-        assert_eq!(bytes[..3], [0, 0, 0]);
-        assert_eq!((bytes[9], bytes[17], bytes[25], bytes[33]), (1, 2, 3, 4));
-        let read: Vec<_> = AbortedTxn::decode_all(&bytes).collect();
-        assert_eq!(read, [txn, txn]);
-        assert_eq!(AbortedTxn::decode_all(&bytes[..40]).count(), 1);
-        let mut unknown = bytes;
-        unknown[1] = 9;
-        assert_eq!(AbortedTxn::decode_all(&unknown).count(), 0);
     }
 }

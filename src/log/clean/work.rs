@@ -5,7 +5,7 @@ use super::CLEANED_SUFFIX;
 use super::filter::{Filter, Filtered, Kept, LastRecord};
 use super::map::OffsetMap;
 use super::swap::{SwapJob, remove_cleaned};
-use super::txns::{AbortedTxn, TxnState};
+use super::txns::TxnState;
 use crate::batch::{Batch, BatchError, BatchHeader, Records};
 use crate::index::{self, IndexEntry, OFFSET_ENTRY_LEN, TIME_ENTRY_LEN, TimeEntry};
 use crate::jobs::replace;
@@ -14,6 +14,7 @@ use crate::segment::{
     INDEX_SUFFIX, LOG_SUFFIX, SegmentMark, TIME_INDEX_SUFFIX, TXN_INDEX_SUFFIX, push_index,
     relative, segment_path,
 };
+use crate::txn_index::{AbortedTxn, AbortedTxns};
 use flumen_base::limits::DECOMPRESSED_BATCH_BYTES_MAX;
 use flumen_base::{Disk, DiskFile, IdMap, Offset, OpenMode, ProducerId};
 use std::collections::VecDeque;
@@ -26,8 +27,6 @@ use std::path::PathBuf;
 const GROUP_SEGMENTS_MAX: usize = 64;
 /// Bytes of a new segment between two syncs.
 const SYNC_BYTES: u64 = 16 << 20;
-/// No index of transactions is longer: it would have 30 million entries.
-const TXN_INDEX_LEN_MAX: u64 = 1 << 30;
 
 /// What a cleaning may take.
 #[derive(Clone, Copy, Debug)]
@@ -106,8 +105,6 @@ pub struct Cleaning {
     pub(crate) upper: i64,
     /// All segments below that, ascending.
     pub(crate) sources: Vec<Source>,
-    /// Base offsets of all segments that may have a `.txnindex` file.
-    pub(crate) txn_indexes: Vec<i64>,
     /// Aborted transactions that no file names yet.
     pub(crate) aborted: Vec<AbortedTxn>,
     pub(crate) producers: IdMap<ProducerId, LastRecord>,
@@ -206,7 +203,7 @@ impl Cleaning {
         let before = self.stats.bytes_read + self.stats.bytes_written;
         let stage = std::mem::replace(&mut self.stage, Stage::Ended);
         let step = match stage {
-            Stage::New => self.begin(disk),
+            Stage::New => self.begin(),
             Stage::Mapping(place, txns) => self.map_slice(disk, place, txns),
             Stage::Between(groups, txns) => self.next_group(disk, groups, txns),
             Stage::Copying(group, groups, txns) => self.copy_slice(disk, group, groups, txns),
@@ -233,17 +230,7 @@ impl Cleaning {
         segment_path(&self.dir, source.base, LOG_SUFFIX)
     }
 
-    fn begin(&mut self, disk: &dyn Disk) -> io::Result<CleanStep> {
-        let mut aborted = std::mem::take(&mut self.aborted);
-        for base in std::mem::take(&mut self.txn_indexes) {
-            let path = segment_path(&self.dir, base, TXN_INDEX_SUFFIX);
-            match disk.read_all(&path, TXN_INDEX_LEN_MAX) {
-                Ok(bytes) => aborted.extend(AbortedTxn::decode_all(&bytes)),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(e),
-            }
-        }
-        self.aborted = aborted;
+    fn begin(&mut self) -> io::Result<CleanStep> {
         let CleanLimits {
             map_bytes,
             map_load_factor,
@@ -407,7 +394,7 @@ impl Cleaning {
             self.stage = Stage::Copying(group, groups, txns);
             return Ok(CleanStep::More);
         }
-        let aborted = txns.take_kept();
+        let aborted = AbortedTxns::of(txns.take_kept());
         self.stage = Stage::Between(groups, txns);
         if !group.changed {
             remove_cleaned(disk, &self.dir, base)?;
@@ -462,7 +449,7 @@ impl Cleaning {
         mut group: Group,
         base: i64,
         file: &dyn DiskFile,
-        aborted: Vec<AbortedTxn>,
+        aborted: AbortedTxns,
     ) -> io::Result<SwapJob> {
         file.set_len(group.mark.size)?;
         file.sync()?;
@@ -486,7 +473,7 @@ impl Cleaning {
         write(INDEX_SUFFIX, &index::encode_offsets(&entries))?;
         write(TIME_INDEX_SUFFIX, &index::encode_times(&times))?;
         if !aborted.is_empty() {
-            write(TXN_INDEX_SUFFIX, &AbortedTxn::encode_all(&aborted))?;
+            write(TXN_INDEX_SUFFIX, &aborted.encode())?;
         }
         let replaced = self.sources.get(sources).unwrap_or_default();
         Ok(SwapJob {

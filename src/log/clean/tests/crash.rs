@@ -162,7 +162,7 @@ fn cut_off_after(changes: u64, power: bool, seed: u64) -> bool {
         disk: rig.disk.clone(),
         left: Arc::new(AtomicU64::new(changes)),
     };
-    let ended = clean_with(&mut rig, 1 << 20, &[], &cut);
+    let ended = clean_with(&mut rig, 1 << 20, &cut);
     let was_cut = ended.is_err();
     if power {
         // What is not synced goes; what is in the active segment shall not be in question here.

@@ -5,7 +5,7 @@ mod crash;
 mod model;
 mod rules;
 
-use super::{AbortedTxn, CleanLimits, CleanStats, CleanStep};
+use super::{CleanLimits, CleanStats, CleanStep};
 use crate::batch::{BatchBuilder, Batches, Records};
 use crate::config::CleanupPolicy;
 use crate::testing_rig::Rig;
@@ -18,6 +18,7 @@ pub(super) const RETENTION_MS: i64 = 1000;
 
 pub(super) fn config() -> LogConfig {
     LogConfig {
+        txn_verification: false,
         segment_bytes: 1500,
         index_interval_bytes: 200,
         retention_ms: -1,
@@ -124,7 +125,6 @@ pub(super) fn batches(rig: &mut Rig) -> Vec<(i64, i64, i32, bool, Option<i64>)> 
 pub(super) fn clean_with(
     rig: &mut Rig,
     map_bytes: usize,
-    aborted: &[AbortedTxn],
     disk: &dyn Disk,
 ) -> io::Result<Option<CleanStats>> {
     let high_watermark = rig.log.written_end_offset();
@@ -132,10 +132,7 @@ pub(super) fn clean_with(
         return Ok(None);
     };
     let now = rig.now();
-    let aborted = aborted.to_vec();
-    let mut work = rig
-        .log
-        .start_cleaning(now, what, limits(map_bytes), aborted);
+    let mut work = rig.log.start_cleaning(now, what, limits(map_bytes));
     loop {
         let output = work.slice(disk);
         work = output.work;
@@ -170,7 +167,7 @@ pub(super) fn clean_with(
 pub(super) fn clean_all(rig: &mut Rig, map_bytes: usize) -> usize {
     let disk = rig.disk.clone();
     let mut count = 0;
-    while clean_with(rig, map_bytes, &[], &disk).unwrap().is_some() {
+    while clean_with(rig, map_bytes, &disk).unwrap().is_some() {
         count += 1;
         assert!(count < 10_000, "cleaning makes no progress");
     }
