@@ -11,7 +11,9 @@ RELEASE=$(get acceptance.metadata.version)
 # Of the features only those that are built; formatting refuses the others.
 FEATURES=()
 for FEATURE in $(get acceptance.features | tr ',' ' '); do
-    case $FEATURE in group.version=*) FEATURES+=(--feature "$FEATURE") ;; esac
+    case $FEATURE in
+    group.version=* | transaction.version=*) FEATURES+=(--feature "$FEATURE") ;;
+    esac
 done
 "$BIN" storage format --ignore-formatted --cluster-id "$ID" --config "$FILE" \
     ${RELEASE:+--release-version "$RELEASE"} ${FEATURES[@]+"${FEATURES[@]}"}

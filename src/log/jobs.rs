@@ -4,13 +4,12 @@ use crate::checkpoint::ensure_file;
 use crate::epoch;
 use crate::index;
 use crate::log::Log;
-use crate::ops::AppendError;
 use crate::segment::{
     DELETED_SUFFIX, INDEX_SUFFIX, LOG_SUFFIX, SNAPSHOT_SUFFIX, Segment, SegmentState,
     TIME_INDEX_SUFFIX, TXN_INDEX_SUFFIX, segment_path,
 };
 use crate::txn_index::write_txn_index;
-use flumen_base::{Disk, DiskFault, DiskFile, ErrorCode, LogFile, Mono, Now, Offset, OpenMode};
+use flumen_base::{Disk, DiskFault, DiskFile, LogFile, Mono, Now, Offset, OpenMode};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -318,19 +317,6 @@ fn write_whole(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<Box<dyn
 }
 
 impl Log {
-    /// Whether it takes appends.
-    pub(crate) fn check_open(&self) -> Result<(), AppendError> {
-        let (code, message) = match (self.failed, self.closed && !planted!(AppendAfterClose)) {
-            (true, _) => {
-                let message = "a failed write is being taken back";
-                (ErrorCode::NotEnoughReplicas, message)
-            }
-            (false, true) => (ErrorCode::NotLeaderOrFollower, "the broker is stopping"),
-            (false, false) => return Ok(()),
-        };
-        Err(AppendError::new(code, message.to_owned()))
-    }
-
     /// When the oldest rolled segment is to be sealed: its index, and the time, which has come
     /// where synced writes may wait for its seal.
     fn next_seal(&self) -> Option<(usize, Mono)> {

@@ -2,6 +2,7 @@ use super::*;
 use crate::config::CleanupPolicy;
 use crate::testing_rig::{DIR, Rig, batch};
 use crate::{LogConfig, WriteDone};
+use flumen_base::ErrorCode;
 
 fn config() -> LogConfig {
     LogConfig {

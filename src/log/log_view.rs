@@ -2,10 +2,24 @@
 
 use crate::epoch::EpochEnd;
 use crate::log::Log;
+use crate::ops::AppendError;
 use crate::producer_state::ProducerState;
-use flumen_base::{LeaderEpoch, Now, Offset};
+use flumen_base::{ErrorCode, LeaderEpoch, Now, Offset};
 
 impl Log {
+    /// Whether it takes appends.
+    pub(crate) fn check_open(&self) -> Result<(), AppendError> {
+        let (code, message) = match (self.failed, self.closed && !planted!(AppendAfterClose)) {
+            (true, _) => {
+                let message = "a failed write is being taken back";
+                (ErrorCode::NotEnoughReplicas, message)
+            }
+            (false, true) => (ErrorCode::NotLeaderOrFollower, "the broker is stopping"),
+            (false, false) => return Ok(()),
+        };
+        Err(AppendError::new(code, message.to_owned()))
+    }
+
     /// One above the last staged record.
     pub fn log_end_offset(&self) -> Offset {
         Offset(self.log_end)

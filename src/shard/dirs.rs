@@ -12,12 +12,13 @@
 //! Nothing that failed is counted as done, and no sync is tried twice.
 
 use crate::Shard;
+use crate::answers::refused_op;
 use crate::config::{LogDir, LogDirState};
 use crate::io::{Effect, IoFailure};
 use crate::jobs::{Job, SpaceLine};
 use crate::mesh::Message;
 use crate::ops::{AppendDetails, AppendResult, OpResult};
-use crate::partition::{State, refused_op};
+use crate::partition::State;
 use crate::partitions::PendingJob;
 use crate::timers::TimerKey;
 use crate::turn::Turn;
@@ -233,10 +234,14 @@ impl Shard {
             }
         }
         let is_offsets = crate::groups::is_offsets_topic(&p.topic);
+        let is_txns = *p.topic == *crate::txns::TXN_TOPIC;
         self.carry_outcomes(turn, out);
         self.forget_move(turn, tp);
         if is_offsets {
             self.unload_groups(turn, tp);
+        }
+        if is_txns {
+            self.unload_txns(tp);
         }
     }
 

@@ -21,7 +21,7 @@ use flumen_base::{
 };
 use flumen_coordinator::{
     Append, CoordinatorConfig, GroupCoordinator, Out, ReplyToken, RequestContext as Context,
-    TxnMarker, WriteToken, partition_for,
+    WriteToken, partition_for,
 };
 use flumen_settings::BrokerConfig;
 use flumen_wire::Message;
@@ -46,7 +46,7 @@ pub(crate) struct Groups {
     pub(crate) coordinator: GroupCoordinator,
     pub(crate) out: Out,
     /// Who waits for which answer.
-    waiting: IdMap<ReplyToken, WaitingFor>,
+    pub(crate) waiting: IdMap<ReplyToken, WaitingFor>,
     /// Partitions that are being read, by the number of the read.
     loads: IdMap<u64, GroupLoad>,
     /// Partitions that the coordinator serves or loads.
@@ -58,7 +58,8 @@ pub(crate) struct Groups {
     timer: Option<Mono>,
 }
 
-enum WaitingFor {
+/// Who waits for an answer of the coordinator.
+pub(crate) enum WaitingFor {
     Request(Reply),
     Op(OpFrom),
     /// A transaction marker.
@@ -259,25 +260,6 @@ impl Shard {
             }
             (None, _) => {}
         }
-    }
-
-    /// A transaction marker for a partition of the offsets topic.
-    pub(crate) fn complete_group_txn(
-        &mut self,
-        turn: &mut Turn<'_>,
-        (from, who): (OpFrom, MarkerFor),
-        partition: PartitionIndex,
-        marker: TxnMarker,
-    ) {
-        let token = ReplyToken(self.next_id());
-        let Groups {
-            coordinator,
-            out,
-            waiting,
-            ..
-        } = &mut self.groups;
-        waiting.insert(token, WaitingFor::Marker(from, who));
-        coordinator.complete_txn(turn.now, token, partition, marker, out);
     }
 
     /// Op::Group of a shard.

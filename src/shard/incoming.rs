@@ -1,12 +1,16 @@
 //! Batches on their way into a log: those of clients and of coordinators, and what a transactional
 //! one must bring along. And the way back: what a coordinator reads from its log.
 
-use crate::ops::{OpResult, TxnProduce};
+use crate::Shard;
+use crate::groups::{Groups, WaitingFor};
+use crate::ops::{MarkerFor, OpFrom, OpResult, TxnProduce};
 use crate::partition::Partition;
 use crate::turn::Turn;
 use bytes::Bytes;
 use flumen_base::PartitionIndex;
-use flumen_coordinator::{Append, AppendKind, GroupCoordinator, ReplayError};
+use flumen_coordinator::{
+    Append, AppendKind, GroupCoordinator, ReplayError, ReplyToken, TxnMarker,
+};
 use flumen_log::{
     BatchBuilder, BatchHeader, Marker, Origin, Record, TxnContext, VerificationGuard,
 };
@@ -87,7 +91,7 @@ pub(crate) fn coordinator_batch(turn: &Turn<'_>, append: &Append) -> Option<Inco
 }
 
 /// The control batch of a transaction marker.
-pub(crate) fn marker_batch(now_ms: i64, marker: &flumen_coordinator::TxnMarker) -> Incoming {
+pub(crate) fn marker_batch(now_ms: i64, marker: &TxnMarker) -> Incoming {
     let says = Marker {
         commit: marker.commit,
         coordinator_epoch: marker.coordinator_epoch,
@@ -121,4 +125,30 @@ pub(crate) fn replay_group_record(
         }
         Some(key) => coordinator.replay(partition, key, record.value),
     }
+}
+
+impl Shard {
+    /// A transaction marker for a partition of the offsets topic.
+    pub(crate) fn complete_group_txn(
+        &mut self,
+        turn: &mut Turn<'_>,
+        (from, who): (OpFrom, MarkerFor),
+        partition: PartitionIndex,
+        marker: TxnMarker,
+    ) {
+        let token = ReplyToken(self.next_id());
+        let Groups {
+            coordinator,
+            out,
+            waiting,
+            ..
+        } = &mut self.groups;
+        waiting.insert(token, WaitingFor::Marker(from, who));
+        coordinator.complete_txn(turn.now, token, partition, marker, out);
+    }
+}
+
+pub(crate) fn is_zstd(batch: &[u8]) -> bool {
+    // The codec is in the low bits of the attributes (bytes 21 and 22 of the batch header).
+    batch.get(22).is_some_and(|a| a & 7 == 4)
 }

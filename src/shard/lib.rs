@@ -20,6 +20,7 @@
 //! append.
 #![forbid(unsafe_code)]
 
+mod answers;
 pub mod api;
 mod cleaner;
 mod config;

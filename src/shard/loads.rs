@@ -4,13 +4,15 @@
 //! A shard serves once its loads are done, or have taken [`READY_PATIENCE_MS`]. A read of a
 //! partition that is still being loaded waits for it [`OP_PATIENCE_MS`]; then, and from then on at
 //! once, it is told to come again, so that a fetch of many partitions does not wait for one.
-//! Appends wait in any case: were one refused and the next, already on its way, taken by the log
-//! that has come by then, a producer that the log does not know would be written in another order.
+//! Appends and transaction markers wait in any case: were one refused and the next, already on its
+//! way, taken by the log that has come by then, a producer that the log does not know would be
+//! written in another order.
 
 use crate::Shard;
+use crate::answers::refused_op;
 use crate::jobs::Job;
 use crate::ops::PartitionOp;
-use crate::partition::{State, refused_op};
+use crate::partition::State;
 use crate::partitions::{Partitions, PendingJob};
 use crate::timers::TimerKey;
 use crate::turn::Turn;
@@ -172,7 +174,9 @@ impl Shard {
         };
         if let State::Loading(parked) = &mut p.state {
             p.slow_load = true;
-            let waits = |(_, op): &(_, PartitionOp)| matches!(op, PartitionOp::Append(_));
+            let waits = |(_, op): &(_, PartitionOp)| {
+                matches!(op, PartitionOp::Append(_) | PartitionOp::Marker(..))
+            };
             let (kept, refused) = std::mem::take(parked).into_iter().partition(waits);
             *parked = kept;
             let refused: Vec<_> = refused;

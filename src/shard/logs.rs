@@ -9,11 +9,12 @@
 //! ```
 
 use crate::Shard;
+use crate::answers::refused_op;
 use crate::dirs::{RETRY_MS, Retry, fault_of_job, space_result};
 use crate::found::set_aside_name;
 use crate::io::{DiskOp, Effect, IoFailure, IoOutput};
 use crate::jobs::{Job, JobOutput};
-use crate::partition::{Partition, State, refused_op};
+use crate::partition::{Partition, State};
 use crate::partitions::{Pending, PendingJob};
 use crate::timers::TimerKey;
 use crate::turn::Turn;

@@ -1,9 +1,9 @@
-//! Searches for an offset by time: jobs that find files by their names. Where compaction gave a
-//! name to another file meanwhile they are done again.
+//! ListOffsets, and its searches for an offset by time: jobs that find files by their names. Where
+//! compaction gave a name to another file meanwhile they are done again.
 
 use crate::Shard;
 use crate::jobs::Job;
-use crate::ops::{ListedOffset, OpFrom, OpResult};
+use crate::ops::{ListOffsetOp, ListedOffset, OpFrom, OpResult};
 use crate::partition::Partition;
 use crate::partitions::PendingJob;
 use crate::turn::Turn;
@@ -27,6 +27,41 @@ pub(crate) struct PendingLookup {
 }
 
 impl Shard {
+    /// Answers ListOffsets of a partition, or starts a search.
+    pub(crate) fn list_offset(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: OpFrom,
+        tp: TopicPartition,
+        op: &ListOffsetOp,
+    ) {
+        let Some(p) = self.partitions.map.get(&tp) else {
+            return;
+        };
+        let bound = Offset(p.read_bound(op.committed_only));
+        let target = match op.timestamp {
+            -3 => Some(Target::MaxTimestamp),
+            t if t >= 0 => Some(Target::Timestamp(t)),
+            _ => None,
+        };
+        let listed = match (p.check_epoch(op.current_leader_epoch), target) {
+            (Err(error), _) => Err(error),
+            (Ok(()), Some(target)) => {
+                let lookup = PendingLookup {
+                    tp,
+                    from,
+                    target,
+                    bound,
+                    epochs: op.epochs,
+                    swaps: 0,
+                };
+                return self.start_lookup(turn, Box::new(lookup));
+            }
+            (Ok(()), None) => special_offset(p, op, bound),
+        };
+        self.outbox.result(from, OpResult::ListOffset(listed));
+    }
+
     /// Starts a search.
     pub(crate) fn start_lookup(&mut self, turn: &mut Turn<'_>, mut lookup: Box<PendingLookup>) {
         let p = self.partitions.map.get(&lookup.tp);
@@ -87,4 +122,30 @@ fn listed(
             Err(ErrorCode::KafkaStorageError)
         }
     }
+}
+
+/// ListOffsets' timestamps that need no search: latest, earliest, earliest local, latest tiered
+/// (KIP-405), earliest pending upload (KIP-1023). Without tiered storage the last two are never
+/// known.
+fn special_offset(
+    p: &Partition,
+    op: &ListOffsetOp,
+    bound: Offset,
+) -> Result<ListedOffset, ErrorCode> {
+    let log = p.log().ok_or(ErrorCode::KafkaStorageError)?;
+    let (offset, leader_epoch) = match op.timestamp {
+        -1 => (bound.0, p.leader_epoch),
+        -2 | -4 => {
+            let start = log.log_start_offset();
+            let epoch = log.epoch_at(start);
+            (start.0, if epoch < 0 { p.leader_epoch } else { epoch })
+        }
+        -5 | -6 => (-1, -1),
+        _ => return Err(ErrorCode::UnsupportedVersion),
+    };
+    Ok(ListedOffset {
+        timestamp: -1,
+        offset,
+        leader_epoch: if op.epochs { leader_epoch } else { -1 },
+    })
 }

@@ -3,27 +3,22 @@
 
 use crate::LogDirState;
 use crate::Shard;
+use crate::answers::{refused_batch, refused_op};
 use crate::dirs::{fault_of, no_room};
 use crate::groups::GroupRead;
-use crate::incoming::{Incoming, verification};
+use crate::incoming::{Incoming, is_zstd, verification};
 use crate::io::{DiskOp, Effect, IoFailure, IoOutput, Token};
 use crate::jobs::{Job, ValidateJob};
 use crate::loads::Loads;
 use crate::lookups::PendingLookup;
-use crate::ops::{
-    AppendOp, ListOffsetOp, ListedOffset, OpFrom, OpResult, PartitionOp, ProducerLine, ReadOp,
-    ReadResult,
-};
-use crate::partition::{
-    AckTo, Outcome, Partition, ReadStep, SpareResults, State, Validating, refused_batch, refused_op,
-};
+use crate::ops::{AppendOp, OpFrom, OpResult, PartitionOp, ProducerLine, ReadOp, ReadResult};
+use crate::partition::{AckTo, Outcome, Partition, ReadStep, SpareResults, State, Validating};
 use crate::reads::SharedRead;
 use crate::turn::Turn;
 use crate::watch::Watches;
 use bytes::Bytes;
 use flumen_base::limits::{DECOMPRESSED_BATCH_BYTES_MAX, VALIDATE_INLINE_BYTES_MAX};
 use flumen_base::{ErrorCode, IdMap, Offset, PartitionIndex, ShardId, TopicPartition};
-use flumen_log::lookup::Target;
 use flumen_log::producer_state::ProducerEntry;
 use flumen_log::{FileIds, Log, Origin, Scan, UnlinkJob};
 use std::collections::{BTreeMap, VecDeque};
@@ -306,7 +301,7 @@ impl Shard {
         } = incoming;
         let mut out = std::mem::take(&mut self.partitions.scratch);
         let Some(p) = self.partitions.map.get_mut(&tp) else {
-            crate::partition::refuse(to, ErrorCode::NotLeaderOrFollower, -1, &mut out);
+            crate::answers::refuse(to, ErrorCode::NotLeaderOrFollower, -1, &mut out);
             self.carry_outcomes(turn, out);
             return;
         };
@@ -492,75 +487,10 @@ impl Shard {
         let refused = Box::new(ReadResult::refused(error));
         self.outbox.result(from, OpResult::Read(refused));
     }
-
-    fn list_offset(
-        &mut self,
-        turn: &mut Turn<'_>,
-        from: OpFrom,
-        tp: TopicPartition,
-        op: &ListOffsetOp,
-    ) {
-        let Some(p) = self.partitions.map.get(&tp) else {
-            return;
-        };
-        let bound = Offset(p.read_bound(op.committed_only));
-        let target = match op.timestamp {
-            -3 => Some(Target::MaxTimestamp),
-            t if t >= 0 => Some(Target::Timestamp(t)),
-            _ => None,
-        };
-        let listed = match (p.check_epoch(op.current_leader_epoch), target) {
-            (Err(error), _) => Err(error),
-            (Ok(()), Some(target)) => {
-                let lookup = PendingLookup {
-                    tp,
-                    from,
-                    target,
-                    bound,
-                    epochs: op.epochs,
-                    swaps: 0,
-                };
-                return self.start_lookup(turn, Box::new(lookup));
-            }
-            (Ok(()), None) => special_offset(p, op, bound),
-        };
-        self.outbox.result(from, OpResult::ListOffset(listed));
-    }
 }
 
 /// zstd came with Produce 7 (KIP-110).
 const ZSTD_PRODUCE_VERSION: i16 = 7;
-
-fn is_zstd(batch: &[u8]) -> bool {
-    // The codec is in the low bits of the attributes (bytes 21 and 22 of the batch header).
-    batch.get(22).is_some_and(|a| a & 7 == 4)
-}
-
-/// ListOffsets' timestamps that need no search: latest, earliest, earliest local, latest tiered
-/// (KIP-405), earliest pending upload (KIP-1023). Without tiered storage the last two are never
-/// known.
-fn special_offset(
-    p: &Partition,
-    op: &ListOffsetOp,
-    bound: Offset,
-) -> Result<ListedOffset, ErrorCode> {
-    let log = p.log().ok_or(ErrorCode::KafkaStorageError)?;
-    let (offset, leader_epoch) = match op.timestamp {
-        -1 => (bound.0, p.leader_epoch),
-        -2 | -4 => {
-            let start = log.log_start_offset();
-            let epoch = log.epoch_at(start);
-            (start.0, if epoch < 0 { p.leader_epoch } else { epoch })
-        }
-        -5 | -6 => (-1, -1),
-        _ => return Err(ErrorCode::UnsupportedVersion),
-    };
-    Ok(ListedOffset {
-        timestamp: -1,
-        offset,
-        leader_epoch: if op.epochs { leader_epoch } else { -1 },
-    })
-}
 
 /// Operations that are answered at once.
 fn simple_op(p: &mut Partition, op: &PartitionOp) -> OpResult {

@@ -3,6 +3,7 @@
 //! start its state is read back.
 
 use crate::Shard;
+use crate::dirs::{NO_ROOM, fault_of};
 use crate::incoming::{coordinator_batch, marker_batch};
 use crate::io::{DiskOp, Effect, FileSlice, IoFailure, IoOutput, Segment};
 use crate::ops::{
@@ -169,6 +170,10 @@ impl Shard {
 
     fn append_txn_record(&mut self, turn: &mut Turn<'_>, append: Append) {
         let tp = self.txns.served.get(&append.partition).copied();
+        if tp.is_some_and(|tp| self.dirs.is_full(self.dir_of(tp))) {
+            self.txn_append_done(turn, append.write_token, NO_ROOM);
+            return;
+        }
         match (tp, coordinator_batch(turn, &append)) {
             (Some(tp), Some(incoming)) => {
                 self.append_batch(turn, tp, incoming, AckTo::Txns(append.write_token));
@@ -287,6 +292,10 @@ impl Shard {
             self.complete_group_txn(turn, (from, who), tp.partition, marker);
             return;
         }
+        if self.dirs.is_full(self.dir_of(tp)) {
+            self.outbox.result(from, who.result(NO_ROOM));
+            return;
+        }
         let incoming = marker_batch(turn.now.wall_ms, &marker);
         self.append_batch(turn, tp, incoming, AckTo::Marker(from, who));
     }
@@ -338,6 +347,27 @@ impl Shard {
             loading.remove(&index);
             created.retain(|c| *c != index);
             coordinator.unload(index, out);
+        }
+    }
+
+    /// The directory of a partition of the topic has failed: its transactions have no coordinator
+    /// here any more.
+    pub(crate) fn unload_txns(&mut self, tp: TopicPartition) {
+        let Txns {
+            coordinator,
+            out,
+            loads,
+            served,
+            loading,
+            created,
+            ..
+        } = &mut self.txns;
+        if served.get(&tp.partition) == Some(&tp) {
+            served.remove(&tp.partition);
+            loading.remove(&tp.partition);
+            created.retain(|c| *c != tp.partition);
+            loads.retain(|_, (of, _)| *of != tp);
+            coordinator.unload(tp.partition, out);
         }
     }
 
@@ -406,7 +436,14 @@ impl Shard {
         if !self.txns.loads.contains_key(&load) {
             return;
         }
-        if !result.error.is_none() || result.data.is_empty() {
+        if result.error.is_none() && result.data.is_empty() {
+            // Compaction has left nothing up to the end.
+            if let Some((tp, _)) = self.txns.loads.remove(&load) {
+                self.txns_known(turn, tp.partition);
+            }
+            return;
+        }
+        if !result.error.is_none() {
             tracing::error!(error = %result.error, "transactions could not be read");
             self.retry_txn_load(turn, load);
             return;
@@ -441,8 +478,13 @@ impl Shard {
             Ok(IoOutput::Read(bytes)) if self.replay_txns(load, &bytes) => {
                 self.read_txns(turn, load);
             }
-            _ => {
+            result => {
                 tracing::error!("transactions could not be read, will try again");
+                let tp = self.txns.loads.get(&load).map(|(tp, _)| *tp);
+                if let (Some(tp), Err(failure)) = (tp, result) {
+                    let n = self.dir_of(tp);
+                    self.dir_error(turn, n, fault_of(&failure), &failure);
+                }
                 self.retry_txn_load(turn, load);
             }
         }

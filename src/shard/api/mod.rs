@@ -149,10 +149,10 @@ handlers! {
     DescribeCluster 0 2 Here describe_cluster::run, "";
     DescribeProducers 0 0 Here describe_producers::run, "";
     UnregisterBroker 0 0 Controller controller_apis::unregister_broker, "";
-    ConsumerGroupHeartbeat 0 1 Here consumer_group_apis::heartbeat, "";
-    ConsumerGroupDescribe 0 1 Here consumer_group_apis::describe, "";
     DescribeTransactions 0 0 Here txn_apis::describe, "";
     ListTransactions 0 2 Here txn_apis::list, "";
+    ConsumerGroupHeartbeat 0 1 Here consumer_group_apis::heartbeat, "";
+    ConsumerGroupDescribe 0 1 Here consumer_group_apis::describe, "";
     ListConfigResources 0 1 Here list_config_resources::run, "";
     DescribeTopicPartitions 0 0 Here describe_topic_partitions::run, "";
 }

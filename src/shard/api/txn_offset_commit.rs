@@ -6,7 +6,8 @@
 //!   v5: adds the partition itself (KIP-890).
 
 use super::decode;
-use crate::groups::{ImageTopics, OFFSETS_TOPIC};
+use crate::group_metadata::ImageTopics;
+use crate::groups::OFFSETS_TOPIC;
 use crate::ops::{Gathering, Op, OpResult, TxnOp};
 use crate::request::{Reply, Request};
 use crate::{Shard, Turn};

@@ -25,18 +25,7 @@ fn each_shape(test: impl Fn(Driver)) {
 }
 
 fn create(d: &mut Driver, c: Client, name: &str, partitions: i32) {
-    let request = wire::CreateTopicsRequest {
-        topics: vec![wire::create_topics_request::CreatableTopic {
-            name: name.into(),
-            num_partitions: partitions,
-            replication_factor: 1,
-            ..Default::default()
-        }],
-        timeout_ms: 1000,
-        ..Default::default()
-    };
-    let r: wire::CreateTopicsResponse<'_> = d.call(c, &request, 7);
-    assert_eq!(r.topics[0].error_code, 0);
+    assert_eq!(d.create_topic(c, name, partitions), 0);
 }
 
 /// Asks for the coordinator until it is there.
@@ -379,8 +368,22 @@ fn committed(d: &mut Driver, c: Client, stable: bool) -> Result<i64, ErrorCode> 
 }
 
 fn commit_offset(d: &mut Driver, c: Client, who: Who, offset: i64, version: i16) -> ErrorCode {
+    commit_as(d, c, who, ("", -1), offset, version)
+}
+
+/// As a member of the group, at its epoch.
+fn commit_as(
+    d: &mut Driver,
+    c: Client,
+    who: Who,
+    (member, epoch): (&str, i32),
+    offset: i64,
+    version: i16,
+) -> ErrorCode {
     use wire::txn_offset_commit_request as r;
     let request = wire::TxnOffsetCommitRequest {
+        member_id: member.into(),
+        generation_id: epoch,
         transactional_id: "a".into(),
         group_id: "g".into(),
         producer_id: who.0,
@@ -429,6 +432,52 @@ fn offsets_are_committed_with_their_transaction() {
         let c = d.connect(0);
         d.run_for_ms(100);
         assert_eq!(committed(&mut d, c, true), Ok(7));
+    });
+}
+
+#[test]
+fn members_of_a_consumer_group_commit_offsets_in_transactions() {
+    each_shape(|mut d| {
+        let c = d.connect(0);
+        create(&mut d, c, "t", 1);
+        find(&mut d, c, "g", 0);
+        let join = wire::ConsumerGroupHeartbeatRequest {
+            group_id: "g".into(),
+            member_id: "m".into(),
+            rebalance_timeout_ms: 60_000,
+            subscribed_topic_names: Some(vec!["t".into()]),
+            topic_partitions: Some(Vec::new()),
+            ..Default::default()
+        };
+        let r: wire::ConsumerGroupHeartbeatResponse<'_> = d.call(c, &join, 1);
+        assert_eq!(r.error_code, 0);
+        let epoch = r.member_epoch;
+        let mut who = init(&mut d, c, "a");
+        let stranger = commit_as(&mut d, c, who, ("x", epoch), 5, 5);
+        assert_eq!(stranger, ErrorCode::UnknownMemberId);
+        let ahead = commit_as(&mut d, c, who, ("m", epoch + 1), 5, 5);
+        assert_eq!(ahead, ErrorCode::IllegalGeneration);
+        let member = commit_as(&mut d, c, who, ("m", epoch), 7, 5);
+        assert_eq!(member, ErrorCode::None);
+        let unstable = Err(ErrorCode::UnstableOffsetCommit);
+        assert_eq!(committed(&mut d, c, true), unstable);
+        who = end(&mut d, c, "a", who, true).unwrap();
+        settle(&mut d, c, "a");
+        assert_eq!(committed(&mut d, c, true), Ok(7));
+        d.restart();
+        d.run_until_ready();
+        let c = d.connect(0);
+        d.run_for_ms(100);
+        let member = commit_as(&mut d, c, who, ("m", epoch), 9, 5);
+        assert_eq!(member, ErrorCode::None, "the group is known again");
+        who = end(&mut d, c, "a", who, false).unwrap();
+        settle(&mut d, c, "a");
+        assert_eq!(committed(&mut d, c, true), Ok(7));
+        let unnamed = commit_offset(&mut d, c, who, 11, 5);
+        assert_eq!(unnamed, ErrorCode::None, "old clients do not name members");
+        end(&mut d, c, "a", who, true).unwrap();
+        settle(&mut d, c, "a");
+        assert_eq!(committed(&mut d, c, true), Ok(11));
     });
 }
 

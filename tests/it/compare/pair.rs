@@ -18,7 +18,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 const CLOSED: &str = "connection closed";
 
 /// What Kafka switches on by default and Flumen does not have: off, so that both are alike.
-const FEATURES: [&str; 4] = [
+const FEATURES: [&str; 3] = [
     "eligible.leader.replicas.version",
     "share.version",
     "streams.version",

@@ -11,8 +11,7 @@ fn the_first_start_writes_id_features_and_listeners_and_each_start_a_new_epoch()
         Some("4L6g3nShT-eMCtK--X86sw")
     );
     assert_eq!(image.feature("metadata.version"), 30);
-    assert_eq!(image.feature("transaction.version"), 2);
-    assert_eq!(image.features().len(), 2);
+    assert_eq!(image.features().len(), 1);
     assert_eq!(image.features_index(), image.index());
     assert_eq!(image.controller_id(), 0);
     let epoch = image.brokers()[&0].epoch;
