@@ -199,8 +199,7 @@ impl Log {
             );
             return Err(AppendError::new(ErrorCode::RecordListTooLarge, message));
         }
-        let terms = self.terms(batch);
-        if let Check::Duplicate(known) = self.producers.check(&batch.header(), &terms)? {
+        if let Check::Duplicate(known) = self.check_producer(batch)? {
             return Ok(AppendInfo {
                 base_offset: Offset(known.first_offset()),
                 last_offset: Offset(known.last_offset),

@@ -148,13 +148,14 @@ impl Terms {
 pub struct Undo {
     producer_id: ProducerId,
     change: Change,
-    ended: Option<Ended>,
+    /// Seldom there: kept small.
+    ended: Option<Box<Ended>>,
 }
 
 impl Undo {
     /// The transaction that the batch has ended.
     pub fn ended(&self) -> Option<&Ended> {
-        self.ended.as_ref()
+        self.ended.as_deref()
     }
 }
 
@@ -358,7 +359,7 @@ impl ProducerState {
         Some(Undo {
             producer_id: id,
             change: Change::Replaced(previous),
-            ended,
+            ended: ended.map(Box::new),
         })
     }
 

@@ -5,7 +5,7 @@ use crate::batch::{BatchHeader, Batches, Records};
 use crate::log::Log;
 use crate::marker::Marker;
 use crate::ops::AppendError;
-use crate::producer_state::Terms;
+use crate::producer_state::{Check, Terms};
 use crate::read::ReadPlan;
 use crate::txn_index::AbortedTxn;
 use crate::validate::ValidBatch;
@@ -42,8 +42,17 @@ impl Log {
         Ok(Some(guard))
     }
 
+    /// Whether the batch follows what its producer sent before.
+    pub(crate) fn check_producer(&self, batch: &ValidBatch) -> Result<Check, AppendError> {
+        let header = batch.header();
+        if header.producer_id() < 0 && !header.is_transactional() {
+            return Ok(Check::New); // nobody's
+        }
+        self.producers.check(&header, &self.terms(batch))
+    }
+
     /// What a batch is checked by before it is appended.
-    pub(crate) fn terms(&self, batch: &ValidBatch) -> Terms {
+    fn terms(&self, batch: &ValidBatch) -> Terms {
         let header = batch.header();
         let first = match header.is_control() {
             true => Records::new(&batch.records, header.count()).next(),
@@ -51,7 +60,7 @@ impl Log {
         };
         Terms {
             origin: batch.origin,
-            txn: batch.txn,
+            txn: batch.txn(),
             marker: first.and_then(|r| Marker::read(&r.ok()?)),
             verify: self.config.txn_verification,
         }

@@ -13,7 +13,7 @@ use crate::batch::{
 use crate::builder;
 use crate::codec::{CodecError, Compression};
 use crate::config::{LogConfig, TargetCompression, TimestampType};
-use crate::verification::TxnContext;
+use crate::verification::{TxnContext, VerificationGuard};
 use bytes::{Buf, Bytes};
 use flumen_base::ErrorCode;
 
@@ -113,7 +113,10 @@ pub struct ValidBatch {
     pub(crate) frame_len: usize,
     pub(crate) log_append_time_ms: i64,
     pub(crate) origin: Origin,
-    pub(crate) txn: TxnContext,
+    /// The parts of its [`TxnContext`], where they take the least room: beyond 128 bytes a batch is
+    /// copied by a call, several times on its way.
+    guard: Option<VerificationGuard>,
+    marker_version: i16,
 }
 
 impl ValidBatch {
@@ -126,8 +129,16 @@ impl ValidBatch {
 
     /// Says what comes along with a transactional batch or a marker.
     pub fn with_txn(mut self, txn: TxnContext) -> Self {
-        self.txn = txn;
+        (self.guard, self.marker_version) = (txn.guard, txn.version);
         self
+    }
+
+    /// What came along with it.
+    pub(crate) fn txn(&self) -> TxnContext {
+        TxnContext {
+            guard: self.guard,
+            version: self.marker_version,
+        }
     }
 
     /// Its header, not yet positioned.
@@ -222,7 +233,8 @@ pub fn validate(
         records,
         log_append_time_ms: append_time.unwrap_or(-1),
         origin,
-        txn: TxnContext::default(),
+        guard: None,
+        marker_version: 0,
     })
 }
 

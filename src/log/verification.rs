@@ -11,11 +11,24 @@
 use crate::batch::BatchHeader;
 use crate::producer_state::ProducerEntry;
 use flumen_base::{IdMap, ProducerId};
+use std::num::NonZeroU64;
 
 /// Proof that the coordinator was asked about the transaction that begins with a batch. Unique in
 /// the life of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VerificationGuard(pub u64);
+pub struct VerificationGuard(NonZeroU64);
+
+impl VerificationGuard {
+    /// From [`VerificationGuard::get`]; `None` for 0, which never is one.
+    pub fn from_u64(number: u64) -> Option<Self> {
+        NonZeroU64::new(number).map(Self)
+    }
+
+    /// As a number, to be carried through layers that don't know of logs.
+    pub fn get(self) -> u64 {
+        self.0.get()
+    }
+}
 
 /// What comes along with a transactional batch or a marker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,9 +68,10 @@ impl Verifications {
     ) -> VerificationGuard {
         let last = &mut self.last;
         let known = self.map.entry(id).or_insert_with(|| {
+            let number = NonZeroU64::MIN.saturating_add(*last);
             *last += 1;
             Verifying {
-                guard: VerificationGuard(*last),
+                guard: VerificationGuard(number),
                 since_ms: now_ms,
                 epoch_bump,
                 lowest_sequence: sequence,

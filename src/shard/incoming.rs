@@ -48,7 +48,7 @@ pub(crate) fn verification(
         return Ok(context);
     };
     if let Some(guard) = txn.guard {
-        context.guard = Some(VerificationGuard(guard));
+        context.guard = VerificationGuard::from_u64(guard);
         return Ok(context);
     }
     if !txn.bumps_epoch && !p.config.txn_verification {
@@ -60,7 +60,7 @@ pub(crate) fn verification(
     let at = (txn.producer_epoch, txn.sequence);
     match log.start_verification(turn.now, txn.producer_id, at, txn.bumps_epoch) {
         Ok(None) => Ok(context),
-        Ok(Some(guard)) => Err(OpResult::Verify(guard.0)),
+        Ok(Some(guard)) => Err(OpResult::Verify(guard.get())),
         Err(e) => Err(OpResult::Append(crate::ops::AppendResult::refused(e.code))),
     }
 }
@@ -77,7 +77,7 @@ pub(crate) fn coordinator_batch(turn: &Turn<'_>, append: &Append) -> Option<Inco
             producer_epoch,
             guard,
         } => {
-            txn.guard = guard.map(VerificationGuard);
+            txn.guard = guard.and_then(VerificationGuard::from_u64);
             batch = batch
                 .producer(producer_id, producer_epoch, -1)
                 .transactional(true);

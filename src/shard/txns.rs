@@ -148,6 +148,9 @@ impl Shard {
 
     /// At the end of a turn: appends, markers and answers of the coordinator leave.
     pub(crate) fn poll_txns(&mut self, turn: &mut Turn<'_>) {
+        if self.txns.created.is_empty() && self.txns.out.is_empty() {
+            return;
+        }
         for index in std::mem::take(&mut self.txns.created) {
             self.txns_known(turn, index);
         }

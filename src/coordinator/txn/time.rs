@@ -9,6 +9,9 @@ use std::ops::Bound;
 impl TransactionCoordinator {
     /// When to call [`TransactionCoordinator::tick`] next; it may turn out to be for nothing.
     pub fn next_deadline(&self) -> Option<Mono> {
+        if self.txns.is_empty() && self.retry_at.is_none() {
+            return None; // asked at the end of every turn
+        }
         let abort = self.abort_at.filter(|_| !self.timeouts.is_empty());
         let expiry = self.expiry_at.filter(|_| !self.txns.is_empty());
         [self.retry_at, abort, expiry].into_iter().flatten().min()

@@ -149,7 +149,7 @@ impl Shard {
         let guard = log
             .start_verification(turn.now, message.producer_id, at, adds)
             .map_err(|e| e.code)?;
-        Ok(guard.map(|guard| (guard.0, index)))
+        Ok(guard.map(|guard| (guard.get(), index)))
     }
 
     /// The coordinator of the transaction agrees: the group's decides.

@@ -66,8 +66,11 @@ impl TxnRequest {
         id: Option<&str>,
         slots: &mut [Slot],
     ) -> Result<Option<Box<Self>>, ErrorCode> {
+        if slots.iter().all(|slot| slot.txn.is_none()) {
+            return Ok(None);
+        }
         // Nobody may write as a transactional producer without a name.
-        if id.is_none() && slots.iter().any(|slot| slot.txn.is_some()) {
+        if id.is_none() {
             return Err(ErrorCode::TransactionalIdAuthorizationFailed);
         }
         // A batch without a producer is of no transaction.
