@@ -176,6 +176,9 @@ impl Shard {
 
     /// At the end of a turn: appends and answers of the coordinator leave.
     pub(crate) fn poll_groups(&mut self, turn: &mut Turn<'_>) {
+        if self.groups.created.is_empty() && self.groups.is_quiet() {
+            return;
+        }
         for index in std::mem::take(&mut self.groups.created) {
             self.groups_known(turn, index);
         }
