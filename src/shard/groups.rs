@@ -176,9 +176,13 @@ impl Shard {
 
     /// At the end of a turn: appends and answers of the coordinator leave.
     pub(crate) fn poll_groups(&mut self, turn: &mut Turn<'_>) {
-        if self.groups.created.is_empty() && self.groups.is_quiet() {
-            return;
+        if !self.groups.created.is_empty() || !self.groups.is_quiet() {
+            self.carry_groups(turn);
         }
+    }
+
+    #[inline(never)]
+    fn carry_groups(&mut self, turn: &mut Turn<'_>) {
         for index in std::mem::take(&mut self.groups.created) {
             self.groups_known(turn, index);
         }

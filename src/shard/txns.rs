@@ -148,9 +148,14 @@ impl Shard {
 
     /// At the end of a turn: appends, markers and answers of the coordinator leave.
     pub(crate) fn poll_txns(&mut self, turn: &mut Turn<'_>) {
-        if self.txns.created.is_empty() && self.txns.out.is_empty() {
-            return;
+        if !self.txns.created.is_empty() || !self.txns.out.is_empty() {
+            self.carry_txns(turn);
         }
+    }
+
+    /// Not inlined: what it keeps on the stack would be made room for in every turn.
+    #[inline(never)]
+    fn carry_txns(&mut self, turn: &mut Turn<'_>) {
         for index in std::mem::take(&mut self.txns.created) {
             self.txns_known(turn, index);
         }
