@@ -4,6 +4,7 @@
 use crate::Shard;
 use crate::api::{self, Route};
 use crate::conn::Conn;
+use crate::in_order::keeps_order;
 use crate::io::{CloseReason, ConnId, ConnInfo, Effect, Response};
 use crate::mesh::Message as Mesh;
 use crate::request::{Reply, ReplyTo, Request};
@@ -36,6 +37,7 @@ impl Shard {
         };
         self.free_frames(turn, conn.frame_bytes());
         self.lines.remove(&id);
+        self.in_order.remove(&id);
         for fetch in conn.fetches {
             self.cancel_fetch(fetch);
         }
@@ -87,6 +89,7 @@ impl Shard {
                     Route::Controller if self.id != ShardId::FIRST => {
                         self.forward(turn, ShardId::FIRST, request);
                     }
+                    _ if keeps_order(handler.key) => self.enter_order(turn, id, request),
                     _ => (handler.run)(self, turn, request),
                 }
             }
@@ -184,6 +187,9 @@ impl Shard {
                     conn.fill(id, slot, response, turn.fx);
                     let freed = before - conn.frame_bytes();
                     self.free_frames(turn, freed);
+                }
+                if !self.in_order.is_empty() && keeps_order(reply.api.key) {
+                    self.answered_in_order(turn, id);
                 }
             }
             ReplyTo::Shard(shard, n) => {

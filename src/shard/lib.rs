@@ -34,6 +34,7 @@ mod group_metadata;
 mod groups;
 mod housekeeping;
 mod image;
+mod in_order;
 mod incoming;
 pub mod io;
 pub mod jobs;
@@ -133,6 +134,8 @@ pub struct Shard {
     unverified: IdMap<u64, (Reply, api::produce::ProduceGather)>,
     /// Transactional produce requests by connection.
     lines: IdMap<ConnId, api::verify::Line>,
+    /// The other requests of transactions by connection.
+    in_order: IdMap<ConnId, in_order::InOrder>,
     producer_ids: api::init_producer_id::ProducerIds,
     /// On shard 0 only.
     controller: Option<Controller>,
@@ -201,6 +204,7 @@ impl Shard {
             txns,
             unverified: IdMap::default(),
             lines: IdMap::default(),
+            in_order: IdMap::default(),
             producer_ids: api::init_producer_id::ProducerIds::default(),
             controller,
             tails: tails::Tails::default(),

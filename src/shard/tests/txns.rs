@@ -481,6 +481,61 @@ fn members_of_a_consumer_group_commit_offsets_in_transactions() {
     });
 }
 
+/// As clients do that do not wait: the end is sent right behind the partitions and the offsets.
+#[test]
+fn the_end_does_not_overtake_what_was_sent_before_it() {
+    each_shape(|mut d| {
+        let c = d.connect(0);
+        create(&mut d, c, "t", 8);
+        find(&mut d, c, "g", 0);
+        let who = init(&mut d, c, "a");
+        use wire::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
+        let add = wire::AddPartitionsToTxnRequest {
+            v3_and_below_transactional_id: "a".into(),
+            v3_and_below_producer_id: who.0,
+            v3_and_below_producer_epoch: who.1,
+            v3_and_below_topics: vec![AddPartitionsToTxnTopic {
+                name: "t".into(),
+                partitions: (0..8).collect(),
+            }],
+            ..Default::default()
+        };
+        let offsets = wire::AddOffsetsToTxnRequest {
+            transactional_id: "a".into(),
+            producer_id: who.0,
+            producer_epoch: who.1,
+            group_id: "g".into(),
+        };
+        for round in 0..20 {
+            let end = wire::EndTxnRequest {
+                transactional_id: "a".into(),
+                producer_id: who.0,
+                producer_epoch: who.1,
+                committed: round % 3 == 0,
+            };
+            let sent = [
+                d.send(c, &add, 3),
+                d.send(c, &offsets, 3),
+                d.send(c, &end, 3),
+            ];
+            let frame = d.wait_answer(c);
+            let r: wire::AddPartitionsToTxnResponse<'_> =
+                flumen_shard::testing::decode_answer(24, 3, sent[0], frame);
+            let results = &r.results_by_topic_v3_and_below[0].results_by_partition;
+            assert!(results.iter().all(|p| p.partition_error_code == 0));
+            let frame = d.wait_answer(c);
+            let r: wire::AddOffsetsToTxnResponse =
+                flumen_shard::testing::decode_answer(25, 3, sent[1], frame);
+            assert_eq!(r.error_code, 0, "round {round}");
+            let frame = d.wait_answer(c);
+            let r: wire::EndTxnResponse =
+                flumen_shard::testing::decode_answer(26, 3, sent[2], frame);
+            assert_eq!(r.error_code, 0, "round {round}");
+            settle(&mut d, c, "a");
+        }
+    });
+}
+
 #[test]
 fn markers_of_the_tool() {
     each_shape(|mut d| {
