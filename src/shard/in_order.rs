@@ -32,7 +32,10 @@ pub(crate) fn keeps_order(key: ApiKey) -> bool {
 }
 
 impl Shard {
-    /// Such a request has come: it begins now, or later.
+    /// Such a request has come: it begins now, or later. Not inlined into what all requests go
+    /// through, nor is the next.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn enter_order(&mut self, turn: &mut Turn<'_>, conn: ConnId, request: Request) {
         let queue = self.in_order.entry(conn).or_default();
         queue.held.push_back(request);
@@ -42,6 +45,8 @@ impl Shard {
     }
 
     /// One has been answered.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn answered_in_order(&mut self, turn: &mut Turn<'_>, conn: ConnId) {
         if let Some(queue) = self.in_order.get_mut(&conn) {
             queue.busy = false;
