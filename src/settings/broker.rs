@@ -47,6 +47,8 @@ pub struct QuorumSettings {
     pub snapshot_after_bytes: i64,
     /// `metadata.log.max.snapshot.interval.ms`
     pub snapshot_interval_ms: i64,
+    /// `unstable.api.versions.enable`
+    pub unstable_api_versions: bool,
     /// `unstable.feature.versions.enable`
     pub unstable_feature_versions: bool,
     pub metadata_log_segment_bytes: i32,
@@ -303,6 +305,7 @@ impl Default for BrokerConfig {
                 fetch_timeout_ms: 2000,
                 request_timeout_ms: 2000,
                 snapshot_after_bytes: 20 << 20,
+                unstable_api_versions: false,
                 unstable_feature_versions: false,
                 snapshot_interval_ms: 3_600_000,
                 metadata_log_segment_bytes: 1 << 30,

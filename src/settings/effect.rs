@@ -94,7 +94,6 @@ const STORED: &[(&str, &str)] = &[
     ("connections.max.reauth", "there is no authentication yet"),
     ("delegation.token.", "there is no authentication yet"),
     ("early.start.listeners", "there is no authorization yet"),
-    ("unstable.api.", "no unstable version is built"),
     ("interval.ms", METRICS),
     ("match", METRICS),
     ("internal.metadata.", "the metadata log has its own format"),

@@ -138,6 +138,7 @@ fn quorum(v: &View<'_>) -> Result<QuorumSettings, ConfigError> {
         request_timeout_ms: v.int("controller.quorum.request.timeout.ms")?,
         snapshot_after_bytes: v.long("metadata.log.max.record.bytes.between.snapshots")?,
         snapshot_interval_ms: v.long("metadata.log.max.snapshot.interval.ms")?,
+        unstable_api_versions: v.bool("unstable.api.versions.enable")?,
         unstable_feature_versions: v.bool("unstable.feature.versions.enable")?,
         metadata_log_segment_bytes: v.int("metadata.log.segment.bytes")?,
         metadata_max_retention_bytes: v.long("metadata.max.retention.bytes")?,

@@ -120,9 +120,10 @@ impl Shard {
             received: turn.now.mono,
         };
         let here = self.is_controller_listener(listener);
+        let unstable = self.broker.quorum.unstable_api_versions;
         let handler = api::handler(key)
             .or_else(|| api::unbuilt::refusal_of(key).filter(|_| !here))
-            .filter(|h| h.serves(first.api_version) && h.is_on(here));
+            .filter(|h| h.serves(first.api_version, unstable) && h.is_on(here));
         let Some(handler) = handler else {
             if key == ApiKey::ApiVersions {
                 reply.version = 0;

@@ -224,8 +224,7 @@ fn idempotent(n: u32) -> u64 {
     let request = wire::InitProducerIdRequest {
         transactional_id: None,
         transaction_timeout_ms: 1000,
-        producer_id: -1,
-        producer_epoch: -1,
+        ..Default::default()
     };
     let r: wire::InitProducerIdResponse = node.call(clients[0], &request, 4);
     assert_eq!(r.error_code, 0);

@@ -168,6 +168,7 @@ impl World {
             transaction_timeout_ms: 60_000,
             producer_id: expected.0,
             producer_epoch: expected.1,
+            ..Default::default()
         };
         self.run(|c, now, out| c.init_producer_id(now, token, &request, version, out));
         token

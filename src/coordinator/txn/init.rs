@@ -1,7 +1,8 @@
-//! InitProducerId (22) with a transactional id, versions 0-5.
+//! InitProducerId (22) with a transactional id, versions 0-6.
 //!
 //! - 3: the id and epoch that the producer has, to go on under the next epoch (KIP-360). 4:
-//!   PRODUCER_FENCED where there was INVALID_PRODUCER_EPOCH.
+//!   PRODUCER_FENCED where there was INVALID_PRODUCER_EPOCH. 6 (unstable): two-phase commit
+//!   (KIP-939), refused as Kafka refuses it where it is not switched on.
 
 use super::state::{Metadata, TxnState, is_exhausted};
 use super::{Done, TransactionCoordinator, TxnOut, TxnSerial, Waiting, settle};
@@ -59,6 +60,10 @@ impl TransactionCoordinator {
         let timeout_is_valid = (1..=self.config.max_timeout_ms).contains(&init.timeout_ms);
         let error = if (id == -1) != (epoch == -1) || name.is_empty() {
             ErrorCode::InvalidRequest
+        } else if request.enable2_pc {
+            ErrorCode::TransactionalIdAuthorizationFailed
+        } else if request.keep_prepared_txn {
+            ErrorCode::UnsupportedVersion
         } else if !timeout_is_valid {
             ErrorCode::InvalidTransactionTimeout
         } else if super::records::tombstone(name).is_none() {

@@ -67,8 +67,9 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     }
     let here = shard.is_controller_listener(request.listener);
     let served = HANDLERS.iter().filter(|h| h.is_on(here));
+    let unstable = shard.broker.quorum.unstable_api_versions;
     let response = ApiVersionsResponse {
-        api_keys: served.map(line).collect(),
+        api_keys: served.map(|h| line(h, unstable)).collect(),
         supported_features,
         finalized_features_epoch: i64::try_from(image.features_index()).unwrap_or(-1),
         finalized_features: finalized.collect(),
@@ -82,18 +83,18 @@ pub(crate) fn refuse_version(shard: &mut Shard, turn: &mut Turn<'_>, reply: Repl
     let own = HANDLERS.iter().filter(|h| h.key == ApiKey::ApiVersions);
     let response = ApiVersionsResponse {
         error_code: ErrorCode::UnsupportedVersion.code(),
-        api_keys: own.map(line).collect(),
+        api_keys: own.map(|h| line(h, false)).collect(),
         ..Default::default()
     };
     shard.reply(turn, reply, &response);
 }
 
-fn line(handler: &super::Handler) -> wire::ApiVersion {
+fn line(handler: &super::Handler, unstable: bool) -> wire::ApiVersion {
     let min = handler.key.info().advertised_min();
     wire::ApiVersion {
         api_key: handler.key.code(),
         min_version: min.min(handler.min),
-        max_version: handler.max,
+        max_version: handler.newest(unstable),
     }
 }
 

@@ -1,7 +1,8 @@
-//! InitProducerId (key 22), versions 0 to 5. For idempotent producers: a new id with epoch 0 each
+//! InitProducerId (key 22), versions 0 to 6. For idempotent producers: a new id with epoch 0 each
 //! time, from blocks that the controller gives out and that are never given twice. With a
 //! transactional id the coordinator of that decides (`txn_apis.rs`). v2: flexible. v3: id and epoch
 //! of before (KIP-360), which only matter with a transactional id. v4: PRODUCER_FENCED (KIP-588).
+//! v6: two-phase commit (KIP-939), only with `unstable.api.versions.enable`, and refused.
 
 use super::decode;
 use crate::ops::{Gathering, Op, OpResult};

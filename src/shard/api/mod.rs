@@ -79,8 +79,14 @@ pub(crate) struct Handler {
 
 impl Handler {
     /// Whether requests of this version are handled.
-    pub(crate) fn serves(&self, version: i16) -> bool {
-        (self.min..=self.max).contains(&version)
+    pub(crate) fn serves(&self, version: i16, unstable: bool) -> bool {
+        (self.min..=self.newest(unstable)).contains(&version)
+    }
+
+    /// The newest version that is served, with or without `unstable.api.versions.enable`.
+    pub(crate) fn newest(&self, unstable: bool) -> i16 {
+        let held_back = self.key == ApiKey::InitProducerId && !unstable;
+        self.max - i16::from(held_back)
     }
 
     /// Whether it is served on this kind of listener. A controller listener has what an admin
@@ -126,7 +132,7 @@ handlers! {
     CreateTopics 2 7 Controller controller_apis::create_topics, "";
     DeleteTopics 1 6 Controller controller_apis::delete_topics, "";
     DeleteRecords 0 2 Here delete_records::run, "";
-    InitProducerId 0 5 Here init_producer_id::run, "";
+    InitProducerId 0 6 Here init_producer_id::run, "6 where unstable ones are on; 2PC";
     OffsetForLeaderEpoch 2 4 Here offset_for_leader_epoch::run, "";
     AddPartitionsToTxn 0 5 Here txn_apis::add_partitions, "";
     AddOffsetsToTxn 0 4 Here txn_apis::add_offsets, "";
