@@ -1,4 +1,6 @@
 //! Indexes checked in step with the batches of their segment: each reads its file once, in chunks.
+//! [`Check`] walks the entries and stops at the first that does not go on from the one before it;
+//! what each kind of entry says about a batch stands with the kind.
 
 use super::entries::{AbortedTxn, Entries, OffsetEntry, TXN_ENTRY_LEN, TimestampEntry};
 use super::segment::Passed;
@@ -97,14 +99,33 @@ impl<'a, const N: usize> Cursor<'a, N> {
     }
 }
 
-/// An `.index` against its batches.
-pub(super) struct OffsetCheck<'a> {
-    cursor: Cursor<'a, OFFSET_ENTRY_LEN>,
-    base: i64,
-    previous: Option<OffsetEntry>,
+/// A kind of entry, `N` bytes each.
+pub(super) trait Entry<const N: usize>: Copy {
+    /// From its bytes.
+    fn decode(bytes: &[u8; N]) -> Self;
+
+    /// Whether it may stand behind `before` in an index of the segment with this base offset.
+    fn follows(&self, before: Option<&Self>, base: i64) -> bool;
+
+    /// What to say of one that does not follow, and what comes of it.
+    fn message(&self, before: Option<&Self>) -> (String, &'static str);
 }
 
-impl<'a> OffsetCheck<'a> {
+/// An index against its batches.
+pub(super) struct Check<'a, E, const N: usize> {
+    cursor: Cursor<'a, N>,
+    base: i64,
+    previous: Option<E>,
+}
+
+/// An `.index` against its batches.
+pub(super) type OffsetCheck<'a> = Check<'a, OffsetEntry, OFFSET_ENTRY_LEN>;
+/// A `.timeindex` against its batches.
+pub(super) type TimeCheck<'a> = Check<'a, TimestampEntry, TIME_ENTRY_LEN>;
+/// A `.txnindex` against its batches.
+pub(super) type TxnCheck<'a> = Check<'a, AbortedTxn, TXN_ENTRY_LEN>;
+
+impl<'a, E: Entry<N>, const N: usize> Check<'a, E, N> {
     pub(super) fn new(path: PathBuf, file: &'a dyn DiskFile, len: u64, base: i64) -> Self {
         Self {
             cursor: Cursor::new(path, file, len),
@@ -114,32 +135,90 @@ impl<'a> OffsetCheck<'a> {
     }
 
     /// The entry at hand, if it goes on from the one before it; else the check ends.
-    fn entry(&mut self, v: &mut Verifier<'_>) -> io::Result<Option<(u64, OffsetEntry)>> {
+    fn entry(&mut self, v: &mut Verifier<'_>) -> io::Result<Option<(u64, E)>> {
         let Some((pos, bytes)) = self.cursor.peek(v)? else {
             return Ok(None);
         };
-        let entry = OffsetEntry::decode(&bytes);
-        let first = OffsetEntry {
-            relative: -1,
-            position: -1,
-        };
-        let before = self.previous.unwrap_or(first);
-        if entry.relative > before.relative && entry.position > before.position {
+        let (entry, before) = (E::decode(&bytes), self.previous.as_ref());
+        if entry.follows(before, self.base) {
             return Ok(Some((pos, entry)));
         }
-        let (relative, position) = (entry.relative, entry.position);
-        let what = format!("entry (+{relative}, {position}) is not above the one before it");
-        let so = "lookups take the entries before it only; the segment is read again at start";
+        let (what, so) = entry.message(before);
         v.defect(&self.cursor.path, pos, &what, so);
         self.cursor.stop();
         Ok(None)
     }
 
-    fn pass(&mut self, v: &mut Verifier<'_>, entry: OffsetEntry) -> io::Result<()> {
+    fn pass(&mut self, v: &mut Verifier<'_>, entry: E) -> io::Result<()> {
         self.previous = Some(entry);
         self.cursor.advance(v)
     }
+}
 
+impl Entry<OFFSET_ENTRY_LEN> for OffsetEntry {
+    fn decode(bytes: &[u8; OFFSET_ENTRY_LEN]) -> Self {
+        Self::decode(bytes)
+    }
+
+    fn follows(&self, before: Option<&Self>, _base: i64) -> bool {
+        let above = |b: &Self| self.relative > b.relative && self.position > b.position;
+        before.map_or(self.relative >= 0 && self.position >= 0, above)
+    }
+
+    fn message(&self, _before: Option<&Self>) -> (String, &'static str) {
+        let (relative, position) = (self.relative, self.position);
+        let what = format!("entry (+{relative}, {position}) is not above the one before it");
+        let so = "lookups take the entries before it only; the segment is read again at start";
+        (what, so)
+    }
+}
+
+impl Entry<TIME_ENTRY_LEN> for TimestampEntry {
+    fn decode(bytes: &[u8; TIME_ENTRY_LEN]) -> Self {
+        Self::decode(bytes)
+    }
+
+    fn follows(&self, before: Option<&Self>, _base: i64) -> bool {
+        let above = |b: &Self| self.timestamp > b.timestamp && self.relative >= b.relative;
+        self.relative >= 0 && before.is_none_or(above)
+    }
+
+    fn message(&self, _before: Option<&Self>) -> (String, &'static str) {
+        let (timestamp, relative) = (self.timestamp, self.relative);
+        let what = format!("entry ({timestamp}, +{relative}) is not above the one before it");
+        (what, "lookups by time take the entries before it only")
+    }
+}
+
+impl Entry<TXN_ENTRY_LEN> for AbortedTxn {
+    fn decode(bytes: &[u8; TXN_ENTRY_LEN]) -> Self {
+        Self::decode(bytes)
+    }
+
+    fn follows(&self, before: Option<&Self>, base: i64) -> bool {
+        let (first, last) = (self.first_offset, self.last_offset);
+        let is_ordered = (0..=last).contains(&first) && last >= base;
+        self.version == 0 && is_ordered && before.is_none_or(|b| last > b.last_offset)
+    }
+
+    fn message(&self, before: Option<&Self>) -> (String, &'static str) {
+        let (first, last, after) = (
+            self.first_offset,
+            self.last_offset,
+            before.map_or(-1, |b| b.last_offset),
+        );
+        let (version, id) = (self.version, self.producer_id);
+        let what = format!(
+            "entry of version {version}, producer {id}, offsets {first} to {last}, after {after}"
+        );
+        (
+            what,
+            "consumers of committed records may be given aborted ones",
+        )
+    }
+}
+
+impl OffsetCheck<'_> {
     pub(super) fn on_batch(&mut self, v: &mut Verifier<'_>, batch: &Passed) -> io::Result<()> {
         while !self.cursor.stopped() {
             let Some((pos, entry)) = self.entry(v)? else {
@@ -195,46 +274,7 @@ impl<'a> OffsetCheck<'a> {
     }
 }
 
-/// A `.timeindex` against its batches.
-pub(super) struct TimeCheck<'a> {
-    cursor: Cursor<'a, TIME_ENTRY_LEN>,
-    base: i64,
-    previous: Option<TimestampEntry>,
-}
-
-impl<'a> TimeCheck<'a> {
-    pub(super) fn new(path: PathBuf, file: &'a dyn DiskFile, len: u64, base: i64) -> Self {
-        Self {
-            cursor: Cursor::new(path, file, len),
-            base,
-            previous: None,
-        }
-    }
-
-    fn entry(&mut self, v: &mut Verifier<'_>) -> io::Result<Option<(u64, TimestampEntry)>> {
-        let Some((pos, bytes)) = self.cursor.peek(v)? else {
-            return Ok(None);
-        };
-        let entry = TimestampEntry::decode(&bytes);
-        let ascends = self
-            .previous
-            .is_none_or(|p| entry.timestamp > p.timestamp && entry.relative >= p.relative);
-        if ascends && entry.relative >= 0 {
-            return Ok(Some((pos, entry)));
-        }
-        let (timestamp, relative) = (entry.timestamp, entry.relative);
-        let what = format!("entry ({timestamp}, +{relative}) is not above the one before it");
-        let so = "lookups by time take the entries before it only";
-        v.defect(&self.cursor.path, pos, &what, so);
-        self.cursor.stop();
-        Ok(None)
-    }
-
-    fn pass(&mut self, v: &mut Verifier<'_>, entry: TimestampEntry) -> io::Result<()> {
-        self.previous = Some(entry);
-        self.cursor.advance(v)
-    }
-
+impl TimeCheck<'_> {
     pub(super) fn on_batch(&mut self, v: &mut Verifier<'_>, batch: &Passed) -> io::Result<()> {
         while !self.cursor.stopped() {
             let Some((pos, entry)) = self.entry(v)? else {
@@ -274,51 +314,7 @@ impl<'a> TimeCheck<'a> {
     }
 }
 
-/// A `.txnindex` against its batches.
-pub(super) struct TxnCheck<'a> {
-    cursor: Cursor<'a, TXN_ENTRY_LEN>,
-    base: i64,
-    previous: i64,
-}
-
-impl<'a> TxnCheck<'a> {
-    pub(super) fn new(path: PathBuf, file: &'a dyn DiskFile, len: u64, base: i64) -> Self {
-        Self {
-            cursor: Cursor::new(path, file, len),
-            base,
-            previous: -1,
-        }
-    }
-
-    fn entry(&mut self, v: &mut Verifier<'_>) -> io::Result<Option<(u64, AbortedTxn)>> {
-        let Some((pos, bytes)) = self.cursor.peek(v)? else {
-            return Ok(None);
-        };
-        let txn = AbortedTxn::decode(&bytes);
-        let (first, last) = (txn.first_offset, txn.last_offset);
-        let fits = txn.version == 0
-            && last > self.previous
-            && (0..=last).contains(&first)
-            && last >= self.base;
-        if fits {
-            return Ok(Some((pos, txn)));
-        }
-        let (version, id) = (txn.version, txn.producer_id);
-        let what = format!(
-            "entry of version {version}, producer {id}, offsets {first} to {last}, after {}",
-            self.previous
-        );
-        let so = "consumers of committed records may be given aborted ones";
-        v.defect(&self.cursor.path, pos, &what, so);
-        self.cursor.stop();
-        Ok(None)
-    }
-
-    fn pass(&mut self, v: &mut Verifier<'_>, txn: &AbortedTxn) -> io::Result<()> {
-        self.previous = txn.last_offset;
-        self.cursor.advance(v)
-    }
-
+impl TxnCheck<'_> {
     pub(super) fn on_batch(&mut self, v: &mut Verifier<'_>, batch: &Passed) -> io::Result<()> {
         while !self.cursor.stopped() {
             let Some((pos, txn)) = self.entry(v)? else {
@@ -334,7 +330,7 @@ impl<'a> TxnCheck<'a> {
                 let so = "consumers of committed records are not given what they should be";
                 v.defect(&self.cursor.path, pos, &what, so);
             }
-            self.pass(v, &txn)?;
+            self.pass(v, txn)?;
         }
         Ok(())
     }
@@ -344,7 +340,7 @@ impl<'a> TxnCheck<'a> {
             let what = format!("offset {} is behind the end {log_end}", txn.last_offset);
             let so = "the segment was cut, or its index is of another";
             v.defect(&self.cursor.path, pos, &what, so);
-            self.pass(v, &txn)?;
+            self.pass(v, txn)?;
         }
         Ok(())
     }

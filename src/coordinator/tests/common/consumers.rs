@@ -1,7 +1,7 @@
 //! Metadata that tests change, and requests of the consumer protocol.
 
 use super::*;
-use flumen_coordinator::{GroupSettings, Metadata};
+use flumen_coordinator::{CoordinatorConfig, GroupSettings, Metadata};
 use flumen_wire::messages::consumer_group_describe_response::DescribedGroup;
 use flumen_wire::messages::consumer_group_heartbeat_request::TopicPartitions;
 use std::collections::BTreeSet;
@@ -170,4 +170,22 @@ pub fn assigned(response: &ConsumerGroupHeartbeatResponse<'_>) -> Option<Vec<(u8
 
 pub fn code(response: &ConsumerGroupHeartbeatResponse<'_>) -> ErrorCode {
     ErrorCode::from_i16(response.error_code).unwrap()
+}
+
+/// A coordinator that assigns at once.
+pub fn world() -> World {
+    World::with(
+        CoordinatorConfig {
+            consumer_group_assignment_interval_ms: 0,
+            ..config()
+        },
+        1,
+    )
+}
+
+/// A member that has all ten partitions of t0, in epoch 2.
+pub fn alone(w: &mut World, group: &str, member: &str) {
+    let r = w.ask(&join_consumers(group, member, &["t0"]));
+    assert_eq!((code(&r), r.member_epoch), (ErrorCode::None, 2));
+    assert_eq!(assigned(&r), Some(vec![(0, (0..10).collect())]));
 }
