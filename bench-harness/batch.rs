@@ -117,11 +117,29 @@ pub fn batch(records: usize, value_bytes: usize, timestamp_ms: i64) -> Result<Ba
     })
 }
 
-/// A batch of that shape, without a producer id.
+/// As [`batch`], with `first_key` and those after it as keys.
+///
+/// # Errors
+/// As `encode`.
+pub fn keyed(records: usize, value_bytes: usize, first_key: u64) -> Result<Batch> {
+    let shape = Shape {
+        records,
+        value_bytes,
+        timestamp_ms: 1_700_000_000_000,
+        codec: Codec::None,
+    };
+    build(shape, Some(first_key))
+}
+
+/// A batch of that shape, without keys and without a producer id.
 ///
 /// # Errors
 /// It is larger than the format allows, or the compressor failed.
 pub fn encode(shape: Shape) -> Result<Batch> {
+    build(shape, None)
+}
+
+fn build(shape: Shape, first_key: Option<u64>) -> Result<Batch> {
     let Shape {
         records,
         value_bytes,
@@ -135,7 +153,13 @@ pub fn encode(shape: Shape) -> Result<Batch> {
         let mut head = vec![0]; // attributes
         varint(&mut head, 0); // timestamp delta
         varint(&mut head, varint_of(n)); // offset delta
-        varint(&mut head, -1); // no key
+        match first_key {
+            Some(first) => {
+                varint(&mut head, 8);
+                head.extend_from_slice(&(first + n as u64).to_be_bytes());
+            }
+            None => varint(&mut head, -1),
+        }
         varint(&mut head, varint_of(value_bytes));
         varint(&mut bytes, varint_of(head.len() + value_bytes + 1));
         bytes.extend_from_slice(&head);
@@ -246,6 +270,15 @@ pub fn records_for(batch_bytes: usize, value_bytes: usize) -> usize {
 mod tests {
     use super::*;
     use kafka_protocol::records::RecordBatchDecoder;
+
+    #[test]
+    fn keys_follow_each_other() {
+        let mut bytes = bytes::Bytes::from(keyed(3, 10, 7).unwrap().bytes);
+        let sets = RecordBatchDecoder::decode_all(&mut bytes).unwrap();
+        let records = sets.into_iter().flat_map(|s| s.records);
+        let keys: Vec<Vec<u8>> = records.map(|r| r.key.unwrap().to_vec()).collect();
+        assert_eq!(keys, [7u64, 8, 9].map(|k| k.to_be_bytes().to_vec()));
+    }
 
     #[test]
     fn another_decoder_reads_the_batch() {

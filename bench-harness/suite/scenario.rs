@@ -69,6 +69,8 @@ pub enum Trouble {
     SlowConsumers,
     /// A topic of many partitions is created, written to and deleted again and again.
     TopicChurn,
+    /// A topic of 256 MiB and more is compacted again and again while its hot keys are written.
+    Compaction,
     /// The broker was killed with a GiB that it has to recover, and has just begun to serve again.
     Recovery,
 }

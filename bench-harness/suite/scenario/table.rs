@@ -445,6 +445,20 @@ pub const SCENARIOS: &[Scenario] = &[
         ..SOUND
     },
     Scenario {
+        name: "trouble-compaction",
+        about: "16 KiB at 1,000/s with tail readers beside 10 MB/s to a topic that is compacted",
+        run: Run::Trouble {
+            args: TAILED,
+            calm: TAILED,
+            trouble: Trouble::Compaction,
+        },
+        fs: DISK,
+        main: Measure::P99,
+        floors: UNDISTURBED_BOTH,
+        stage: Stage::Once { seconds: 60 },
+        ..SOUND
+    },
+    Scenario {
         name: "trouble-recovery",
         about: "16 KiB at 1,000/s with tail readers right after a kill, with a GiB to be recovered",
         run: Run::Trouble {
