@@ -94,6 +94,8 @@ mod tail;
 pub mod testing;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing_dirs;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing_fuse;
 #[cfg(test)]
 mod testing_rig;
 mod times;

@@ -3,13 +3,13 @@
 
 use crate::broker::Broker;
 use crate::faulty::Faulty;
-use crate::fuse::Fuse;
 use crate::io::METADATA_FILE_IDS;
 use crate::trace::{Trace, note};
 use crate::{Check, shown};
 use flumen_base::{Disk, Prng, ShardId};
 use flumen_log::checkpoint::{self, MetaProperties};
 use flumen_log::testing::MemDisk;
+use flumen_log::testing_fuse::Fuse;
 use flumen_quorum::{Quorum, QuorumConfig};
 use flumen_settings::{BrokerConfig, Properties};
 use flumen_shard::{LogDir, LogDirState, Shard, ShardConfig, ShardInit};

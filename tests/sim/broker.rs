@@ -3,7 +3,6 @@
 
 use crate::faults::strikes;
 use crate::faulty::Faulty;
-use crate::fuse::Fuse;
 use crate::io::{IoDone, Ring};
 use crate::net::{Conn, Inbound, Outbound};
 use crate::trace::{Trace, digest, note};
@@ -11,6 +10,7 @@ use crate::{Check, boot};
 use bytes::Bytes;
 use flumen_base::{FileId, Mono, Now, Prng, TopicPartition};
 use flumen_log::testing::MemDisk;
+use flumen_log::testing_fuse::Fuse;
 use flumen_shard::io::{ConnId, ConnInfo, Effect, Effects, Input, Response, Segment, Token};
 use flumen_shard::jobs::Job;
 use flumen_shard::mesh::Message;

@@ -15,7 +15,6 @@ mod broker;
 mod client;
 mod faults;
 mod faulty;
-mod fuse;
 mod io;
 mod link;
 mod many;

@@ -4,102 +4,9 @@
 use super::*;
 use crate::clean::{CLEANED_SUFFIX, SWAP_SUFFIX};
 use crate::testing::MemDisk;
-use flumen_base::{DiskFile, OpenMode, Prng};
+use crate::testing_fuse::Fuse;
+use flumen_base::{OpenMode, Prng};
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// Passes everything on until so many changes were made; fails all after that.
-struct Cut {
-    disk: MemDisk,
-    left: Arc<AtomicU64>,
-}
-
-fn spend(left: &AtomicU64) -> io::Result<()> {
-    let spent = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
-    spent.map(|_| ()).map_err(|_| io::Error::other("cut"))
-}
-
-impl Disk for Cut {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
-        if mode == OpenMode::Create && !self.disk.exists(path) {
-            spend(&self.left)?;
-        }
-        let (file, left) = (self.disk.open(path, mode)?, Arc::clone(&self.left));
-        Ok(Box::new(CutFile { file, left }))
-    }
-
-    fn list(&self, path: &Path) -> io::Result<Vec<(String, bool)>> {
-        self.disk.list(path)
-    }
-
-    fn len(&self, path: &Path) -> io::Result<u64> {
-        self.disk.len(path)
-    }
-
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        spend(&self.left)?;
-        self.disk.create_dir_all(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        if self.disk.exists(from) {
-            spend(&self.left)?;
-        }
-        self.disk.rename(from, to)
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        if self.disk.exists(path) {
-            spend(&self.left)?;
-        }
-        self.disk.remove_file(path)
-    }
-
-    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        spend(&self.left)?;
-        self.disk.remove_dir_all(path)
-    }
-
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        spend(&self.left)?;
-        self.disk.sync_dir(path)
-    }
-}
-
-struct CutFile {
-    file: Box<dyn DiskFile>,
-    left: Arc<AtomicU64>,
-}
-
-impl DiskFile for CutFile {
-    fn read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<usize> {
-        self.file.read_at(buf, pos)
-    }
-
-    fn write_at(&self, bytes: &[u8], pos: u64) -> io::Result<usize> {
-        if let Err(e) = spend(&self.left) {
-            self.file.write_at(&bytes[..bytes.len() / 2], pos)?; // torn
-            return Err(e);
-        }
-        self.file.write_at(bytes, pos)
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        spend(&self.left)?;
-        self.file.set_len(len)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        spend(&self.left)?;
-        self.file.sync()
-    }
-}
 
 /// Sealed segments in which most keys were written several times, and an active one.
 fn history() -> Rig {
@@ -158,11 +65,8 @@ fn cut_off_after(changes: u64, power: bool, seed: u64) -> bool {
     let mut rig = history();
     let before = read_from(&mut rig, 0, 1 << 20);
     let (wanted, end) = (latest(&before), rig.log.log_end_offset());
-    let cut = Cut {
-        disk: rig.disk.clone(),
-        left: Arc::new(AtomicU64::new(changes)),
-    };
-    let ended = clean_with(&mut rig, 1 << 20, &cut);
+    let disk = rig.disk.clone();
+    let ended = clean_with(&mut rig, 1 << 20, &Fuse::new(&disk, changes));
     let was_cut = ended.is_err();
     if power {
         // What is not synced goes; what is in the active segment shall not be in question here.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Passes everything on to `disk` until so many changes were made; fails everything after that.
-pub(crate) struct Fuse<'a> {
+pub struct Fuse<'a> {
     disk: &'a dyn Disk,
     left: Arc<AtomicU64>,
 }
@@ -22,7 +22,8 @@ fn spend(left: &AtomicU64) -> io::Result<()> {
 }
 
 impl<'a> Fuse<'a> {
-    pub(crate) fn new(disk: &'a dyn Disk, changes: u64) -> Self {
+    /// Works for so many changes.
+    pub fn new(disk: &'a dyn Disk, changes: u64) -> Self {
         Self {
             disk,
             left: Arc::new(AtomicU64::new(changes)),
@@ -30,7 +31,7 @@ impl<'a> Fuse<'a> {
     }
 
     /// Whether something was refused, or the next change would be.
-    pub(crate) fn is_blown(&self) -> bool {
+    pub fn is_blown(&self) -> bool {
         self.left.load(Ordering::Relaxed) == 0
     }
 }
