@@ -32,7 +32,7 @@ const WHEN_SYNCED: Way = Way::Direct;
 const OPEN_TRIES: u32 = 2_000;
 const OPEN_PAUSE: Duration = Duration::from_millis(2);
 
-fn failure(op: &'static str, file: &LogFile, e: &io::Error) -> IoFailure {
+pub(crate) fn failure(op: &'static str, file: &LogFile, e: &io::Error) -> IoFailure {
     IoFailure {
         op,
         path: file.path().display().to_string(),

@@ -121,6 +121,11 @@ impl LogHandle {
         }
     }
 
+    /// What was mapped could not be read: from now on it is read in other ways, which say why.
+    pub(crate) fn refuse_mapping(&self) {
+        *self.mapped.lock().unwrap_or_else(PoisonError::into_inner) = Mapped::Refused;
+    }
+
     /// Whether RWF_DONTCACHE may be tried.
     pub(crate) fn takes_uncached(&self) -> bool {
         !self.refuses_uncached.load(Ordering::Relaxed)

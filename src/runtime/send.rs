@@ -14,7 +14,7 @@
 //! connection.
 
 use crate::core::ShardCore;
-use crate::logfile::OpenLog;
+use crate::logfile::{LogHandle, OpenLog};
 use crate::mapped::{self, Mapping, SendBuf};
 use crate::reactor::{Owner, Reactor};
 use crate::ring::Op;
@@ -209,6 +209,28 @@ impl Outgoing {
         (bufs, total, false)
     }
 
+    /// What was to be sent from where it is mapped is to be read in other ways; whether there was
+    /// such a part.
+    fn unmap_parts(&mut self) -> bool {
+        let mut any = false;
+        for piece in &mut self.pieces {
+            let Piece::Mapped(part) = piece else {
+                continue;
+            };
+            if let Some(handle) = LogHandle::of(&part.file) {
+                handle.refuse_mapping();
+            }
+            let slice = FileSlice {
+                file: Arc::clone(&part.file),
+                pos: part.pos as u64,
+                len: part.len as u32, // a part of a slice
+            };
+            *piece = Piece::File(slice);
+            any = true;
+        }
+        any
+    }
+
     /// Bytes of files at hand to be sent.
     pub(crate) fn at_hand(&self) -> usize {
         let of_files = self.pieces.iter().map(|piece| match piece {
@@ -362,6 +384,9 @@ impl<C: ShardCore> Reactor<C> {
             return Ok(false);
         };
         match result {
+            // A mapped file was cut, or can't be read: a plain read will tell.
+            Ok(0) if conn.out.unmap_parts() => Ok(true),
+            Err(e) if is_unreadable(&e) && conn.out.unmap_parts() => Ok(true),
             Ok(0) => Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => {
                 let ends = conn.out.advance(n, &mut self.copy_bufs);
@@ -378,8 +403,6 @@ impl<C: ShardCore> Reactor<C> {
                 self.wait_writable(index);
                 Ok(false)
             }
-            // A mapped file was cut, or can't be read.
-            Err(e) if e.raw_os_error() == Some(libc::EFAULT) => Err(short_slice()),
             Err(e) => Err(e),
         }
     }
@@ -461,6 +484,11 @@ impl<C: ShardCore> Reactor<C> {
 /// can't tell.
 pub(crate) fn is_cold(e: &io::Error) -> bool {
     e.kind() == io::ErrorKind::WouldBlock || e.raw_os_error() == Some(libc::EOPNOTSUPP)
+}
+
+/// Whether a send failed because of the file that it sends from.
+fn is_unreadable(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EFAULT | libc::EIO))
 }
 
 /// Whether the same call may go well later.

@@ -2,7 +2,7 @@
 //! into memory; opened and read by the ring where the disk is needed.
 
 use crate::core::ShardCore;
-use crate::disk::open_again;
+use crate::disk::{failure, open_again};
 use crate::logfile::{OpenLog, path_of};
 use crate::reactor::{Owner, Reactor};
 use crate::ring::Op;
@@ -12,7 +12,7 @@ use crate::send::{
 use crate::sys::{self, FileSystem};
 use bytes::BytesMut;
 use flumen_base::{LogFile, Mono};
-use flumen_shard::io::FileSlice;
+use flumen_shard::io::{FileSlice, Input};
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::AsFd;
@@ -119,7 +119,13 @@ impl<C: ShardCore> Reactor<C> {
                 continue;
             }
             let buf = self.copy_bufs.take(slice.len as usize);
-            let (buf, whole) = read_what_is_resident(&log, slice, buf)?;
+            let (buf, whole) = match read_what_is_resident(&log, slice, buf) {
+                Ok(read) => read,
+                Err(e) => {
+                    self.slice_failed(index, &log.file, &e);
+                    return Ok(false);
+                }
+            };
             *budget -= buf.len();
             if !whole {
                 conn.out.cold = at;
@@ -198,11 +204,19 @@ impl<C: ShardCore> Reactor<C> {
             Err(e) if e.kind() == io::ErrorKind::NotFound && !is_retired(&path) => {
                 match retired(&path) {
                     Ok(path) => self.start_open(index, file, path, tries),
-                    Err(e) => self.close_conn(index, &e),
+                    Err(e) => self.slice_failed(index, &file, &e),
                 }
             }
-            Err(e) => self.close_conn(index, &e),
+            Err(e) => self.slice_failed(index, &file, &e),
         }
+    }
+
+    /// A log file could not be read: the core hears of it, and the connection ends, as its answer
+    /// can't be sent whole.
+    pub(crate) fn slice_failed(&mut self, index: u32, file: &LogFile, error: &io::Error) {
+        let failure = failure("read", file, error);
+        self.inputs.push_back(Input::SliceFailed(failure));
+        self.close_conn(index, error);
     }
 
     pub(crate) fn start_cold_read(
@@ -238,12 +252,18 @@ impl<C: ShardCore> Reactor<C> {
             return;
         };
         match result {
-            Ok(0) => self.close_conn(index, &short_slice()),
+            Ok(0) => {
+                let file = Arc::clone(&slice.file);
+                self.slice_failed(index, &file, &short_slice());
+            }
             Ok(_) if buf.len() == slice.len as usize => {
                 conn.out.pieces[at] = Piece::Read(buf, 0);
                 self.mark_dirty(index);
             }
-            Err(e) if !is_transient(&e) => self.close_conn(index, &e),
+            Err(e) if !is_transient(&e) => {
+                let file = Arc::clone(&slice.file);
+                self.slice_failed(index, &file, &e);
+            }
             Ok(_) | Err(_) => {
                 let Some(log) = OpenLog::new(&slice.file) else {
                     return;

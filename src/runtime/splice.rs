@@ -138,7 +138,12 @@ impl<C: ShardCore> Reactor<C> {
         let file = log.as_fd();
         if sys::is_resident(file, log.fs, slice.pos, len as u64, PROBE_STEP) {
             match sys::splice_in(file, slice.pos, pipe.write_end(), len) {
-                Ok(0) => return Err(short_slice()),
+                Ok(0) => {
+                    let file = Arc::clone(&slice.file);
+                    self.pipes.give_back(pipe);
+                    self.slice_failed(index, &file, &short_slice());
+                    return Ok(false);
+                }
                 Ok(n) => {
                     pipe.filled = n;
                     slice.pos += n as u64;
@@ -147,7 +152,11 @@ impl<C: ShardCore> Reactor<C> {
                     return Ok(true);
                 }
                 Err(e) if is_transient(&e) => {} // left the page cache since: the ring waits for it
-                Err(e) => return Err(e),
+                Err(_) => {
+                    conn.out.copy = true; // a plain read will name the error
+                    self.pipes.give_back(pipe);
+                    return Ok(true);
+                }
             }
         }
         let pos = slice.pos;
@@ -178,8 +187,9 @@ impl<C: ShardCore> Reactor<C> {
         };
         match result {
             Ok(0) => {
+                let file = Arc::clone(&slice.file);
                 self.pipes.give_back(pipe);
-                self.close_conn(index, &short_slice());
+                self.slice_failed(index, &file, &short_slice());
             }
             Ok(n) => {
                 slice.pos += u64::from(n);

@@ -452,6 +452,7 @@ impl Shard {
             totals.last_run_ms = turn.now.mono.nanos_since(running.began) / 1_000_000;
         }
         self.end_cleaning(turn, tp, Some(end));
+        self.say_cleaned(turn, tp);
         // For `delete,compact`: Kafka's cleaner does this too.
         self.retention(turn, tp);
     }

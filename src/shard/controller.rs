@@ -9,6 +9,7 @@
 //! itself as a broker, which makes the shards ready.
 
 use crate::Shard;
+use crate::checkpoints::Checkpoints;
 use crate::directories::Directories;
 use crate::dirs::{Retry, fault_of};
 use crate::io::{CloseReason, DiskOp, Effect, IoFailure, IoOutput, Response};
@@ -41,8 +42,8 @@ pub(crate) struct Controller {
     /// The image that each shard has applied.
     applied: Vec<u64>,
     registering: bool,
-    /// Latest checkpoint values of each shard.
-    pub(crate) checkpoints: BTreeMap<ShardId, Vec<CheckpointLine>>,
+    /// What the shards have said for the checkpoint files, and what of it is due.
+    pub(crate) checkpoints: Checkpoints,
     /// Values of the shards that have closed their logs.
     pub(crate) closed: BTreeMap<ShardId, Vec<CheckpointLine>>,
     /// What the metadata is yet to hear of log directories.
@@ -64,7 +65,7 @@ enum Answer {
 
 impl Controller {
     /// Not elected yet.
-    pub(crate) fn new(quorum: Quorum, shards: u16, prng: Prng) -> Self {
+    pub(crate) fn new(quorum: Quorum, shards: u16, dirs: usize, prng: Prng) -> Self {
         Self {
             quorum,
             prng,
@@ -74,7 +75,7 @@ impl Controller {
             committed: VecDeque::new(),
             applied: vec![0; usize::from(shards)],
             registering: false,
-            checkpoints: BTreeMap::new(),
+            checkpoints: Checkpoints::new(dirs),
             closed: BTreeMap::new(),
             directories: Directories::default(),
         }

@@ -25,13 +25,13 @@ use crate::turn::Turn;
 use flumen_base::{DiskFault, ErrorCode, Mono, Now, ShardId, Space, TopicPartition};
 use flumen_log::Log;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Between two looks at the free space, and where it is little.
 const LOOK_MS: i64 = 500;
 const LOOK_CLOSELY_MS: i64 = 100;
-/// Free space is little below the reserve and this.
-const LITTLE_BYTES: u64 = 1 << 30;
+/// Free space is little below the reserve and this: more than is written between two looks.
+const LITTLE_BYTES: u64 = 4 << 30;
 /// After a write found no room nothing is written for so long, and until so much is free.
 const FULL_MS: i64 = 1000;
 const FULL_UNTIL_FREE_BYTES: u64 = 1 << 20;
@@ -54,6 +54,16 @@ struct Dir {
     full_since: Option<Mono>,
     /// At the last look.
     space: Option<Space>,
+    /// Bytes that this shard may append until the next look, where a reserve is kept.
+    grant: Option<u64>,
+    /// Bytes that it has appended since the last one.
+    appended: u64,
+}
+
+impl Dir {
+    fn takes_none(&self) -> bool {
+        self.full || self.grant.is_some_and(|grant| self.appended >= grant)
+    }
 }
 
 impl Dirs {
@@ -76,7 +86,23 @@ impl Dirs {
 
     /// Whether it takes no records now.
     pub(crate) fn is_full(&self, n: usize) -> bool {
-        self.list.get(n).is_some_and(|dir| dir.full)
+        self.list.get(n).is_some_and(Dir::takes_none)
+    }
+
+    /// Records are about to be appended there.
+    pub(crate) fn spend(&mut self, n: usize, bytes: u64) {
+        if let Some(dir) = self.list.get_mut(n) {
+            dir.appended += bytes;
+        }
+    }
+
+    /// This shard's part of what was free above the reserve at the last look. What it appended
+    /// since the one before may not have been on the disk by then: it is taken off.
+    pub(crate) fn grant(&mut self, n: usize, bytes: u64) {
+        if let Some(dir) = self.list.get_mut(n) {
+            dir.grant = Some(bytes.saturating_sub(dir.appended));
+            dir.appended = 0;
+        }
     }
 
     /// Whether all are usable.
@@ -93,7 +119,7 @@ impl Dirs {
     /// How many are offline, and how many are full.
     pub(crate) fn counts(&self) -> (usize, usize) {
         let offline = self.list.iter().filter(|dir| dir.offline).count();
-        let full = self.list.iter().filter(|dir| dir.full).count();
+        let full = self.list.iter().filter(|dir| dir.takes_none()).count();
         (offline, full)
     }
 
@@ -154,6 +180,19 @@ impl Shard {
             DiskFault::Device => self.fail_dir(turn, n, &what.to_string()),
             DiskFault::Full => self.dir_is_full(turn, n),
             DiskFault::Local => {}
+        }
+    }
+
+    /// A file could not be read for an answer. It may be of another shard's partition, or of one
+    /// that is gone: its path tells which directory's disk it was.
+    pub(crate) fn slice_failed(&mut self, turn: &mut Turn<'_>, failure: &IoFailure) {
+        let path = Path::new(&failure.path);
+        let dirs = self.config.log_dirs.iter().enumerate();
+        let holding = dirs.filter(|(_, dir)| path.starts_with(&dir.path));
+        let deepest = holding.max_by_key(|(_, dir)| dir.path.components().count());
+        if let Some(n) = deepest.map(|(n, _)| n) {
+            tracing::error!(shard = self.id.0, %failure, "records could not be sent");
+            self.dir_error(turn, n, fault_of(failure), failure);
         }
     }
 
@@ -405,6 +444,17 @@ impl Shard {
         }
     }
 
+    /// Each shard may use its part of the room until the next look: a burst must not use up the
+    /// reserve in between.
+    fn share_room(&mut self, turn: &mut Turn<'_>, n: usize, bytes: u64) {
+        let part = bytes / u64::from(self.shards);
+        self.dirs.grant(n, part);
+        for other in (1..self.shards).map(ShardId) {
+            let message = Message::DirGrant(n, part);
+            turn.fx.push(Effect::Mesh(other, message));
+        }
+    }
+
     /// Arms the first look at the free space, where a reserve is to be kept.
     pub(crate) fn arm_space(&mut self, now: Now) {
         if self.id == ShardId::FIRST && self.config.broker.flumen.disk_reserve_bytes > 0 {
@@ -453,6 +503,9 @@ impl Shard {
             };
             dir.space = space;
             let full = dir.judge(turn.now.mono, reserve);
+            if let Some(space) = space.filter(|_| reserve > 0) {
+                self.share_room(turn, n, space.usable.saturating_sub(reserve));
+            }
             if self.dirs.set_full(n, full) {
                 let (path, free) = (self.dir_path(n), space.map_or(0, |s| s.usable));
                 let path = path.display();
@@ -540,6 +593,25 @@ mod tests {
         dir.full_since = Some(later);
         assert!(dir.judge(later, 0));
         assert!(!dir.judge(later.plus_ms(FULL_MS), 0));
+    }
+
+    #[test]
+    fn what_was_granted_is_used_up_by_appends() {
+        let mut dirs = Dirs::default();
+        dirs.list.push(Dir::default());
+        dirs.spend(0, 1 << 40);
+        assert!(!dirs.is_full(0), "nothing was granted or refused");
+        dirs.grant(0, (1 << 40) + 100);
+        dirs.spend(0, 99);
+        assert!(!dirs.is_full(0));
+        dirs.spend(0, 1); // what the last look did not see is taken off
+        assert!(dirs.is_full(0) && dirs.counts() == (0, 1));
+        dirs.grant(0, 100);
+        assert!(dirs.is_full(0));
+        dirs.grant(0, 100);
+        assert!(!dirs.is_full(0));
+        dirs.grant(0, 0);
+        assert!(dirs.is_full(0));
     }
 
     #[test]

@@ -1,17 +1,12 @@
 //! What a shard does from time to time, in slices: retention, producer expiry, `flush.ms`,
 //! checkpoints, idle connections.
-//!
-//! Checkpoint files have one writer: every shard sends its values to shard 0, which writes them.
 
 use crate::Shard;
-use crate::io::{CloseReason, ConnId, Effect};
-use crate::jobs::{CheckpointJob, Job};
-use crate::mesh::{CheckpointLine, Message};
+use crate::io::{CloseReason, ConnId};
 use crate::partition::Partition;
-use crate::partitions::PendingJob;
 use crate::timers::{Task, TimerKey};
 use crate::turn::Turn;
-use flumen_base::{Now, ShardId, TopicPartition};
+use flumen_base::{Now, TopicPartition};
 
 /// Partitions handled per slice; the next slice follows after a pause that lets other work in.
 const SLICE: usize = 64;
@@ -109,50 +104,6 @@ impl Shard {
         more
     }
 
-    fn checkpoint(&mut self, turn: &mut Turn<'_>) {
-        let lines: Vec<CheckpointLine> = self.partitions.map.values().map(line_of).collect();
-        if self.id != ShardId::FIRST {
-            let message = Message::Checkpoint(lines);
-            turn.fx.push(Effect::Mesh(ShardId::FIRST, message));
-            return;
-        }
-        self.on_checkpoint(self.id, lines);
-        self.write_checkpoints(turn, |_| true);
-    }
-
-    /// Shard 0: writes the checkpoints of some log directories, by what the shards have told last.
-    pub(crate) fn write_checkpoints(&mut self, turn: &mut Turn<'_>, which: impl Fn(usize) -> bool) {
-        let Some(controller) = &self.controller else {
-            return;
-        };
-        // Written only when every shard has reported: a file that lacks partitions would make them
-        // recover from 0.
-        if controller.checkpoints.len() < usize::from(self.shards) {
-            return;
-        }
-        let dirs = self.config.log_dirs.iter();
-        let mut jobs: Vec<CheckpointJob> =
-            dirs.map(|d| CheckpointJob::new(d.path.clone())).collect();
-        for line in controller.checkpoints.values().flatten() {
-            if let Some(job) = jobs.get_mut(line.log_dir) {
-                job.add(line);
-            }
-        }
-        for (n, job) in jobs.into_iter().enumerate() {
-            if which(n) && self.dirs.is_online(n) {
-                let whose = PendingJob::InDir(n, "checkpoint");
-                self.start_job(turn, whose, Job::Checkpoint(job));
-            }
-        }
-    }
-
-    /// Shard 0: the values of one shard.
-    pub(crate) fn on_checkpoint(&mut self, from: ShardId, lines: Vec<CheckpointLine>) {
-        if let Some(controller) = &mut self.controller {
-            controller.checkpoints.insert(from, lines);
-        }
-    }
-
     fn close_idle(&mut self, turn: &mut Turn<'_>) {
         let idle_ms = self.broker.network.connections_max_idle_ms;
         if idle_ms < 0 {
@@ -169,28 +120,5 @@ impl Shard {
         for id in idle {
             self.close_conn(turn, id, CloseReason::Idle);
         }
-    }
-}
-
-/// What checkpoints say about a partition; what they said before, while it is not loaded.
-pub(crate) fn line_of(p: &Partition) -> CheckpointLine {
-    let found = &p.found;
-    let (recovery_point, log_start, cleaned) = match p.log() {
-        Some(log) => (
-            log.recovery_point(),
-            log.log_start_offset(),
-            log.cleaned_offset(),
-        ),
-        None => (found.recovery_point, found.log_start, found.cleaned),
-    };
-    CheckpointLine {
-        log_dir: p.log_dir,
-        topic: p.topic.clone(),
-        topic_id: p.tp.topic_id,
-        partition: p.tp.partition,
-        recovery_point,
-        log_start,
-        cleaned,
-        closed: false,
     }
 }

@@ -56,6 +56,9 @@ pub enum Input<M = Message, O = JobOutput> {
     ConnClosed(ConnId),
     /// Completion of an [`Effect::Io`]. Completions of different operations come in any order.
     IoDone(Token, Result<IoOutput, IoFailure>),
+    /// A log file could not be read for an answer ([`Segment::File`]); the connection it was for is
+    /// closed. A shorter file than was promised is an end of file here.
+    SliceFailed(IoFailure),
     /// Completion of an [`Effect::Job`].
     JobDone(Token, O),
     /// From another shard (or this one, for uniform code), in the order it sent them.
@@ -96,8 +99,8 @@ pub enum Effect<M = Message, J = Job> {
 }
 
 /// One response: header and bodies in order. Bytes are sent as they are; file slices by `pread` and
-/// `send` or by splice, as the runtime sees fit. If a slice turns out shorter than promised the
-/// runtime closes the connection.
+/// `send` or by splice, as the runtime sees fit. If a slice turns out shorter than promised, or
+/// can't be read, the runtime closes the connection and says so by [`Input::SliceFailed`].
 #[derive(Debug, Default)]
 pub struct Response {
     /// In order of sending.

@@ -62,6 +62,8 @@ pub enum Job {
     RemoveLeftBehind(PathBuf),
     /// Write the offset checkpoints of a log directory.
     Checkpoint(CheckpointJob),
+    /// Write what compaction has come to in a log directory.
+    Cleaned(CleanedJob),
     /// Write the last checkpoints and the marker of a clean shutdown, in every log directory.
     CleanShutdown(Vec<CheckpointJob>),
     /// Something of the quorum.
@@ -102,6 +104,13 @@ pub struct CheckpointJob {
     pub(crate) topic_ids: Ids,
     /// A log in it is not closed: no marker of a clean shutdown.
     pub(crate) unclean: bool,
+}
+
+/// What compaction has come to in some partitions of a log directory.
+#[derive(Debug)]
+pub struct CleanedJob {
+    pub(crate) dir: PathBuf,
+    pub(crate) offsets: Offsets,
 }
 
 /// What a job gives.
@@ -187,6 +196,7 @@ impl Job {
                 JobOutput::Done(recovery::remove_deleted_dirs(disk, &dir).map(|_| ()))
             }
             Self::Checkpoint(job) => JobOutput::Done(job.run(disk)),
+            Self::Cleaned(job) => JobOutput::Done(job.run(disk)),
             Self::CleanShutdown(jobs) => JobOutput::Done(clean_shutdown(disk, jobs)),
             Self::Quorum(job) => JobOutput::Quorum(job.run(disk)),
             Self::Cut(job) => JobOutput::Done(job.run(disk)),
@@ -222,6 +232,7 @@ impl Job {
             Self::RemovePartition { .. } => "remove partition",
             Self::RemoveLeftBehind(_) => "remove leftovers",
             Self::Checkpoint(_) => "checkpoint",
+            Self::Cleaned(_) => "cleaner checkpoint",
             Self::CleanShutdown(_) => "clean shutdown",
             Self::Quorum(_) => "quorum",
             Self::Cut(_) => "cut",
@@ -283,6 +294,19 @@ impl CheckpointJob {
         }
         checkpoint::write_offsets(disk, &self.dir, checkpoint::RECOVERY_POINT, points)?;
         found::write_ids(disk, &self.dir, &self.topic_ids)
+    }
+}
+
+impl CleanedJob {
+    /// The other lines of the file stay, unless it is damaged: then the next checkpoint of all
+    /// partitions has them again.
+    fn run(self, disk: &dyn Disk) -> io::Result<()> {
+        let mut all = match checkpoint::read_offsets(disk, &self.dir, checkpoint::CLEANER) {
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => Offsets::new(),
+            read => read?,
+        };
+        all.extend(self.offsets);
+        checkpoint::write_offsets(disk, &self.dir, checkpoint::CLEANER, &all)
     }
 }
 

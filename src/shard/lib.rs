@@ -22,6 +22,7 @@
 
 mod answers;
 pub mod api;
+mod checkpoints;
 mod cleaner;
 mod config;
 mod conn;
@@ -173,9 +174,10 @@ impl Shard {
         let mut prng = Prng::new(init.seed);
         let groups = Groups::new(&broker, Prng::new(prng.next_u64()));
         let txns = txns::Txns::new(&broker, &init.image);
+        let dirs = config.log_dirs.len();
         let controller = init
             .quorum
-            .map(|quorum| Controller::new(quorum, shards, Prng::new(prng.next_u64())));
+            .map(|quorum| Controller::new(quorum, shards, dirs, Prng::new(prng.next_u64())));
         let mut shard = Self {
             id,
             shards,
@@ -242,6 +244,7 @@ impl Shard {
                 }
             }
             Input::JobDone(token, output) => self.on_job(turn, token, output),
+            Input::SliceFailed(failure) => self.slice_failed(turn, &failure),
             Input::ConnOpened(conn, info) => self.on_conn_opened(turn, conn, info),
             Input::ConnClosed(conn) => self.on_conn_closed(turn, conn),
             Input::MetricsWanted(token) => self.metrics_wanted(turn, token),
@@ -371,10 +374,12 @@ impl Shard {
             M::Applied(version) => self.on_applied(turn, from, version),
             M::Registered => self.life.registered(),
             M::Checkpoint(lines) => self.on_checkpoint(from, lines),
+            M::Cleaned(line) => self.on_cleaned(turn, from, *line),
             M::LogsClosed(lines) => self.on_logs_closed(turn, from, lines),
             M::DirFailed(n, reason) => self.on_dir_failed(turn, n, &reason),
             M::DirFull(n) => self.on_dir_full(turn, n),
             M::DirRoom(n, full) => self.on_dir_room(n, full),
+            M::DirGrant(n, bytes) => self.dirs.grant(n, bytes),
             M::Moved(tp, line) => self.on_moved(turn, from, tp, *line),
         }
     }

@@ -172,7 +172,7 @@ impl Shard {
                 self.start_job(turn, PendingJob::Close(tp), Job::Close(job));
             } else if !matches!(p.state, State::Removing) {
                 // Not loaded, or failed: the next start must look at it.
-                lines.push(crate::housekeeping::line_of(p));
+                lines.push(crate::checkpoints::line_of(p));
             }
         }
         if let Life::Closing {
@@ -197,7 +197,7 @@ impl Shard {
             .partitions
             .map
             .get(&tp)
-            .map(crate::housekeeping::line_of);
+            .map(crate::checkpoints::line_of);
         if let Life::Closing {
             in_flight, lines, ..
         } = &mut self.life
@@ -260,7 +260,7 @@ impl Shard {
         let online = jobs.into_iter().enumerate();
         let online = online.filter(|(n, _)| self.dirs.is_online(*n));
         let jobs = online.map(|(_, job)| job).collect();
-        self.start_job(turn, PendingJob::CleanShutdown, Job::CleanShutdown(jobs));
+        self.write_last_checkpoints(turn, jobs);
     }
 
     /// Shard 0: the markers are written.

@@ -138,6 +138,9 @@ impl Shard {
                     self.dir_error(turn, n, fault_of_job(error), error);
                 }
             }
+            (PendingJob::Checkpoint(n), JobOutput::Done(result)) => {
+                self.checkpoint_ended(turn, n, &result);
+            }
             (PendingJob::Cut(tp), JobOutput::Done(result)) => self.cut_ended(turn, tp, &result),
             (PendingJob::Space, JobOutput::Space(lines)) => self.space_known(turn, lines),
             (PendingJob::DescribeSpace(from), JobOutput::Space(lines)) => {

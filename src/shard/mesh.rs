@@ -40,6 +40,8 @@ pub enum Message {
     Registered,
     /// To shard 0: checkpoint values of the sender's partitions, all of them.
     Checkpoint(Vec<CheckpointLine>),
+    /// To shard 0: checkpoint values of a partition of the sender that was cleaned.
+    Cleaned(Box<CheckpointLine>),
     /// To shard 0: all logs of the sender are flushed and closed; nothing follows.
     LogsClosed(Vec<CheckpointLine>),
     /// To all: this log directory (by its index) failed, for this reason.
@@ -48,6 +50,9 @@ pub enum Message {
     DirFull(usize),
     /// From shard 0: whether this log directory is full.
     DirRoom(usize, bool),
+    /// From shard 0: so many bytes may be appended to this log directory until the next look at its
+    /// free space.
+    DirGrant(usize, u64),
     /// To shard 0: a partition of the sender is in another log directory now, which the line names.
     Moved(TopicPartition, Box<CheckpointLine>),
 }

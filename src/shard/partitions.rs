@@ -96,6 +96,8 @@ pub(crate) enum PendingJob {
     Reindex(TopicPartition),
     Validate(TopicPartition, u64),
     Quorum,
+    /// Of a log directory.
+    Checkpoint(usize),
     CleanShutdown,
     Cut(TopicPartition),
     /// A look at the free space.
@@ -305,6 +307,7 @@ impl Shard {
             self.carry_outcomes(turn, out);
             return;
         };
+        self.dirs.spend(p.log_dir, batch.len() as u64);
         let wall_ms = turn.now.wall_ms;
         let cost = flumen_log::cost_estimate(&batch, &p.config);
         let mut job = None;

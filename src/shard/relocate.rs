@@ -178,13 +178,15 @@ impl Shard {
         }
         m.step = Step::Copying;
         let job = m.state.plan(log, &m.copy, slice);
+        let bytes = job.bytes();
         let whose = PendingJob::Copy {
             tp,
             id: m.id,
             copy: m.copy.clone(),
-            bytes: job.bytes(),
+            bytes,
         };
         p.in_flight += 1;
+        self.dirs.spend(to, bytes);
         self.start_job(turn, whose, Job::Copy(job));
     }
 
@@ -301,7 +303,7 @@ impl Shard {
                     log.moved_to(swapped.dir);
                 }
                 tracing::info!(partition = p.dir_name(), to = %p.dir.display(), "has moved");
-                let line = crate::housekeeping::line_of(p);
+                let line = crate::checkpoints::line_of(p);
                 self.say_moved(turn, tp, line);
                 match swapped.left_behind {
                     None => self.remove_dir(turn, Some(old), swapped.aside),
@@ -344,9 +346,7 @@ impl Shard {
             .moved
             .push_back((tp, id.unwrap_or(Uuid::ZERO)));
         // Where the log starts must be known there, whatever happens next.
-        if let Some(lines) = c.checkpoints.get_mut(&from) {
-            lines.retain(|l| (l.topic_id, l.partition) != (line.topic_id, line.partition));
-            lines.push(line);
+        if c.checkpoints.told_of_one(from, line) {
             self.write_checkpoints(turn, |n| n == dir);
         }
     }

@@ -20,7 +20,7 @@ use flumen_quorum::{Quorum, QuorumConfig};
 use flumen_settings::BrokerConfig;
 use flumen_wire::header::{RequestHeader, write_request_header};
 use flumen_wire::{Message as WireMessage, Reader, Request, Writer};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -63,6 +63,8 @@ pub struct Driver {
     links: BTreeMap<(u16, u16), VecDeque<Message>>,
     answers: BTreeMap<Client, VecDeque<Bytes>>,
     closed: BTreeMap<Client, CloseReason>,
+    /// Connections that ended because an answer's records could not be read.
+    pub cut_short: BTreeSet<Client>,
     ready: Vec<bool>,
     stopped: Vec<bool>,
     /// Why the process ended, if it did.
@@ -98,6 +100,7 @@ impl Driver {
             links: BTreeMap::new(),
             answers: BTreeMap::new(),
             closed: BTreeMap::new(),
+            cut_short: BTreeSet::new(),
             ready: Vec::new(),
             stopped: Vec::new(),
             fatal: None,
@@ -478,12 +481,20 @@ impl Driver {
         };
         match effect {
             Effect::Send(conn, response) => {
-                let frame = read_response(&self.faults.on(&self.disk), &response);
-                self.answers
-                    .entry(client(conn))
-                    .or_default()
-                    .push_back(frame);
-                self.shards[n].step(self.now, Input::Sent(conn, 1), &mut self.fx[n]);
+                let next = match read_response(&self.faults.on(&self.disk), &response) {
+                    Ok(frame) => {
+                        let answers = self.answers.entry(client(conn)).or_default();
+                        answers.push_back(frame);
+                        Input::Sent(conn, 1)
+                    }
+                    Err(failure) => {
+                        self.cut_short.insert(client(conn));
+                        let failed = Input::SliceFailed(failure);
+                        self.shards[n].step(self.now, failed, &mut self.fx[n]);
+                        Input::ConnClosed(conn)
+                    }
+                };
+                self.shards[n].step(self.now, next, &mut self.fx[n]);
             }
             Effect::CloseConn(conn, reason) => {
                 self.closed.insert(client(conn), reason);

@@ -1,6 +1,6 @@
 //! Disk operations of the driver: on the handles that the log files keep, as the runtime does.
 
-use crate::io::{DiskOp, IoOutput, Response, Segment};
+use crate::io::{DiskOp, IoFailure, IoOutput, Response, Segment};
 use bytes::{Bytes, BytesMut};
 use flumen_base::{Disk, DiskFile, LogFile, OpenMode, sync_failed};
 use std::io;
@@ -67,18 +67,26 @@ pub fn run_op(disk: &dyn Disk, op: &DiskOp) -> io::Result<IoOutput> {
 
 /// The bytes of a response without its size, file slices read.
 ///
+/// # Errors
+/// A slice could not be read; the connection is to be closed then.
+///
 /// # Panics
 /// If a slice is shorter than promised, or the size is wrong.
-#[allow(clippy::expect_used)] // a slice that can't be read is what a test looks for
-pub fn read_response(disk: &dyn Disk, response: &Response) -> Bytes {
+pub fn read_response(disk: &dyn Disk, response: &Response) -> Result<Bytes, IoFailure> {
     let mut out = BytesMut::with_capacity(response.len());
     for segment in &response.segments {
         match segment {
             Segment::Bytes(bytes) => out.extend_from_slice(bytes),
             Segment::File(slice) => {
                 let mut buf = vec![0; slice.len as usize];
-                with_file(disk, &slice.file, |h| h.read_exact_at(&mut buf, slice.pos))
-                    .expect("a file slice is shorter than promised");
+                let read = with_file(disk, &slice.file, |h| h.read_exact_at(&mut buf, slice.pos));
+                if let Err(error) = read {
+                    let kind = error.kind();
+                    assert_ne!(kind, io::ErrorKind::UnexpectedEof, "shorter than promised");
+                    let path = slice.file.path().display().to_string();
+                    let op = "read";
+                    return Err(IoFailure { op, path, kind });
+                }
                 out.extend_from_slice(&buf);
             }
         }
@@ -89,5 +97,5 @@ pub fn read_response(disk: &dyn Disk, response: &Response) -> Bytes {
         out.len(),
         "a frame's size is wrong"
     );
-    out.freeze()
+    Ok(out.freeze())
 }

@@ -204,7 +204,7 @@ impl Node {
         });
         let (conn, response) = found.unwrap();
         assert_eq!(conn, client.conn);
-        let bytes = read_response(&self.disk, &response);
+        let bytes = read_response(&self.disk, &response).unwrap();
         decode_answer(Q::API_KEY, version, correlation, bytes)
     }
 

@@ -571,10 +571,12 @@ fn message_name(message: &Message) -> String {
         Message::Applied(version) => format!("Applied({version})"),
         Message::Registered => "Registered".to_owned(),
         Message::Checkpoint(lines) => format!("Checkpoint({})", lines.len()),
+        Message::Cleaned(line) => format!("Cleaned({line:?})"),
         Message::LogsClosed(lines) => format!("LogsClosed({})", lines.len()),
         Message::DirFailed(n, _) => format!("DirFailed({n})"),
         Message::DirFull(n) => format!("DirFull({n})"),
         Message::DirRoom(n, full) => format!("DirRoom({n}, {full})"),
+        Message::DirGrant(n, bytes) => format!("DirGrant({n}, {bytes})"),
         Message::Moved(tp, line) => format!("Moved({tp:?} to {})", line.log_dir),
     }
 }

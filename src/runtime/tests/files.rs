@@ -137,8 +137,53 @@ fn a_slice_past_the_end_closes_the_connection() {
         args.extend_from_slice(&len.to_be_bytes());
         client.send(b'F', &args);
         assert!(client.is_closed_by_peer());
+        said_once(&rig);
     }
     rig.stop();
+}
+
+/// The core has heard of one slice that could not be sent, and why.
+fn said_once(rig: &Rig) {
+    eventually("the core hears of it", || {
+        !rig.stage.unsent.lock().unwrap().is_empty()
+    });
+    let said = std::mem::take(&mut *rig.stage.unsent.lock().unwrap());
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert_eq!(said[0].kind, std::io::ErrorKind::UnexpectedEof);
+    assert!(said[0].op == "read" && said[0].path.ends_with("/data"));
+}
+
+/// Where a file can be mapped its slices are sent from there: what goes wrong then is found out by
+/// reading it in another way.
+#[test]
+fn a_file_that_is_cut_while_it_is_sent_closes_the_connection() {
+    for splice_above_bytes in [0, 1 << 20, usize::MAX] {
+        let rig = Rig::new(RuntimeConfig {
+            splice_above_bytes,
+            ..on_one_cpu(1)
+        });
+        let path = rig.dir.path().join("data");
+        std::fs::write(&path, pattern(16 << 20, 9)).unwrap();
+        let mut client = rig.client();
+        for len in [1u32 << 20, 100_000] {
+            // Many more than the socket takes.
+            let slice = [&0u64.to_be_bytes()[..], &len.to_be_bytes()].concat();
+            let whole = slice.repeat(8 + (16 << 20) / len as usize);
+            for _ in 0..3 {
+                client.send(b'F', &whole);
+            }
+        }
+        let mut part = vec![0; 300_000];
+        client.0.read_exact(&mut part).unwrap();
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.set_len(0).unwrap();
+        let mut rest = Vec::new();
+        let ended = client.0.read_to_end(&mut rest);
+        assert!(ended.is_err() || rest.len() < 100 << 20);
+        said_once(&rig);
+        assert_eq!(rig.client().ask(b'E', b"alive"), b"alive");
+        rig.stop();
+    }
 }
 
 const STRATEGIES: [WriteStrategy; 5] = [

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // helpers of tests stand outside of them
 
 use bytes::Bytes;
+use flumen_base::Disk as _;
 use flumen_log::BatchBuilder;
 use flumen_log::batch::{Batches, Records};
 use flumen_log::testing::MemDisk;
@@ -177,6 +178,38 @@ fn the_last_value_of_each_key_stays_and_the_rest_goes() {
         );
         let odd = |n: &&String| n.ends_with(".cleaned") || n.ends_with(".swap");
         assert_eq!(names.iter().find(odd), None);
+    }
+}
+
+/// As in Kafka the checkpoint follows each cleaning, and not the clock: after a kill nothing is
+/// cleaned again.
+#[test]
+fn the_checkpoint_follows_each_cleaning() {
+    for (shards, seed) in [(1, 1), (3, 2)] {
+        let mut settings = settings();
+        settings.log.flush_offset_checkpoint_interval_ms = 1 << 30;
+        settings.log.flush_start_offset_checkpoint_interval_ms = 1 << 30;
+        let mut d = Driver::start(shards, seed, settings, MemDisk::new());
+        d.run_until_ready();
+        let c = d.connect(0);
+        assert_eq!(d.create_topic(c, "t", 3), 0);
+        for n in 0..90u64 {
+            let batch = record(n % 2, n);
+            assert_eq!(d.produce(c, "t", n as i32 % 3, &batch).0, 0);
+        }
+        d.run_for_ms(10_000);
+        assert!(metric(&mut d, "flumen_cleaner_runs_total") >= 3);
+        let mut names = d.disk.paths().into_iter();
+        let path = names.find(|p| p.ends_with("cleaner-offset-checkpoint"));
+        let text = d.disk.read_all(&path.unwrap(), 1 << 20).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let cleaned = |line: &str| line.rsplit_once(' ')?.1.parse::<i64>().ok();
+        let all: Vec<i64> = text.lines().skip(2).filter_map(cleaned).collect();
+        assert!(all.len() == 3 && all.iter().all(|n| *n > 20), "{text}");
+        d.kill();
+        d.run_until_ready();
+        d.run_for_ms(10_000);
+        assert_eq!(metric(&mut d, "flumen_cleaner_runs_total"), 0);
     }
 }
 

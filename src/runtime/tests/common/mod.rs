@@ -13,7 +13,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flumen_base::{Disk, FileId, LogFile, Mono, Now, OpenMode, ShardId};
 use flumen_runtime::{In, Listen, Out, Running, RuntimeConfig, ShardCore, start};
 use flumen_shard::io::{
-    CloseReason, ConnId, DiskOp, Effect, FileSlice, Input, IoOutput, Response, Segment, Token,
+    CloseReason, ConnId, DiskOp, Effect, FileSlice, Input, IoFailure, IoOutput, Response, Segment,
+    Token,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read, Write};
@@ -40,6 +41,8 @@ pub struct Stage {
     pub files: Mutex<BTreeMap<String, Arc<LogFile>>>,
     pub closed: std::sync::atomic::AtomicUsize,
     pub sent: std::sync::atomic::AtomicUsize,
+    /// What was said of slices that could not be sent.
+    pub unsent: Mutex<Vec<IoFailure>>,
     /// What the cores say that their frames hold.
     pub core_bytes: std::sync::atomic::AtomicUsize,
 }
@@ -297,6 +300,7 @@ impl ShardCore for FakeCore {
                 };
                 self.answer(conn, slot, frame(body), out);
             }
+            Input::SliceFailed(failure) => self.stage.unsent.lock().unwrap().push(failure),
             Input::JobDone(token, bytes) => {
                 let Some((conn, slot, _)) = self.waiting.remove(&token.0) else {
                     return;

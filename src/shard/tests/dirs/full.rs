@@ -145,6 +145,39 @@ fn a_reserve_stops_writes_before_the_disk_is_full() {
     assert!(text.contains("flumen_log_dirs_full{shard=\"0\"}"), "{text}");
 }
 
+/// Between two looks no more is written than the last one has left, however much comes at once.
+#[test]
+fn a_burst_does_not_use_up_the_reserve() {
+    const RESERVE: u64 = 1_000_000;
+    for (shards, seed) in [(1, 11), (3, 12)] {
+        let mut settings = settings();
+        settings.flumen.disk_reserve_bytes = RESERVE;
+        let (mut d, c) = start(shards, seed, settings);
+        d.create_topic(c, "t", 2);
+        let full = partition_in(&mut d, c, "t", B);
+        d.faults.limit(Path::new(A), 1 << 40);
+        leave(&d, B, RESERVE + 60_000);
+        d.run_for_ms(2000);
+        let records = batch(&"x".repeat(5000));
+        let request = produce_request("t", full, -1, &records);
+        let clients: Vec<Client> = (0..150).map(|n| d.connect(n % shards)).collect();
+        let ids: Vec<i32> = clients.iter().map(|c| d.send(*c, &request, 9)).collect();
+        let mut acked = 0;
+        for (client, id) in clients.into_iter().zip(ids) {
+            let frame = d.wait_answer(client);
+            let body = flumen_shard::testing::decode_answer::<wire::ProduceResponse<'_>>;
+            let r = body(0, 9, id, frame);
+            match r.responses[0].partition_responses[0].error_code {
+                0 => acked += 1,
+                error => assert_eq!(error, NO_ROOM, "seed {seed}"),
+            }
+        }
+        let free = d.faults.on(&d.disk).space(Path::new(B)).unwrap().unwrap();
+        assert!(acked > 2, "{acked} acked");
+        assert!(free.usable >= RESERVE - 20_000, "{acked}: {free:?}");
+    }
+}
+
 /// Memory stays as it is however many knock.
 #[test]
 fn refused_records_are_not_kept() {

@@ -67,29 +67,32 @@ fn produce(d: &mut Driver, c: Client, topic: &str, partition: i32, value: &str) 
     d.produce(c, topic, partition, &batch(value))
 }
 
+fn fetch_of(topic: &str, partition: i32, offset: i64) -> wire::FetchRequest<'_> {
+    wire::FetchRequest {
+        max_wait_ms: 0,
+        min_bytes: 1,
+        max_bytes: 1 << 20,
+        session_epoch: -1,
+        topics: vec![wire::fetch_request::FetchTopic {
+            topic: topic.into(),
+            partitions: vec![wire::fetch_request::FetchPartition {
+                partition,
+                fetch_offset: offset,
+                partition_max_bytes: 1 << 20,
+                ..Default::default()
+            }],
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
 /// (error, values from this offset to the end).
 fn read(d: &mut Driver, c: Client, topic: &str, partition: i32, from: i64) -> (i16, Vec<String>) {
     let mut out = Vec::new();
     let mut offset = from;
     loop {
-        let request = wire::FetchRequest {
-            max_wait_ms: 0,
-            min_bytes: 1,
-            max_bytes: 1 << 20,
-            session_epoch: -1,
-            topics: vec![wire::fetch_request::FetchTopic {
-                topic: topic.into(),
-                partitions: vec![wire::fetch_request::FetchPartition {
-                    partition,
-                    fetch_offset: offset,
-                    partition_max_bytes: 1 << 20,
-                    ..Default::default()
-                }],
-                ..Default::default()
-            }],
-            ..Default::default()
-        };
-        let r: wire::FetchResponse<'_> = d.call(c, &request, 12);
+        let r: wire::FetchResponse<'_> = d.call(c, &fetch_of(topic, partition, offset), 12);
         let p = &r.responses[0].partitions[0];
         let before = offset;
         for b in Batches::new(p.records.as_deref().unwrap_or_default()) {

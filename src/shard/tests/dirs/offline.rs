@@ -90,6 +90,45 @@ fn a_failed_device_takes_its_partitions_and_others_go_on() {
     }
 }
 
+/// Records that go into an answer by file are read when it is sent, by whatever shard the client is
+/// connected to: where they can't be read the answer ends in the middle, and the directory is gone
+/// as with any other read.
+#[test]
+fn records_that_cannot_be_sent_take_their_directory_offline() {
+    for (shards, seed) in [(1, 1), (3, 2), (4, 3)] {
+        let (mut d, mut c) = start(shards, seed, settings());
+        d.create_topic(c, "t", 2);
+        let bad = partition_in(&mut d, c, "t", B);
+        let value = "x".repeat(300_000);
+        for n in 0..4 {
+            for partition in 0..2 {
+                assert_eq!(produce(&mut d, c, "t", partition, &value), (0, n));
+            }
+        }
+        c = again(&mut d, Driver::restart); // nothing of it is in memory
+        let good = 1 - bad;
+        assert_eq!(read(&mut d, c, "t", good, 0).1.len(), 4);
+        d.faults.break_below(Path::new(B));
+        for shard in 0..shards {
+            let client = d.connect(shard);
+            d.send(client, &fetch_of("t", bad, 0), 12);
+            d.run_until_idle();
+            let is_first = shard == 0;
+            assert_eq!(d.cut_short.contains(&client), is_first, "shard {shard}");
+            assert_eq!(d.take_answer(client).is_some(), !is_first, "shard {shard}");
+        }
+        assert!(d.fatal.is_none());
+        d.run_until_idle();
+        assert_eq!(read(&mut d, c, "t", bad, 0).0, STORAGE_ERROR);
+        assert_eq!(produce(&mut d, c, "t", bad, "v").0, STORAGE_ERROR);
+        assert_eq!(metadata(&mut d, c, "t")[bad as usize].0, -1);
+        assert_eq!(read(&mut d, c, "t", good, 0).1.len(), 4);
+        d.faults.mend();
+        c = again(&mut d, Driver::restart);
+        assert_eq!(read(&mut d, c, "t", bad, 0).1.len(), 4);
+    }
+}
+
 /// A sync that failed is not tried again: the device may have dropped what it was for.
 #[test]
 fn after_a_failed_sync_nothing_is_acked_from_there() {
