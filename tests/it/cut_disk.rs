@@ -13,8 +13,9 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
+use crate::loop_disk::{self, make_image, system, text};
 use crate::wait;
 
 /// What survives torn or whole.
@@ -45,6 +46,7 @@ const ACCESS: u32 = 34;
 const INTERRUPT: u32 = 36;
 const DESTROY: u32 = 38;
 const BATCH_FORGET: u32 = 42;
+const EIO: i32 = 5;
 const ENOSYS: i32 = 38;
 
 /// A write that is not flushed.
@@ -61,6 +63,7 @@ struct State {
     image: Vec<u8>,
     cache: Vec<Cached>,
     is_cut: bool,
+    fails_reads: bool,
     flushes: u64,
 }
 
@@ -91,34 +94,15 @@ pub struct CutDisk {
     server: Option<std::thread::JoinHandle<()>>,
 }
 
-/// Runs a tool of the system, and requires success.
-fn system(program: &str, args: &[&str]) -> Result<String> {
-    let output = Command::new(program)
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("{program} is needed to cut a disk"))?;
-    let err = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{program} {args:?}: {err}");
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
-fn text(path: &Path) -> Result<&str> {
-    path.to_str().context("a path that is no UTF-8")
-}
-
-/// What this machine lacks to cut a disk, if anything: the file systems' tools, `/dev/fuse`, loop
-/// devices, or the right to open them.
+/// What this machine lacks to cut a disk, if anything: `/dev/fuse`, or what a [`LoopDisk`] takes.
+///
+/// [`LoopDisk`]: crate::loop_disk::LoopDisk
 pub fn missing() -> Option<String> {
-    for device in ["/dev/fuse", "/dev/loop-control"] {
-        if let Err(error) = File::options().read(true).write(true).open(device) {
-            return Some(format!("{device}: {error}"));
-        }
+    let fuse = File::options().read(true).write(true).open("/dev/fuse");
+    match fuse {
+        Err(error) => Some(format!("/dev/fuse: {error}")),
+        Ok(_) => loop_disk::missing(),
     }
-    ["mkfs.ext4", "mkfs.xfs", "losetup", "mount"]
-        .into_iter()
-        .find(|tool| Command::new(tool).arg("-V").output().is_err())
-        .map(|tool| format!("{tool} is not installed"))
 }
 
 /// A new file system of this kind (ext4 or xfs) as an image.
@@ -127,16 +111,7 @@ pub fn missing() -> Option<String> {
 /// `mkfs` is missing or fails.
 pub fn new_image(kind: &str, dir: &Path) -> Result<Vec<u8>> {
     let path = dir.join("new.img");
-    let (bytes, args): (u64, &[&str]) = match kind {
-        "ext4" => (
-            128 << 20,
-            &["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"],
-        ),
-        "xfs" => (320 << 20, &["-q", "-f"]),
-        other => bail!("no image of {other}"),
-    };
-    File::create(&path)?.set_len(bytes)?;
-    system(&format!("mkfs.{kind}"), &[args, &[text(&path)?]].concat())?;
+    make_image(kind, &path)?;
     let image = std::fs::read(&path)?;
     std::fs::remove_file(&path)?;
     Ok(image)
@@ -194,6 +169,12 @@ impl CutDisk {
     /// whoever writes is told that it did.
     pub fn cut(&self) {
         lock(&self.state).is_cut = true;
+    }
+
+    /// From now on, or not any more, every read of the device fails. What the kernel has in its page
+    /// cache is still there.
+    pub fn fail_reads(&self, fail: bool) {
+        lock(&self.state).fails_reads = fail;
     }
 
     /// Takes the disk down and gives the image that a machine would find after the cut; `random`
@@ -316,6 +297,7 @@ fn answer(request: &[u8], state: &Mutex<State>) -> Option<Vec<u8>> {
         INIT => Ok(init()),
         GETATTR | SETATTR => Ok(attributes(state.image.len() as u64)),
         OPEN => Ok(vec![0; 16]),
+        READ if state.fails_reads => Err(EIO),
         READ => Ok(read(&state, body)),
         WRITE => Ok(write(&mut state, body)),
         STATFS => Ok(vec![0; 80]),

@@ -16,6 +16,7 @@
 pub mod broker;
 pub mod cut_disk;
 pub mod deps;
+pub mod loop_disk;
 pub mod process;
 pub mod raw;
 pub mod tools;

@@ -65,7 +65,7 @@ pub fn frame<R: Request>(request: &R, version: i16, correlation_id: i32) -> Resu
     Ok(buffer)
 }
 
-/// One batch of these values, uncompressed, without a producer id.
+/// One batch of these values, uncompressed, without keys and without a producer id.
 ///
 /// # Errors
 /// The crate cannot encode it.
@@ -78,9 +78,25 @@ pub fn batch(values: &[Bytes]) -> Result<Bytes> {
 /// # Errors
 /// The crate cannot encode it.
 pub fn batch_at(values: &[Bytes], timestamp: i64) -> Result<Bytes> {
+    encoded(values.iter().map(|value| (None, value)), timestamp)
+}
+
+/// The same as [`batch`] with keys.
+///
+/// # Errors
+/// The crate cannot encode it.
+pub fn keyed_batch(records: &[(Bytes, Bytes)]) -> Result<Bytes> {
+    let pairs = records.iter().map(|(key, value)| (Some(key.clone()), value));
+    encoded(pairs, 1_700_000_000_000)
+}
+
+fn encoded<'a>(
+    pairs: impl Iterator<Item = (Option<Bytes>, &'a Bytes)>,
+    timestamp: i64,
+) -> Result<Bytes> {
     let records: Vec<Record> = (0i64..)
-        .zip(values)
-        .map(|(n, value)| Record {
+        .zip(pairs)
+        .map(|(n, (key, value))| Record {
             transactional: false,
             control: false,
             delete_horizon: false,
@@ -91,7 +107,7 @@ pub fn batch_at(values: &[Bytes], timestamp: i64) -> Result<Bytes> {
             offset: n,
             sequence: i32::try_from(n).unwrap_or(0),
             timestamp,
-            key: None,
+            key,
             value: Some(value.clone()),
             headers: Default::default(),
         })

@@ -84,7 +84,7 @@ impl Drop for Mount {
 }
 
 /// A librdkafka producer, idempotent, that writes each ack to a file.
-fn producer(broker: &Broker, topic: &str, count: usize, acks: &Path) -> Result<Process> {
+pub(super) fn producer(broker: &Broker, topic: &str, count: usize, acks: &Path) -> Result<Process> {
     let mut command = Command::new(deps::dir()?.join("venv/bin/python"));
     command
         .arg(deps::client_file("python/client.py"))
@@ -96,13 +96,13 @@ fn producer(broker: &Broker, topic: &str, count: usize, acks: &Path) -> Result<P
     Process::start(&mut command)
 }
 
-fn acked(path: &Path) -> usize {
+pub(super) fn acked(path: &Path) -> usize {
     let text = std::fs::read(path).unwrap_or_default();
     text.iter().filter(|b| **b == b'\n').count()
 }
 
 /// All that was acked is there once, where its ack said, and in the order of sending.
-fn check_acked(raw: &mut Raw, topic: &str, count: usize, acks: &Path) -> Result<()> {
+pub(super) fn check_acked(raw: &mut Raw, topic: &str, count: usize, acks: &Path) -> Result<()> {
     let mut places: BTreeMap<(i32, i64), String> = BTreeMap::new();
     for line in std::fs::read_to_string(acks)?.lines() {
         let words: Vec<&str> = line.split(' ').collect();
@@ -136,7 +136,7 @@ fn check_acked(raw: &mut Raw, topic: &str, count: usize, acks: &Path) -> Result<
 }
 
 /// The error of a produce, and what is said beside it.
-fn produce(raw: &mut Raw, topic: &str, value: &Bytes) -> Result<(i16, Option<String>)> {
+pub(super) fn produce(raw: &mut Raw, topic: &str, value: &Bytes) -> Result<(i16, Option<String>)> {
     let records = raw::batch(std::slice::from_ref(value))?;
     let part = PartitionProduceData::default().with_records(Some(records));
     let data = TopicProduceData::default()
@@ -156,7 +156,7 @@ fn produce(raw: &mut Raw, topic: &str, value: &Bytes) -> Result<(i16, Option<Str
     Ok((part.error_code, part.error_message.map(|m| m.to_string())))
 }
 
-fn until_full(raw: &mut Raw, topic: &str) -> Result<()> {
+pub(super) fn until_full(raw: &mut Raw, topic: &str) -> Result<()> {
     let value = Bytes::from(vec![7; 100 << 10]);
     wait::until("no room", LIMIT, || match produce(raw, topic, &value)? {
         (0, _) => Ok(None),
@@ -275,7 +275,7 @@ fn the_reserve_keeps_room_for_all_else(shape: Shape) -> Result<()> {
     Ok(())
 }
 
-fn leaders(raw: &mut Raw, topic: &str) -> Result<Vec<i32>> {
+pub(super) fn leaders(raw: &mut Raw, topic: &str) -> Result<Vec<i32>> {
     let answer = raw.metadata(&[topic])?;
     let topics = answer.topics.into_iter();
     let mut all: Vec<(i32, i32)> = topics

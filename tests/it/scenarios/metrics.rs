@@ -20,7 +20,7 @@ scenarios!(metrics_are_valid_and_complete);
 type Labels = BTreeMap<String, String>;
 
 /// Status line and body of a GET.
-fn get(address: &str, path: &str) -> Result<(String, String)> {
+pub(super) fn get(address: &str, path: &str) -> Result<(String, String)> {
     let mut http = TcpStream::connect(address)?;
     http.set_read_timeout(Some(Duration::from_secs(10)))?;
     write!(http, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")?;

@@ -26,14 +26,17 @@ mod clients;
 mod compaction;
 mod crash;
 mod disk;
+mod full;
 mod kills;
 mod limits;
 mod metrics;
 mod power;
 mod recovery;
+mod retention;
 mod robust;
 mod tools_data;
 mod txns;
+mod unreadable;
 
 /// Runs a scenario in one shape. Kafka has one shape only: there the second is the same test.
 fn run(shape: Shape, scenario: fn(Shape) -> Result<()>) -> Result<()> {
