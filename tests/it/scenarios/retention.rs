@@ -171,7 +171,8 @@ fn nameless(broker: &mut Broker) -> Result<usize> {
     for entry in std::fs::read_dir(format!("/proc/{id}/fd"))? {
         // One that was closed meanwhile has no link.
         let target = std::fs::read_link(entry?.path()).unwrap_or_default();
-        count += usize::from(target.display().to_string().ends_with(".log (deleted)"));
+        let target = target.display().to_string();
+        count += usize::from(target.contains("/gone-") && target.ends_with(" (deleted)"));
     }
     Ok(count)
 }

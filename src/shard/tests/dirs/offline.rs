@@ -118,9 +118,9 @@ fn records_that_cannot_be_sent_take_their_directory_offline() {
             assert_eq!(d.take_answer(client).is_some(), !is_first, "shard {shard}");
         }
         assert!(d.fatal.is_none());
-        d.run_until_idle();
         assert_eq!(read(&mut d, c, "t", bad, 0).0, STORAGE_ERROR);
         assert_eq!(produce(&mut d, c, "t", bad, "v").0, STORAGE_ERROR);
+        d.run_until_idle();
         assert_eq!(metadata(&mut d, c, "t")[bad as usize].0, -1);
         assert_eq!(read(&mut d, c, "t", good, 0).1.len(), 4);
         d.faults.mend();
