@@ -39,7 +39,7 @@ const COMPACT_PAUSE: Duration = Duration::from_millis(50);
 const COMPACT_BEGINS: Duration = Duration::from_secs(120);
 const COMPACT_CONFIG: &[(&str, &str)] = &[
     ("cleanup.policy", "compact"),
-    ("segment.bytes", "4194304"),
+    ("segment.bytes", "1048576"),
     ("min.cleanable.dirty.ratio", "0.01"),
     ("file.delete.delay.ms", "0"),
 ];

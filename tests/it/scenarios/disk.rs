@@ -252,6 +252,11 @@ fn the_reserve_keeps_room_for_all_else(shape: Shape) -> Result<()> {
     let count = 40_000 * rounds();
     let acks = broker.scratch("acks");
     let mut load = producer(&broker, "load", count, &acks)?;
+    // The ballast had taken all for a moment.
+    wait::until("a write", LIMIT, || {
+        let (error, _) = produce(&mut raw, "t", &Bytes::from("second"))?;
+        Ok((error == 0).then_some(()))
+    })?;
     until_full(&mut raw, "t")?;
     ensure!(load.alive(), "the producer ended");
     broker.tool(
