@@ -481,20 +481,20 @@ impl Driver {
         };
         match effect {
             Effect::Send(conn, response) => {
-                let next = match read_response(&self.faults.on(&self.disk), &response) {
+                match read_response(&self.faults.on(&self.disk), &response) {
                     Ok(frame) => {
                         let answers = self.answers.entry(client(conn)).or_default();
                         answers.push_back(frame);
-                        Input::Sent(conn, 1)
+                        self.shards[n].step(self.now, Input::Sent(conn, 1), &mut self.fx[n]);
                     }
                     Err(failure) => {
                         self.cut_short.insert(client(conn));
-                        let failed = Input::SliceFailed(failure);
-                        self.shards[n].step(self.now, failed, &mut self.fx[n]);
-                        Input::ConnClosed(conn)
+                        for input in [Input::SliceFailed(failure), Input::ConnClosed(conn)] {
+                            self.shards[n].step(self.now, input, &mut self.fx[n]);
+                        }
+                        self.end_turn(shard);
                     }
-                };
-                self.shards[n].step(self.now, next, &mut self.fx[n]);
+                }
             }
             Effect::CloseConn(conn, reason) => {
                 self.closed.insert(client(conn), reason);
