@@ -211,6 +211,11 @@ fn runtime_config(config: &BrokerConfig) -> anyhow::Result<RuntimeConfig> {
         idle_max: (idle > 0).then(|| Duration::from_millis(idle)),
         splice_above_bytes: config.flumen.fetch_splice_min_bytes as usize,
         write_strategy,
+        // What is taken ahead is not there for what the reserve is for.
+        allocate_ahead_max: match config.flumen.disk_reserve_bytes {
+            0 => RuntimeConfig::default().allocate_ahead_max,
+            _ => 0,
+        },
         metrics,
         ..RuntimeConfig::default()
     })

@@ -64,6 +64,9 @@ pub struct RuntimeConfig {
     pub splice_above_bytes: usize,
     /// How log writes are done.
     pub write_strategy: WriteStrategy,
+    /// Most bytes that are allocated ahead of a segment's synced writes at a time, 1 MiB at least:
+    /// room that nobody else finds until the segment is sealed.
+    pub allocate_ahead_max: u64,
     /// `host:port` of the metrics and health endpoint; `None` is no endpoint.
     pub metrics: Option<Listen>,
     /// Blocking helper threads per shard. Several, so that a long recovery holds up nobody and
@@ -85,6 +88,7 @@ impl Default for RuntimeConfig {
             idle_max: Some(Duration::from_secs(600)),
             splice_above_bytes: 256 << 10,
             write_strategy: WriteStrategy::Auto,
+            allocate_ahead_max: 64 << 20,
             metrics: None,
             job_threads: 8,
             shutdown_max: Duration::from_millis(4500),

@@ -272,7 +272,7 @@ impl<C: ShardCore> Reactor<C> {
             // The metadata log: topics must be deletable where the disk is full.
             (false, _) => log.handle.keep_ahead(end),
             (true, FileSystem::Tmpfs) => None,
-            (true, _) => log.handle.reserve(end),
+            (true, _) => log.handle.reserve(end, self.config.allocate_ahead_max),
         };
         if let Some((from, len)) = wanted {
             let log = log_again(log);

@@ -16,9 +16,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-/// Least and most bytes that are allocated ahead of the writes at a time.
+/// Least bytes that are allocated ahead of the writes at a time.
 const RESERVE_MIN: u64 = 1 << 20;
-const RESERVE_MAX: u64 = 64 << 20;
 /// Bytes that are kept allocated behind the end of the metadata log, half of them at least.
 const AHEAD: u64 = 1 << 20;
 /// Between two looks whether a handle has been let go of.
@@ -216,13 +215,13 @@ impl LogHandle {
         self.reserved.store(end, Ordering::Relaxed);
     }
 
-    /// What to allocate before a write up to `end`: from where, and how many bytes.
-    pub(crate) fn reserve(&self, end: u64) -> Option<(u64, u64)> {
+    /// What to allocate before a write up to `end`: from where, and how many bytes, about `most`.
+    pub(crate) fn reserve(&self, end: u64, most: u64) -> Option<(u64, u64)> {
         if end <= self.reserved.load(Ordering::Relaxed) {
             return None;
         }
         // As much again as there is.
-        let len = end.clamp(RESERVE_MIN, RESERVE_MAX);
+        let len = end.clamp(RESERVE_MIN, most.max(RESERVE_MIN));
         let from = self.reserved.load(Ordering::Relaxed);
         self.reserved.store(end + len, Ordering::Relaxed);
         let from = if from == 0 { end } else { from };
@@ -353,17 +352,21 @@ pub(crate) fn path_of(file: &LogFile) -> io::Result<CString> {
 mod tests {
     use super::*;
 
+    const MOST: u64 = 64 << 20;
+
     #[test]
     fn allocates_ahead_in_growing_steps() {
         let file = tempfile::tempfile().unwrap();
         let handle = LogHandle::new(file, &Arc::new(Files::new(100, 1))).unwrap();
-        assert_eq!(handle.reserve(4096), Some((4096, 1 << 20)));
-        assert_eq!(handle.reserve(1 << 20), None);
+        assert_eq!(handle.reserve(4096, MOST), Some((4096, 1 << 20)));
+        assert_eq!(handle.reserve(1 << 20, MOST), None);
         let reserved = 4096 + (1 << 20);
-        let (from, len) = handle.reserve(reserved + 1).unwrap();
+        let (from, len) = handle.reserve(reserved + 1, MOST).unwrap();
         assert_eq!((from, from + len), (reserved, 2 * (reserved + 1)));
-        let (from, len) = handle.reserve(1 << 30).unwrap();
-        assert_eq!(from + len, (1 << 30) + RESERVE_MAX);
+        let (from, len) = handle.reserve(1 << 30, MOST).unwrap();
+        assert_eq!(from + len, (1 << 30) + MOST);
+        let (from, len) = handle.reserve(2 << 30, 0).unwrap();
+        assert_eq!(from + len, (2 << 30) + RESERVE_MIN);
     }
 
     #[test]
