@@ -11,7 +11,9 @@ use bytes::Bytes;
 use flumen_base::{FileId, Mono, Now, Prng, TopicPartition};
 use flumen_log::testing::MemDisk;
 use flumen_log::testing_fuse::Fuse;
-use flumen_shard::io::{ConnId, ConnInfo, Effect, Effects, Input, Response, Segment, Token};
+use flumen_shard::io::{
+    ConnId, ConnInfo, Effect, Effects, Input, IoFailure, Response, Segment, Token,
+};
 use flumen_shard::jobs::Job;
 use flumen_shard::mesh::Message;
 use flumen_shard::{Shard, ShardConfig};
@@ -471,11 +473,13 @@ impl Broker {
             Some(Outbound::Response(response)) => {
                 let announced = response.len();
                 match assemble(&mut self.ring, &self.disk, response, rng) {
-                    None => {
-                        note!(trace, "a slice of a response to {} is gone", id.0);
+                    Err(failure) => {
+                        note!(trace, "a response to {} ends early: {failure}", id.0);
+                        let failed = Input::SliceFailed(failure);
+                        self.nodes[conn.shard].inputs.push(failed);
                         true
                     }
-                    Some(bytes) => {
+                    Ok(bytes) => {
                         check_size(&bytes, announced)?;
                         note!(
                             trace,
@@ -537,7 +541,12 @@ impl Broker {
     }
 }
 
-fn assemble(ring: &mut Ring, disk: &MemDisk, response: Response, rng: &mut Prng) -> Option<Bytes> {
+fn assemble(
+    ring: &mut Ring,
+    disk: &MemDisk,
+    response: Response,
+    rng: &mut Prng,
+) -> Result<Bytes, IoFailure> {
     let mut bytes = Vec::with_capacity(response.len());
     for segment in &response.segments {
         match segment {
@@ -545,7 +554,7 @@ fn assemble(ring: &mut Ring, disk: &MemDisk, response: Response, rng: &mut Prng)
             Segment::File(slice) => bytes.extend(ring.slice(disk, slice, rng)?),
         }
     }
-    Some(bytes.into())
+    Ok(bytes.into())
 }
 
 fn check_size(bytes: &[u8], announced: usize) -> Check {

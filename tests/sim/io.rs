@@ -250,20 +250,20 @@ impl Ring {
                 })
             }
         };
-        let (what, error) = match ended {
-            Ok(done) => return done.map(Ok),
-            Err(broken) => broken,
-        };
-        let file = file_of(&op.op);
+        match ended {
+            Ok(done) => done.map(Ok),
+            Err(broken) => Some(Err(self.failed(file_of(&op.op), &broken))),
+        }
+    }
+
+    /// An operation has failed: counts it, and what it may lead to.
+    fn failed(&mut self, file: &LogFile, broken: &Broken) -> IoFailure {
+        let (what, kind) = (broken.0, broken.1.kind());
         let small = [io::ErrorKind::StorageFull, io::ErrorKind::ResourceBusy];
         self.may_end |= file.id().0 >= METADATA_FILE_IDS;
-        self.may_end |= what == "fdatasync" || !small.contains(&error.kind());
+        self.may_end |= what == "fdatasync" || !small.contains(&kind);
         self.failures += 1;
-        Some(Err(IoFailure {
-            op: what,
-            path: file.path().display().to_string(),
-            kind: error.kind(),
-        }))
+        failure(file, what, kind)
     }
 
     /// Some more of a write, or its sync; what it gives once it is done.
@@ -339,16 +339,22 @@ impl Ring {
         read(handle, pos, len as usize).map_err(|e| ("read", e))
     }
 
-    /// Reads a slice of a response; `None` where the file is gone, too short or can't be read.
+    /// Reads a slice of a response. Where the file is gone or too short that is no fault of the
+    /// disk.
     pub(crate) fn slice(
         &mut self,
         disk: &MemDisk,
         slice: &FileSlice,
         rng: &mut Prng,
-    ) -> Option<Vec<u8>> {
+    ) -> Result<Vec<u8>, IoFailure> {
         let wanted = (slice.pos, slice.len);
-        let bytes = self.read(disk, &slice.file, wanted, rng).ok()?;
-        (bytes.len() == slice.len as usize).then_some(bytes)
+        let gone = |kind| failure(&slice.file, "read", kind);
+        match self.read(disk, &slice.file, wanted, rng) {
+            Ok(bytes) if bytes.len() == slice.len as usize => Ok(bytes),
+            Ok(_) => Err(gone(io::ErrorKind::UnexpectedEof)),
+            Err((_, error)) if error.kind() == io::ErrorKind::NotFound => Err(gone(error.kind())),
+            Err((_, error)) => Err(self.failed(&slice.file, &("read", error))),
+        }
     }
 
     /// The process dies: of what is in flight the oldest write of each file may be applied in part,
@@ -383,6 +389,11 @@ impl Ring {
             ..Self::default()
         };
     }
+}
+
+fn failure(file: &LogFile, op: &'static str, kind: io::ErrorKind) -> IoFailure {
+    let path = file.path().display().to_string();
+    IoFailure { op, path, kind }
 }
 
 /// Fills the next piece, as the runtime does: what the last block holds is read back where it is
