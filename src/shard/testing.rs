@@ -10,7 +10,7 @@ use crate::io::{CloseReason, ConnId, ConnInfo, DiskOp, Effect, Effects, Input, I
 use crate::jobs::Job;
 use crate::mesh::Message;
 pub use crate::testing_calls::{create_request, produce_request};
-pub use crate::testing_io::{file_of, read_response, run_op};
+pub use crate::testing_io::{decode_answer, file_of, read_response, run_op};
 use crate::{LogDir, LogDirState, Shard, ShardConfig, ShardInit, settle_duplicates};
 use bytes::Bytes;
 use flumen_base::{Disk, Mono, Now, Prng, ShardId, Uuid};
@@ -19,7 +19,7 @@ use flumen_log::testing_dirs::Faults;
 use flumen_quorum::{Quorum, QuorumConfig};
 use flumen_settings::BrokerConfig;
 use flumen_wire::header::{RequestHeader, write_request_header};
-use flumen_wire::{Message as WireMessage, Reader, Request, Writer};
+use flumen_wire::{Message as WireMessage, Request, Writer};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::PathBuf;
@@ -576,28 +576,6 @@ pub fn boot_shards(
         })
     };
     (0..count).map(shard).collect()
-}
-
-/// Decodes a response frame (without its size).
-///
-/// # Panics
-/// If it is not the answer with this correlation id, or no such response.
-#[allow(clippy::expect_used)] // a test's own request
-pub fn decode_answer<A: WireMessage<'static>>(
-    key: i16,
-    version: i16,
-    correlation: i32,
-    frame: Bytes,
-) -> A {
-    // Answers borrow from their frame; a test keeps both for its short life.
-    let bytes: &'static [u8] = Box::leak(frame.to_vec().into_boxed_slice());
-    let mut r = Reader::new(bytes);
-    assert_eq!(r.i32(), correlation, "answers out of order");
-    let info = flumen_wire::ApiKey::from_i16(key).expect("api").info();
-    if info.response_header_version(version) >= 1 {
-        r.skip_tags();
-    }
-    A::decode_exact(r.rest(), version).expect("response")
 }
 
 /// Settings whose one log directory is at `path`.

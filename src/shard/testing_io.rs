@@ -1,8 +1,10 @@
-//! Disk operations of the driver: on the handles that the log files keep, as the runtime does.
+//! Disk operations of the driver, on the handles that the log files keep as the runtime does; and
+//! the answers that it reads.
 
 use crate::io::{DiskOp, IoFailure, IoOutput, Response, Segment};
 use bytes::{Bytes, BytesMut};
 use flumen_base::{Disk, DiskFile, LogFile, OpenMode, sync_failed};
+use flumen_wire::{Message as WireMessage, Reader};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -98,4 +100,26 @@ pub fn read_response(disk: &dyn Disk, response: &Response) -> Result<Bytes, IoFa
         "a frame's size is wrong"
     );
     Ok(out.freeze())
+}
+
+/// Decodes a response frame (without its size).
+///
+/// # Panics
+/// If it is not the answer with this correlation id, or no such response.
+#[allow(clippy::expect_used)] // a test's own request
+pub fn decode_answer<A: WireMessage<'static>>(
+    key: i16,
+    version: i16,
+    correlation: i32,
+    frame: Bytes,
+) -> A {
+    // Answers borrow from their frame; a test keeps both for its short life.
+    let bytes: &'static [u8] = Box::leak(frame.to_vec().into_boxed_slice());
+    let mut r = Reader::new(bytes);
+    assert_eq!(r.i32(), correlation, "answers out of order");
+    let info = flumen_wire::ApiKey::from_i16(key).expect("api").info();
+    if info.response_header_version(version) >= 1 {
+        r.skip_tags();
+    }
+    A::decode_exact(r.rest(), version).expect("response")
 }

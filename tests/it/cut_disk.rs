@@ -171,8 +171,8 @@ impl CutDisk {
         lock(&self.state).is_cut = true;
     }
 
-    /// From now on, or not any more, every read of the device fails. What the kernel has in its page
-    /// cache is still there.
+    /// From now on, or not any more, every read of the device fails. What the kernel has in its
+    /// page cache is still there.
     pub fn fail_reads(&self, fail: bool) {
         lock(&self.state).fails_reads = fail;
     }

@@ -86,7 +86,9 @@ pub fn batch_at(values: &[Bytes], timestamp: i64) -> Result<Bytes> {
 /// # Errors
 /// The crate cannot encode it.
 pub fn keyed_batch(records: &[(Bytes, Bytes)]) -> Result<Bytes> {
-    let pairs = records.iter().map(|(key, value)| (Some(key.clone()), value));
+    let pairs = records
+        .iter()
+        .map(|(key, value)| (Some(key.clone()), value));
     encoded(pairs, 1_700_000_000_000)
 }
 
