@@ -18,6 +18,7 @@ while [ $# -gt 0 ]; do
 done
 command -v valgrind >/dev/null ||
   { echo "icount: valgrind is missing; Debian: apt-get install valgrind" >&2; exit 1; }
-# With the profile of the shipped binary: other profiles inline differently.
-cargo build --release --locked -p flumen-icount
+# With the profile of the shipped binary: other profiles inline differently, and so do incremental
+# builds.
+CARGO_INCREMENTAL=0 cargo build --release --locked -p flumen-icount
 "${CARGO_TARGET_DIR:-target}/release/flumen-icount" "$COMMAND" --only "$ONLY"
