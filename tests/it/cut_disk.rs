@@ -171,6 +171,19 @@ impl CutDisk {
         lock(&self.state).is_cut = true;
     }
 
+    /// Takes a file of the disk, which nobody writes, out of the kernel's page cache: its next read
+    /// is one of the device.
+    ///
+    /// # Errors
+    /// `dd` is missing or fails.
+    pub fn drop_cached(&self, file: &Path) -> Result<()> {
+        for cached in [file, &self.file] {
+            let input = format!("if={}", text(cached)?);
+            system("dd", &[&input, "iflag=nocache", "count=0", "status=none"])?;
+        }
+        Ok(())
+    }
+
     /// From now on, or not any more, every read of the device fails. What the kernel has in its
     /// page cache is still there.
     pub fn fail_reads(&self, fail: bool) {

@@ -71,7 +71,7 @@ fn delete_below(client: &mut Raw, partition: i32, offset: i64) -> Result<()> {
     let answer = client.call(&request, 2)?;
     for p in answer.topics.iter().flat_map(|t| &t.partitions) {
         ensure!(p.error_code == 0, "DeleteRecords: error {}", p.error_code);
-        ensure!(p.low_watermark == offset, "{} of {offset}", p.low_watermark);
+        ensure!(p.low_watermark >= offset, "{} of {offset}", p.low_watermark);
     }
     Ok(())
 }
@@ -188,8 +188,8 @@ fn records_go_while_they_are_read_and_written(shape: Shape) -> Result<()> {
     client.create_topic(TOPIC, PARTITIONS)?;
     let count = 16 * 16 * i64::try_from(rounds())?;
     let (done, written) = (AtomicBool::new(false), AtomicI64::new(0));
-    // 4 MiB, by topic config only for the partition that DeleteRecords leaves alone: the other is
-    // never so large.
+    // 4 MiB, for the partition that DeleteRecords leaves alone: the other is so large only where
+    // the thread that deletes has to wait.
     broker.tool(
         "kafka-configs",
         &[
@@ -227,7 +227,7 @@ fn records_go_while_they_are_read_and_written(shape: Shape) -> Result<()> {
                     below = to;
                     delete_below(&mut deleter, 1, below)?;
                     let start = deleter.offset(TOPIC, 1, -2)?;
-                    ensure!(start == below, "the log starts at {start}, not at {below}");
+                    ensure!(start >= below, "the log starts at {start}, not at {below}");
                 }
                 std::thread::yield_now();
             }

@@ -52,6 +52,10 @@ fn an_unreadable_device_takes_its_directory_offline(shape: Shape) -> Result<()> 
         broker.launch()?;
         let mut client = broker.raw()?;
         client.await_leaders(TOPIC, 2)?;
+        // A start may have read it.
+        for file in std::fs::read_dir(bad_dir.join(format!("{TOPIC}-{bad}")))? {
+            disk.drop_cached(&file?.path())?;
+        }
         disk.fail_reads(true);
         let mut reader = broker.raw()?;
         let unread = reader.fetch(TOPIC, bad, 0);
