@@ -216,6 +216,11 @@ fn gaps_are_damage_unless_compaction_may_have_made_them() {
     flip(&disk, &path(9, LOG_SUFFIX), base_of_second(&disk));
     let loaded = load(&disk, params(0, false)).unwrap();
     assert_eq!(loaded.log_end_offset(), Offset(10), "{:?}", loaded.report);
+    // That nothing was ever cleaned is no leave for the first segment either.
+    let disk = written();
+    flip(&disk, &path(0, LOG_SUFFIX), 7); // its first offset: 1 then
+    let loaded = load(&disk, params(0, false)).unwrap();
+    assert_eq!(loaded.log_end_offset(), Offset(0), "{:?}", loaded.report);
     let disk = written();
     flip(&disk, &path(9, LOG_SUFFIX), base_of_second(&disk));
     let mut compacted = params(0, false);

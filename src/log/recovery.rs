@@ -341,7 +341,8 @@ impl Loader<'_> {
 
     /// Whether offsets may be missing between the batches of this segment, and before it.
     pub(crate) fn may_have_gaps(&self, base: i64) -> bool {
-        self.params.config.cleanup_policy.compact || base <= self.params.cleaned_offset.0
+        let cleaned = self.params.cleaned_offset.0;
+        self.params.config.cleanup_policy.compact || (cleaned > 0 && base <= cleaned)
     }
 
     /// Goes on loading segments; true when there is none left.
