@@ -73,6 +73,13 @@ pub struct CoordinatorConfig {
     pub consumer_group_assignors: Vec<Assignor>,
     pub consumer_group_migration_policy: MigrationPolicy,
     pub consumer_group_regex_refresh_interval_ms: i32,
+    pub streams_group_session_timeout_ms: i32,
+    pub streams_group_heartbeat_interval_ms: i32,
+    pub streams_group_assignment_interval_ms: i32,
+    pub streams_group_initial_rebalance_delay_ms: i32,
+    pub streams_group_num_standby_replicas: i32,
+    /// Members of one streams group.
+    pub streams_group_max_size: usize,
 }
 
 impl Default for CoordinatorConfig {
@@ -95,6 +102,12 @@ impl Default for CoordinatorConfig {
             consumer_group_assignors: Assignor::ALL.to_vec(),
             consumer_group_migration_policy: MigrationPolicy::Bidirectional,
             consumer_group_regex_refresh_interval_ms: 600_000,
+            streams_group_session_timeout_ms: 45_000,
+            streams_group_heartbeat_interval_ms: 5_000,
+            streams_group_assignment_interval_ms: 1_000,
+            streams_group_initial_rebalance_delay_ms: 3_000,
+            streams_group_num_standby_replicas: 0,
+            streams_group_max_size: i32::MAX as usize,
         }
     }
 }

@@ -25,7 +25,8 @@ impl GroupCoordinator {
         out: &mut Out,
     ) {
         let valid = consumer::validate(request, ctx.api_version, &self.config);
-        let target = valid.and_then(|()| self.heartbeat_target(now, request));
+        let asked = (&*request.group_id, request.member_epoch);
+        let target = valid.and_then(|()| self.heartbeat_target(now, asked, "Consumer group"));
         match target {
             Err(refusal) => Self::reply(out, token, heartbeat_error(refusal)),
             Ok((serial, created)) => {
@@ -36,40 +37,45 @@ impl GroupCoordinator {
         }
     }
 
-    /// The group that a heartbeat is for, and whether it was made for this.
-    fn heartbeat_target(
+    /// The group that a heartbeat is for, and whether it was made for this. `kind`: what groups of
+    /// this protocol are called.
+    pub(crate) fn heartbeat_target(
         &mut self,
         now: Now,
-        request: &ConsumerGroupHeartbeatRequest<'_>,
+        (name, epoch): (&str, i32),
+        kind: &str,
     ) -> Result<(GroupSerial, bool), Refusal> {
-        let name = &*request.group_id;
         let partition = self.route_write(name)?;
         if let Some(serial) = self.find(partition, name) {
             return Ok((serial, false));
         }
-        match request.member_epoch {
+        match epoch {
             0 if self.has_room() => Ok((self.create(partition, name, now.wall_ms), true)),
             0 => Err(ErrorCode::CoordinatorNotAvailable.into()),
             epoch => {
-                let what = if epoch > 0 { "Consumer group" } else { "Group" };
+                let what = if epoch > 0 { kind } else { "Group" };
                 let message = format!("{what} {name} not found.");
                 Err(Refusal::new(ErrorCode::GroupIdNotFound, message))
             }
         }
     }
 
+    /// The group that is to be described, if there is one to be seen.
+    pub(crate) fn to_describe(&self, name: &str) -> Result<Option<&Group>, Refusal> {
+        if name.is_empty() {
+            return Err(ErrorCode::InvalidGroupId.into());
+        }
+        let serial = self.find(self.route(name)?, name);
+        let group = serial.and_then(|serial| self.groups.get(&serial));
+        Ok(group.filter(|group| group.is_visible()))
+    }
+
     /// One group of a ConsumerGroupDescribe request.
     pub fn describe_consumer_group(&self, name: &str) -> DescribedGroup<'static> {
-        if name.is_empty() {
-            return consumer_described_error(name, ErrorCode::InvalidGroupId.into());
-        }
-        let partition = match self.route(name) {
-            Ok(partition) => partition,
-            Err(error) => return consumer_described_error(name, error.into()),
+        let group = match self.to_describe(name) {
+            Ok(group) => group,
+            Err(refusal) => return consumer_described_error(name, refusal),
         };
-        let serial = self.find(partition, name);
-        let group = serial.and_then(|serial| self.groups.get(&serial));
-        let group = group.filter(|group| group.is_visible());
         let default = self.config.consumer_group_assignors.first();
         let default = default.copied().unwrap_or(Assignor::Uniform);
         let described = group.and_then(|g| g.describe_consumer(&*self.metadata, default));
@@ -78,13 +84,17 @@ impl GroupCoordinator {
 }
 
 impl Group {
-    /// JoinGroup, when the group was found and is a consumer group. An empty one becomes a classic
-    /// group.
-    pub(crate) fn join_consumer(&mut self, env: &mut Env<'_>, join: Joining<'_>) {
+    /// JoinGroup, when the group was found and is not a classic group. An empty one becomes one;
+    /// streams groups have no classic members.
+    pub(crate) fn join_other_kind(&mut self, env: &mut Env<'_>, join: Joining<'_>) {
         let (request, parked) = (join.request, join.parked);
         if self.is_dead() {
             let error = ErrorCode::CoordinatorNotAvailable;
             return env.reply(parked.token, join_error(parked, &request.member_id, error));
+        }
+        if !self.is_memberless() && self.streams.is_some() {
+            let error = ErrorCode::InconsistentGroupProtocol;
+            return env.reply(parked.token, join_error(parked, "", error));
         }
         if !self.is_memberless() {
             return self.classic_join(env, join);
@@ -103,6 +113,6 @@ impl Group {
                 env.reply(parked.token, reply);
             }
         }
-        debug_assert!(self.consumer.is_some() || self.classic.generation == 0);
+        debug_assert!(!self.is_classic_kind() || self.classic.generation == 0);
     }
 }

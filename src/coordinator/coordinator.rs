@@ -9,6 +9,7 @@ use crate::limits::{EXPIRY_GROUPS_PER_TICK_MAX, EXPIRY_RECORDS_PER_APPEND_MAX, G
 use crate::out::{AppendKind, Metadata, NoMetadata, Out, Reply, ReplyToken};
 use crate::records::{self, ReplayError, Replayed};
 use crate::settle::Gather;
+use crate::streams::StreamsState;
 use crate::timers::{Deadline, GroupSerial, TimerKey, Timers};
 use crate::writes::{Done, Writes};
 use crate::{offsets, partition_for};
@@ -88,6 +89,11 @@ impl GroupCoordinator {
                 consumer.refresh = (0, 0);
             }
         }
+        for streams in self.groups.values_mut().filter_map(|g| g.streams.as_mut()) {
+            if streams.requires_any(changed) {
+                streams.request_refresh();
+            }
+        }
     }
 
     // ---- partitions ----
@@ -119,6 +125,7 @@ impl GroupCoordinator {
             Replayed::Offset(key, value) => (&*key.group, value.is_none()),
             Replayed::Group(key, value) => (&*key.group, value.is_none()),
             Replayed::Consumer(name, record) => (&**name, record.is_tombstone()),
+            Replayed::Streams(name, record) => (&**name, record.is_tombstone()),
             Replayed::Other => return Ok(()),
         };
         let serial = match self.find(partition, name) {
@@ -162,6 +169,9 @@ impl GroupCoordinator {
             self.with_group(serial, now, out, |group, env| {
                 if group.consumer.is_some() {
                     return group.consumer_loaded(env);
+                }
+                if group.streams.is_some() {
+                    return group.streams_loaded(env);
                 }
                 let members: Vec<_> = group.classic.members.keys().copied().collect();
                 for member in &members {
@@ -287,6 +297,7 @@ impl GroupCoordinator {
                 TimerKey::Session(serial, _)
                 | TimerKey::Join(serial)
                 | TimerKey::Sync(serial)
+                | TimerKey::Delay(serial)
                 | TimerKey::Member(serial, ..) => {
                     self.with_group(serial, now, out, |group, env| group.timer(env, entry));
                 }
@@ -307,6 +318,7 @@ impl GroupCoordinator {
                 TimerKey::Session(g, _)
                 | TimerKey::Join(g)
                 | TimerKey::Sync(g)
+                | TimerKey::Delay(g)
                 | TimerKey::Member(g, ..) => groups.get(&g).is_some_and(|g| g.owns_entry(at, key)),
             });
         }
@@ -417,7 +429,7 @@ impl GroupCoordinator {
     }
 
     /// Number of groups by Kafka's name of their state.
-    pub fn group_counts(&self) -> [(&'static str, usize); 6] {
+    pub fn group_counts(&self) -> [(&'static str, usize); 7] {
         let states = [
             State::Empty.name(),
             State::PreparingRebalance.name(),
@@ -425,6 +437,7 @@ impl GroupCoordinator {
             ConsumerState::Assigning.name(),
             ConsumerState::Reconciling.name(),
             State::Stable.name(),
+            StreamsState::NotReady.name(),
         ];
         let mut counts = states.map(|state| (state, 0));
         for group in self.groups.values() {
@@ -436,10 +449,13 @@ impl GroupCoordinator {
         counts
     }
 
-    /// For tests: panics when what a consumer group computes does not follow from its records.
+    /// For tests: panics when what a group computes does not follow from its records.
     pub fn check(&self) {
         for consumer in self.groups.values().filter_map(|g| g.consumer.as_ref()) {
             consumer.check();
+        }
+        for streams in self.groups.values().filter_map(|g| g.streams.as_ref()) {
+            streams.check();
         }
     }
 

@@ -2,9 +2,11 @@
 
 use crate::classic::{ClassicGroup, State};
 use crate::config::CoordinatorConfig;
-use crate::consumer::{ConsumerGroup, History};
+use crate::consumer::ConsumerGroup;
+use crate::modern::History;
 use crate::offsets::Offsets;
 use crate::out::{Append, AppendKind, Metadata, Out, Record, Reply, ReplyToken, WriteToken};
+use crate::streams::StreamsGroup;
 use crate::timers::{GroupSerial, Timers};
 use crate::writes::{Done, Part, Write, Writes};
 use flumen_base::{Now, PartitionIndex, Prng};
@@ -25,12 +27,14 @@ pub(crate) struct Group {
     pub(crate) writes_pending: u32,
     /// The latest of them.
     pub(crate) write_last: Option<u64>,
-    /// Membership of a classic group. Beside a consumer group it is empty; dead it is while the
-    /// tombstone of either kind is being written.
+    /// Membership of a classic group. Beside a group of another kind it is empty; dead it is while
+    /// the tombstone of any kind is being written.
     pub(crate) classic: ClassicGroup,
     /// Set: this is a consumer group.
     pub(crate) consumer: Option<Box<ConsumerGroup>>,
-    /// Changes of the consumer group that are being written.
+    /// Set: this is a streams group.
+    pub(crate) streams: Option<Box<StreamsGroup>>,
+    /// Changes of the consumer or streams group that are being written.
     pub(crate) history: History,
     /// Committed offsets and those being committed.
     pub(crate) offsets: Offsets,
@@ -53,6 +57,7 @@ impl Group {
             write_last: None,
             classic: ClassicGroup::new(wall_ms),
             consumer: None,
+            streams: None,
             history: History::default(),
             offsets: Offsets::default(),
         }
@@ -69,12 +74,17 @@ impl Group {
             && self.writes_pending == 0
             && self.offsets.is_empty()
             && self.classic.is_vacant()
-            && self.consumer.is_none()
+            && self.is_classic_kind()
     }
 
     /// Whether neither members nor offsets nor a generation are left.
     pub(crate) fn is_nothing(&self) -> bool {
-        self.offsets.is_empty() && self.classic.is_blank() && self.consumer.is_none()
+        self.offsets.is_empty() && self.classic.is_blank() && self.is_classic_kind()
+    }
+
+    /// Whether it is neither a consumer nor a streams group.
+    pub(crate) fn is_classic_kind(&self) -> bool {
+        self.consumer.is_none() && self.streams.is_none()
     }
 
     /// Whether its tombstone is being written.
@@ -84,18 +94,20 @@ impl Group {
 
     /// Nobody in it.
     pub(crate) fn is_memberless(&self) -> bool {
-        match &self.consumer {
-            Some(consumer) => consumer.is_empty(),
-            None => self.classic.state == State::Empty,
+        match (&self.consumer, &self.streams) {
+            (Some(consumer), _) => consumer.is_empty(),
+            (None, Some(streams)) => streams.is_empty(),
+            (None, None) => self.classic.state == State::Empty,
         }
     }
 
     /// Whether a member may read this topic: offsets of such topics are neither deleted nor
     /// expired.
     pub(crate) fn is_subscribed(&self, topic: &str) -> bool {
-        match &self.consumer {
-            Some(consumer) => consumer.topic_counts().contains(topic),
-            None => self.classic.is_subscribed(topic),
+        match (&self.consumer, &self.streams) {
+            (Some(consumer), _) => consumer.topic_counts().contains(topic),
+            (None, Some(streams)) => streams.is_subscribed(topic),
+            (None, None) => self.classic.is_subscribed(topic),
         }
     }
 

@@ -1,5 +1,5 @@
-//! Group coordinator of one shard: classic groups, consumer groups (KIP-848) and committed offsets,
-//! synchronous and without I/O.
+//! Group coordinator of one shard: classic groups, consumer groups (KIP-848), streams groups
+//! (KIP-1071) and committed offsets, synchronous and without I/O.
 //!
 //! A shard owns one [`GroupCoordinator`]. It holds the groups of those `__consumer_offsets`
 //! partitions whose log the shard owns; the group's partition is [`partition_for`]. Requests go in
@@ -68,6 +68,8 @@ mod out;
 mod records;
 mod requests;
 mod settle;
+mod streams;
+mod streams_requests;
 mod timers;
 pub mod txn;
 mod writes;
@@ -81,7 +83,7 @@ pub use offsets::{
 };
 pub use out::{
     Append, AppendKind, GroupSettings, Metadata, Out, Record, Reply, ReplyToken, RequestContext,
-    Topics, TxnMarker, WriteToken,
+    StreamsHeartbeat, StreamsSettings, Topics, TxnMarker, WriteToken,
 };
 pub use records::ReplayError;
 

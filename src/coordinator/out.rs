@@ -2,11 +2,13 @@
 
 use bytes::Bytes;
 use flumen_base::{ErrorCode, PartitionIndex, ProducerId, Uuid};
+use flumen_wire::messages::create_topics_request::CreatableTopic;
 use flumen_wire::messages::delete_groups_response::DeletableGroupResult;
 use flumen_wire::messages::offset_fetch_response::OffsetFetchResponseGroup;
 use flumen_wire::messages::{
     ConsumerGroupHeartbeatResponse, JoinGroupResponse, LeaveGroupResponse, OffsetCommitResponse,
-    OffsetDeleteResponse, SyncGroupResponse, TxnOffsetCommitResponse,
+    OffsetDeleteResponse, StreamsGroupHeartbeatResponse, SyncGroupResponse,
+    TxnOffsetCommitResponse,
 };
 use std::fmt;
 
@@ -97,6 +99,16 @@ pub struct Out {
     pub replies: Vec<(ReplyToken, Reply)>,
 }
 
+/// The answer to a StreamsGroupHeartbeat.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StreamsHeartbeat {
+    /// What the member hears.
+    pub response: StreamsGroupHeartbeatResponse<'static>,
+    /// Topics of the application that the cluster does not have yet: to be created, as often as
+    /// they are named until they are there.
+    pub topics: Vec<CreatableTopic<'static>>,
+}
+
 /// An answer that may have had to wait. It already fits the version of its request.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)] // each is the response of that name
@@ -105,6 +117,7 @@ pub enum Reply {
     SyncGroup(SyncGroupResponse<'static>),
     LeaveGroup(LeaveGroupResponse<'static>),
     ConsumerGroupHeartbeat(ConsumerGroupHeartbeatResponse<'static>),
+    StreamsGroupHeartbeat(Box<StreamsHeartbeat>),
     OffsetCommit(OffsetCommitResponse<'static>),
     /// One group; the shard joins those of one request.
     OffsetFetch(OffsetFetchResponseGroup<'static>),
@@ -134,6 +147,19 @@ pub struct GroupSettings {
     pub session_timeout_ms: Option<i32>,
     pub heartbeat_interval_ms: Option<i32>,
     pub assignment_interval_ms: Option<i32>,
+    pub streams: StreamsSettings,
+}
+
+/// The same of a streams group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)] // `streams.x` of the same name
+pub struct StreamsSettings {
+    pub session_timeout_ms: Option<i32>,
+    pub heartbeat_interval_ms: Option<i32>,
+    pub assignment_interval_ms: Option<i32>,
+    pub initial_rebalance_delay_ms: Option<i32>,
+    /// `streams.num.standby.replicas`
+    pub standby_replicas: Option<i32>,
 }
 
 /// The cluster's metadata as groups with assignment by the coordinator need it: one version of it,

@@ -79,8 +79,8 @@ impl GroupCoordinator {
                 request,
                 parked,
             };
-            if group.consumer.is_some() {
-                return group.join_consumer(env, join);
+            if !group.is_classic_kind() {
+                return group.join_other_kind(env, join);
             }
             group.join(env, join);
             if !created {
@@ -220,6 +220,10 @@ impl GroupCoordinator {
         self.with_group(serial, now, out, |group, env| {
             if group.consumer.is_some() {
                 return group.classic_leave(env, token, request, ctx.api_version);
+            }
+            if group.streams.is_some() {
+                let reply = classic::leave_unknown(request, ctx.api_version);
+                return env.reply(token, reply);
             }
             let before = env.writes.last;
             let reply = group.leave(env, request, ctx.api_version);
@@ -404,7 +408,7 @@ impl GroupCoordinator {
         let serial = self.find(partition, name);
         let group = serial.and_then(|serial| self.groups.get(&serial));
         match group.filter(|group| group.is_visible()) {
-            Some(group) if group.consumer.is_some() => described_not_classic(name, ctx.api_version),
+            Some(group) if !group.is_classic_kind() => described_not_classic(name, ctx.api_version),
             Some(group) => group.describe(),
             None => described_unknown(name, ctx.api_version),
         }
@@ -421,8 +425,9 @@ impl GroupCoordinator {
         if self.partitions.values().any(|p| p.loading) {
             return Err(ErrorCode::CoordinatorLoadInProgress);
         }
-        let states = request.states_filter.iter();
-        let states: Vec<_> = states.map(|s| s.trim().to_lowercase()).collect();
+        // Kafka's tool asks for NotReady, its coordinator understands not_ready.
+        let lower = |state: &str| state.trim().to_lowercase().replace('_', "");
+        let states: Vec<_> = request.states_filter.iter().map(|s| lower(s)).collect();
         let types = &request.types_filter;
         // The order means nothing. Kafka's own test of this API knows its hash table's.
         let partitions = self.partitions.values();
@@ -430,7 +435,7 @@ impl GroupCoordinator {
         let groups = serials.filter_map(|serial| self.groups.get(serial));
         let listed = groups.filter(|group| {
             let name = group.state_name();
-            let state_fits = states.is_empty() || states.iter().any(|s| *s == name.to_lowercase());
+            let state_fits = states.is_empty() || states.contains(&lower(name));
             let mut named = types.iter();
             let type_fits =
                 types.is_empty() || named.any(|t| t.trim().eq_ignore_ascii_case(group.type_name()));

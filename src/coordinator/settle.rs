@@ -9,6 +9,7 @@ use crate::offsets::{
     delete_append_error, fail_commit, fail_txn_commit, fetch_append_error, offset_append_error,
 };
 use crate::out::{Out, Reply, ReplyToken, WriteToken};
+use crate::streams::streams_heartbeat_error;
 use crate::timers::TimerKey;
 use crate::writes::{Done, Effect, Part};
 use flumen_base::{ErrorCode, Mono, Now};
@@ -125,6 +126,9 @@ fn failed(reply: Reply, error: ErrorCode) -> Reply {
         }
         Reply::LeaveGroup(_) => crate::classic::leave_error(offset_append_error(error)),
         Reply::ConsumerGroupHeartbeat(_) => heartbeat_error(metadata_append_error(error).into()),
+        Reply::StreamsGroupHeartbeat(_) => {
+            streams_heartbeat_error(metadata_append_error(error).into())
+        }
         // Those of classic members of consumer groups; others have an effect that answers.
         Reply::JoinGroup(_) => Reply::JoinGroup(JoinGroupResponse {
             error_code: metadata_append_error(error).code(),
@@ -226,7 +230,11 @@ impl Group {
                     self.sync_timer_fired(env);
                 }
             }
-            TimerKey::Member(_, serial, timer) => self.member_timer(env, entry, serial, timer),
+            TimerKey::Member(_, serial, timer) => match self.streams {
+                Some(_) => self.streams_timer(env, entry, (serial, timer)),
+                None => self.consumer_timer(env, entry, (serial, timer)),
+            },
+            TimerKey::Delay(_) => self.streams_delay(env, entry),
             TimerKey::Expiry(_) => {}
         }
         debug_assert!(self.classic.state != State::Dead || self.classic.members.is_empty());

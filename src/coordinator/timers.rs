@@ -16,12 +16,12 @@ pub(crate) type GroupSerial = u64;
 /// Number of a member, unique within its group; in order of joining.
 pub(crate) type MemberSerial = u64;
 
-/// A deadline of a consumer group's member.
+/// A deadline of a member of a consumer or streams group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum MemberTimer {
     /// It must be heard of.
     Session,
-    /// It must give up partitions.
+    /// It must give up partitions or tasks.
     Rebalance,
     /// A classic member must join again.
     Join,
@@ -38,8 +38,10 @@ pub(crate) enum TimerKey {
     Join(GroupSerial),
     /// End of the sync phase.
     Sync(GroupSerial),
-    /// A deadline of a member of a consumer group.
+    /// A deadline of a member of a consumer or streams group.
     Member(GroupSerial, MemberSerial, MemberTimer),
+    /// Who joined a streams group that was empty has waited for others.
+    Delay(GroupSerial),
     /// Next look for expired offsets and groups.
     Expiry(PartitionIndex),
 }

@@ -53,7 +53,7 @@ pub(crate) enum Effect {
     },
     /// A static member came back under a new id while the group was stable.
     Replaced(Box<StaticReplacement>),
-    /// A change of a consumer group, or of the kind of the group.
+    /// A change of a consumer or streams group, or of the kind of the group.
     Consumer,
     /// The group's tombstone.
     Deleted,

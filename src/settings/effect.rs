@@ -23,7 +23,6 @@ const METRICS: &str = "metrics are served as Prometheus text: flumen.metrics.lis
 const SINGLE: &str = "brokers do not replicate partitions yet";
 const QUOTAS: &str = "quotas are not built yet";
 const SHARE: &str = "share groups are not built yet";
-const STREAMS: &str = "the streams group protocol is not built yet";
 const TXN: &str = "two-phase commit (KIP-939) has no requests in this version of the protocol";
 const TLS: &str = "TLS and SASL";
 const ACLS: &str = "authorization";
@@ -83,8 +82,6 @@ const STORED: &[(&str, &str)] = &[
     ("max.connection.creation.rate", QUOTAS),
     ("group.share.", SHARE),
     ("share.", SHARE),
-    ("group.streams.", STREAMS),
-    ("streams.", STREAMS),
     ("transaction.two.phase.commit.", TXN),
     ("log.cleaner.threads", POOLS),
     (

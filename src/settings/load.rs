@@ -227,6 +227,19 @@ fn groups(v: &View<'_>) -> Result<GroupSettings, ConfigError> {
             .text("group.consumer.migration.policy")?
             .to_ascii_lowercase(),
         consumer_regex_refresh_interval_ms: v.int("group.consumer.regex.refresh.interval.ms")?,
+        streams_session_timeout_ms: v.int("group.streams.session.timeout.ms")?,
+        streams_min_session_timeout_ms: v.int("group.streams.min.session.timeout.ms")?,
+        streams_max_session_timeout_ms: v.int("group.streams.max.session.timeout.ms")?,
+        streams_heartbeat_interval_ms: v.int("group.streams.heartbeat.interval.ms")?,
+        streams_min_heartbeat_interval_ms: v.int("group.streams.min.heartbeat.interval.ms")?,
+        streams_max_heartbeat_interval_ms: v.int("group.streams.max.heartbeat.interval.ms")?,
+        streams_assignment_interval_ms: v.int("group.streams.assignment.interval.ms")?,
+        streams_min_assignment_interval_ms: v.int("group.streams.min.assignment.interval.ms")?,
+        streams_max_assignment_interval_ms: v.int("group.streams.max.assignment.interval.ms")?,
+        streams_initial_rebalance_delay_ms: v.int("group.streams.initial.rebalance.delay.ms")?,
+        streams_num_standby_replicas: v.int("group.streams.num.standby.replicas")?,
+        streams_max_standby_replicas: v.int("group.streams.max.standby.replicas")?,
+        streams_max_size: v.int("group.streams.max.size")?,
     })
 }
 

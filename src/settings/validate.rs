@@ -264,8 +264,12 @@ pub(crate) fn broker_values(v: &View<'_>, c: &BrokerConfig) -> Result<(), Config
         "Disabling the 'classic' protocol is not supported.".to_owned()
     })?;
     consumer_groups(c)?;
+    streams_groups(c)?;
     roles_and_listeners(c)
 }
+
+/// A key with the key below and the key above it.
+type Bounded = (&'static str, i32, i32, i32);
 
 /// `group.consumer.*` within their bounds.
 fn consumer_groups(c: &BrokerConfig) -> Result<(), ConfigError> {
@@ -290,8 +294,47 @@ fn consumer_groups(c: &BrokerConfig) -> Result<(), ConfigError> {
             g.consumer_max_assignment_interval_ms,
         ),
     ];
+    let beats = g.consumer_heartbeat_interval_ms < g.consumer_session_timeout_ms;
+    group_kind("consumer", &bounded, beats)
+}
+
+/// `group.streams.*` within their bounds.
+fn streams_groups(c: &BrokerConfig) -> Result<(), ConfigError> {
+    let g = &c.groups;
+    let bounded = [
+        (
+            "heartbeat.interval.ms",
+            g.streams_min_heartbeat_interval_ms,
+            g.streams_heartbeat_interval_ms,
+            g.streams_max_heartbeat_interval_ms,
+        ),
+        (
+            "session.timeout.ms",
+            g.streams_min_session_timeout_ms,
+            g.streams_session_timeout_ms,
+            g.streams_max_session_timeout_ms,
+        ),
+        (
+            "assignment.interval.ms",
+            g.streams_min_assignment_interval_ms,
+            g.streams_assignment_interval_ms,
+            g.streams_max_assignment_interval_ms,
+        ),
+    ];
+    let beats = g.streams_heartbeat_interval_ms < g.streams_session_timeout_ms;
+    group_kind("streams", &bounded, beats)?;
+    let fits = g.streams_num_standby_replicas <= g.streams_max_standby_replicas;
+    require(fits, || {
+        "group.streams.num.standby.replicas must be less than or equal to \
+         group.streams.max.standby.replicas"
+            .to_owned()
+    })
+}
+
+/// The keys of one kind of groups; `beats`: a heartbeat comes within the session.
+fn group_kind(kind: &str, bounded: &[Bounded], beats: bool) -> Result<(), ConfigError> {
     for (key, min, value, max) in bounded {
-        let key = |bound: &str| format!("group.consumer.{bound}{key}");
+        let key = |bound: &str| format!("group.{kind}.{bound}{key}");
         require(max >= min, || {
             format!(
                 "{} must be greater than or equal to {}",
@@ -310,14 +353,11 @@ fn consumer_groups(c: &BrokerConfig) -> Result<(), ConfigError> {
             format!("{} must be less than or equal to {}", key(""), key("max."))
         })?;
     }
-    require(
-        g.consumer_heartbeat_interval_ms < g.consumer_session_timeout_ms,
-        || {
-            "group.consumer.heartbeat.interval.ms must be less than \
-             group.consumer.session.timeout.ms"
-                .to_owned()
-        },
-    )
+    require(beats, || {
+        format!(
+            "group.{kind}.heartbeat.interval.ms must be less than group.{kind}.session.timeout.ms"
+        )
+    })
 }
 
 /// What `process.roles` asks of listeners and voters.

@@ -10,6 +10,7 @@
 
 use crate::Shard;
 use crate::checkpoints::Checkpoints;
+use crate::created::Wanted;
 use crate::directories::Directories;
 use crate::dirs::{Retry, fault_of};
 use crate::io::{CloseReason, DiskOp, Effect, IoFailure, IoOutput, Response};
@@ -53,7 +54,7 @@ pub(crate) struct Controller {
 enum Early {
     Request(Request),
     ProducerIds(OpFrom),
-    AutoCreate(OpFrom, Vec<String>),
+    Create(OpFrom, Wanted),
 }
 
 /// Who hears that a change is made.
@@ -259,7 +260,7 @@ impl Shard {
                     }
                 }
                 Early::ProducerIds(from) => self.run_producer_ids(turn, from),
-                Early::AutoCreate(from, names) => self.run_auto_create(turn, from, names),
+                Early::Create(from, wanted) => self.run_create(turn, from, wanted),
             }
         }
     }
@@ -342,36 +343,23 @@ impl Shard {
         }
     }
 
-    /// Op::AutoCreate of a shard.
-    pub(crate) fn run_auto_create(
-        &mut self,
-        _turn: &mut Turn<'_>,
-        from: OpFrom,
-        names: Vec<String>,
-    ) {
+    /// Op::AutoCreate or Op::CreateTopics of a shard.
+    pub(crate) fn run_create(&mut self, _turn: &mut Turn<'_>, from: OpFrom, wanted: Wanted) {
         let Some(c) = &mut self.controller else {
-            self.outbox.result(from, OpResult::AutoCreate(Vec::new()));
+            self.outbox.result(from, wanted.refused());
             return;
         };
         if !c.quorum.is_ready() {
-            c.early.push_back(Early::AutoCreate(from, names));
+            c.early.push_back(Early::Create(from, wanted));
             return;
         }
         let ctx = Context {
             image: c.quorum.latest(),
             broker: &self.broker,
         };
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let mut decision = controller::auto_create_topics(&ctx, &mut c.prng, &names);
+        let mut decision = wanted.decide(&ctx, &mut c.prng);
         controller::assign_directories(ctx.image, self.broker.node_id, &mut decision.records);
-        let results = decision.response.topics.iter().map(|t| {
-            let error = ErrorCode::from_i16(t.error_code);
-            (
-                t.name.to_string(),
-                error.unwrap_or(ErrorCode::UnknownServerError),
-            )
-        });
-        let result = OpResult::AutoCreate(results.collect());
+        let result = wanted.result(&decision.response);
         if decision.records.is_empty() {
             self.outbox.result(from, result);
             return;
@@ -380,7 +368,7 @@ impl Shard {
             Ok(id) => {
                 c.proposed.insert(id, Answer::Op(from, result));
             }
-            Err(_) => self.outbox.result(from, OpResult::AutoCreate(Vec::new())),
+            Err(_) => self.outbox.result(from, wanted.refused()),
         }
     }
 

@@ -4,9 +4,9 @@
 use crate::Shard;
 use flumen_base::{PartitionIndex, Uuid};
 use flumen_coordinator::{
-    Assignor, CoordinatorConfig, GroupSettings, Metadata, MigrationPolicy, Topics,
+    Assignor, CoordinatorConfig, GroupSettings, Metadata, MigrationPolicy, StreamsSettings, Topics,
 };
-use flumen_quorum::controller::GROUP_VERSION_FEATURE;
+use flumen_quorum::controller::{GROUP_VERSION_FEATURE, STREAMS_VERSION_FEATURE};
 use flumen_quorum::{Delta, Image, ResourceType};
 use flumen_settings::BrokerConfig;
 use std::sync::Arc;
@@ -74,11 +74,34 @@ impl Metadata for ClusterMetadata {
                 g.consumer_min_assignment_interval_ms,
                 g.consumer_max_assignment_interval_ms,
             ),
+            streams: StreamsSettings {
+                session_timeout_ms: get(
+                    "streams.session.timeout.ms",
+                    g.streams_min_session_timeout_ms,
+                    g.streams_max_session_timeout_ms,
+                ),
+                heartbeat_interval_ms: get(
+                    "streams.heartbeat.interval.ms",
+                    g.streams_min_heartbeat_interval_ms,
+                    g.streams_max_heartbeat_interval_ms,
+                ),
+                assignment_interval_ms: get(
+                    "streams.assignment.interval.ms",
+                    g.streams_min_assignment_interval_ms,
+                    g.streams_max_assignment_interval_ms,
+                ),
+                initial_rebalance_delay_ms: get("streams.initial.rebalance.delay.ms", 0, i32::MAX),
+                standby_replicas: get(
+                    "streams.num.standby.replicas",
+                    0,
+                    g.streams_max_standby_replicas,
+                ),
+            },
         }
     }
 }
 
-/// Fills in the settings of consumer groups.
+/// Fills in the settings of consumer and streams groups.
 pub(crate) fn with_consumer_settings(
     config: CoordinatorConfig,
     broker: &BrokerConfig,
@@ -98,6 +121,12 @@ pub(crate) fn with_consumer_settings(
         consumer_group_assignors: assignors,
         consumer_group_migration_policy: policy.unwrap_or_default(),
         consumer_group_regex_refresh_interval_ms: g.consumer_regex_refresh_interval_ms,
+        streams_group_session_timeout_ms: g.streams_session_timeout_ms,
+        streams_group_heartbeat_interval_ms: g.streams_heartbeat_interval_ms,
+        streams_group_assignment_interval_ms: g.streams_assignment_interval_ms,
+        streams_group_initial_rebalance_delay_ms: g.streams_initial_rebalance_delay_ms,
+        streams_group_num_standby_replicas: g.streams_num_standby_replicas,
+        streams_group_max_size: usize::try_from(g.streams_max_size).unwrap_or(usize::MAX),
         ..config
     }
 }
@@ -106,8 +135,17 @@ impl Shard {
     /// Whether the consumer group protocol may be spoken: the feature is finalized and the protocol
     /// is among `group.coordinator.rebalance.protocols`.
     pub(crate) fn serves_consumer_groups(&self) -> bool {
+        self.serves_groups(GROUP_VERSION_FEATURE, "consumer")
+    }
+
+    /// The same of the streams group protocol.
+    pub(crate) fn serves_streams_groups(&self) -> bool {
+        self.serves_groups(STREAMS_VERSION_FEATURE, "streams")
+    }
+
+    fn serves_groups(&self, feature: &str, protocol: &str) -> bool {
         let protocols = &self.broker.groups.coordinator_rebalance_protocols;
-        self.image.feature(GROUP_VERSION_FEATURE) >= 1 && protocols.iter().any(|p| p == "consumer")
+        self.image.feature(feature) >= 1 && protocols.iter().any(|p| p == protocol)
     }
 
     /// Hands the coordinator the metadata image there is, after `delta` (`None`: the first).

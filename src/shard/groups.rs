@@ -4,6 +4,7 @@
 use crate::Shard;
 use crate::dirs::{NO_ROOM, fault_of};
 use crate::group_metadata::{ImageTopics, with_consumer_settings};
+use crate::group_ops::group_error;
 use crate::incoming::{coordinator_batch, replay_group_record};
 use crate::io::{DiskOp, Effect, FileSlice, IoFailure, IoOutput, Segment};
 use crate::ops::{
@@ -13,6 +14,7 @@ use crate::ops::{
 use crate::partition::AckTo;
 use crate::partitions::Pending;
 use crate::request::{Reply, Request};
+use crate::streams_topics::StreamsTopics;
 use crate::timers::TimerKey;
 use crate::turn::Turn;
 use bytes::Bytes;
@@ -56,6 +58,8 @@ pub(crate) struct Groups {
     /// Those of them that were created just now: there is nothing to read.
     created: Vec<PartitionIndex>,
     timer: Option<Mono>,
+    /// Topics that streams groups want.
+    pub(crate) streams_topics: StreamsTopics,
 }
 
 /// Who waits for an answer of the coordinator.
@@ -89,6 +93,7 @@ impl Groups {
             loading: IdSet::default(),
             created: Vec::new(),
             timer: None,
+            streams_topics: StreamsTopics::default(),
         }
     }
 }
@@ -244,6 +249,7 @@ impl Shard {
                 R::SyncGroup(r) => self.reply(turn, reply, &r),
                 R::LeaveGroup(r) => self.reply(turn, reply, &r),
                 R::ConsumerGroupHeartbeat(r) => self.reply(turn, reply, &r),
+                R::StreamsGroupHeartbeat(beat) => self.streams_beaten(turn, reply, *beat),
                 R::OffsetCommit(r) => self.reply(turn, reply, &r),
                 R::OffsetDelete(r) => self.reply(turn, reply, &r),
                 R::TxnOffsetCommit(r) => self.reply_txn_commit(turn, reply, r),
@@ -285,29 +291,29 @@ impl Shard {
             client_id: "",
             client_host: "",
         };
-        match op {
+        let result = match op {
             GroupOp::Describe { group, version } => {
                 let described = coordinator.describe_group(context(version), &group);
-                let result = GroupResult::Describe(Box::new(described));
-                self.outbox.result(from, OpResult::Group(result));
+                GroupResult::Describe(Box::new(described))
             }
             GroupOp::DescribeConsumer { group } => {
                 let described = coordinator.describe_consumer_group(&group);
-                let result = GroupResult::DescribeConsumer(Box::new(described));
-                self.outbox.result(from, OpResult::Group(result));
+                GroupResult::DescribeConsumer(Box::new(described))
+            }
+            GroupOp::DescribeStreams { group } => {
+                let described = coordinator.describe_streams_group(&group);
+                GroupResult::DescribeStreams(Box::new(described))
             }
             GroupOp::List { body, version } => {
-                let result = match ListGroupsRequest::decode_exact(&body, version) {
+                GroupResult::List(match ListGroupsRequest::decode_exact(&body, version) {
                     Ok(request) => coordinator.list_groups(&request),
                     Err(_) => Err(ErrorCode::InvalidRequest),
-                };
-                let result = GroupResult::List(result);
-                self.outbox.result(from, OpResult::Group(result));
+                })
             }
             GroupOp::Delete { groups } => {
                 waiting.insert(token, WaitingFor::Op(from));
                 let names: Vec<&str> = groups.iter().map(String::as_str).collect();
-                coordinator.delete_groups(now, token, &names, out);
+                return coordinator.delete_groups(now, token, &names, out);
             }
             GroupOp::OffsetFetch {
                 body,
@@ -323,8 +329,10 @@ impl Shard {
                 let group = group.unwrap_or(&one);
                 waiting.insert(token, WaitingFor::Op(from));
                 coordinator.offset_fetch(context(version), token, group, stable, &topics, out);
+                return;
             }
-        }
+        };
+        self.outbox.result(from, OpResult::Group(result));
     }
 
     /// Deadlines of the coordinator.
@@ -581,20 +589,5 @@ impl Shard {
             moved = true;
         }
         moved
-    }
-}
-
-/// What a failed append means for a group's client, as Kafka's coordinator says it.
-fn group_error(error: ErrorCode) -> ErrorCode {
-    match error {
-        ErrorCode::NotLeaderOrFollower | ErrorCode::KafkaStorageError => ErrorCode::NotCoordinator,
-        ErrorCode::UnknownTopicOrPartition
-        | ErrorCode::NotEnoughReplicas
-        | ErrorCode::NotEnoughReplicasAfterAppend
-        | ErrorCode::RequestTimedOut => ErrorCode::CoordinatorNotAvailable,
-        ErrorCode::MessageTooLarge
-        | ErrorCode::RecordListTooLarge
-        | ErrorCode::InvalidFetchSize => ErrorCode::UnknownServerError,
-        other => other,
     }
 }

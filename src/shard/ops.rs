@@ -7,6 +7,8 @@
 
 use crate::Shard;
 use crate::api::produce::ProduceGather;
+use crate::created::Wanted;
+pub(crate) use crate::group_ops::{GroupOp, GroupResult};
 use crate::io::{Effect, Segment};
 use crate::mesh::{Batch, BatchItem, Message};
 use crate::partitions::PendingJob;
@@ -17,6 +19,7 @@ use flumen_base::{ErrorCode, PartitionIndex, ShardId, Space, TopicPartition};
 use flumen_coordinator::TxnMarker;
 use flumen_coordinator::txn::TxnPartitions;
 use flumen_wire::messages as wire;
+use flumen_wire::messages::create_topics_request::CreatableTopic;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -45,6 +48,8 @@ pub(crate) enum Op {
     ProducerIds,
     /// Shard 0: create these topics with the broker's defaults.
     AutoCreate(Vec<String>),
+    /// Shard 0: create these topics as they are.
+    CreateTopics(Vec<CreatableTopic<'static>>),
     /// The watch of the same gather and index ends. There is no result.
     Unwatch,
     /// How much room the log directories have.
@@ -176,32 +181,6 @@ pub(crate) struct ListOffsetOp {
     pub(crate) epochs: bool,
 }
 
-/// An operation of the group coordinator that is part of a request for several groups.
-#[derive(Debug)]
-pub(crate) enum GroupOp {
-    Describe {
-        group: String,
-        version: i16,
-    },
-    DescribeConsumer {
-        group: String,
-    },
-    Delete {
-        groups: Vec<String>,
-    },
-    OffsetFetch {
-        /// Group number `group` of this request is meant; kept encoded, it is cheap to decode
-        /// again.
-        body: Bytes,
-        group: usize,
-        version: i16,
-    },
-    List {
-        body: Bytes,
-        version: i16,
-    },
-}
-
 /// The result of one operation, on its way back.
 #[derive(Debug)]
 pub(crate) struct OpReply {
@@ -241,6 +220,8 @@ pub(crate) enum OpResult {
     /// First id and how many.
     ProducerIds(Result<(i64, i32), ErrorCode>),
     AutoCreate(Vec<(String, ErrorCode)>),
+    /// What became of each topic of an [`Op::CreateTopics`]: why it was not created.
+    CreatedTopics(Vec<(String, Option<String>)>),
 }
 
 /// The answer to a produce to one partition.
@@ -337,16 +318,6 @@ pub(crate) struct ProducerLine {
     pub(crate) last_timestamp: i64,
     pub(crate) coordinator_epoch: i32,
     pub(crate) txn_start: i64,
-}
-
-/// What a group operation gives.
-#[derive(Debug)]
-pub(crate) enum GroupResult {
-    Describe(Box<wire::describe_groups_response::DescribedGroup<'static>>),
-    DescribeConsumer(Box<wire::consumer_group_describe_response::DescribedGroup<'static>>),
-    Delete(Vec<wire::delete_groups_response::DeletableGroupResult<'static>>),
-    OffsetFetch(Box<wire::offset_fetch_response::OffsetFetchResponseGroup<'static>>),
-    List(Result<Vec<wire::list_groups_response::ListedGroup<'static>>, ErrorCode>),
 }
 
 /// Marks gather numbers of reads for loads of coordinators; those of gathers and fetches are below.
@@ -555,6 +526,10 @@ impl Shard {
         if let OpResult::TxnMarked(error) = reply.result {
             return self.txn_marked(turn, reply.gather, reply.index, error);
         }
+        if let OpResult::CreatedTopics(results) = reply.result {
+            self.streams_topics_created(turn.now.mono, results);
+            return;
+        }
         let Some(gather) = self.gathers.get_mut(reply.gather) else {
             return;
         };
@@ -579,7 +554,8 @@ impl Shard {
             Op::Group(op) => self.run_group_op(turn, from, op),
             Op::Txn(op) => self.run_txn_op(turn, from, op),
             Op::ProducerIds => self.run_producer_ids(turn, from),
-            Op::AutoCreate(names) => self.run_auto_create(turn, from, names),
+            Op::AutoCreate(names) => self.run_create(turn, from, Wanted::ByDefaults(names)),
+            Op::CreateTopics(topics) => self.run_create(turn, from, Wanted::AsTheyAre(topics)),
             Op::Unwatch => self.partitions.unwatch(&from),
             Op::Space => {
                 let job = self.space_job();

@@ -273,9 +273,11 @@ impl Group {
             TimerKey::Join(_) => classic.join_deadline.owns(at),
             TimerKey::Sync(_) => classic.sync_deadline.owns(at),
             TimerKey::Member(_, serial, timer) => {
-                let consumer = self.consumer.as_ref();
-                consumer.is_some_and(|c| c.owns_entry(at, serial, timer))
+                let consumer = self.consumer.as_ref().map(|c| &c.timers);
+                let timers = consumer.or(self.streams.as_ref().map(|s| &s.timers));
+                timers.is_some_and(|t| t.owns_entry(at, serial, timer))
             }
+            TimerKey::Delay(_) => self.streams.as_ref().is_some_and(|s| s.delay.owns(at)),
             TimerKey::Expiry(_) => false,
         }
     }

@@ -83,10 +83,10 @@ impl Group {
 
     /// As ListGroups shows it.
     pub(crate) fn listed(&self) -> ListedGroup<'static> {
-        if self.consumer.is_some() {
+        if !self.is_classic_kind() {
             return ListedGroup {
                 group_id: self.name.to_string().into(),
-                protocol_type: "consumer".into(),
+                protocol_type: self.type_name().into(),
                 group_state: self.state_name().into(),
                 group_type: self.type_name().into(),
             };
@@ -102,17 +102,19 @@ impl Group {
 
     /// Kafka's name of its state.
     pub(crate) fn state_name(&self) -> &'static str {
-        match &self.consumer {
-            Some(consumer) => consumer.state().name(),
-            None => self.shown_state().name(),
+        match (&self.consumer, &self.streams) {
+            (Some(consumer), _) => consumer.state().name(),
+            (None, Some(streams)) => streams.state().name(),
+            (None, None) => self.shown_state().name(),
         }
     }
 
     /// Kafka's name of its kind.
     pub(crate) fn type_name(&self) -> &'static str {
-        match self.consumer {
-            Some(_) => "consumer",
-            None => "classic",
+        match (&self.consumer, &self.streams) {
+            (Some(_), _) => "consumer",
+            (None, Some(_)) => "streams",
+            (None, None) => "classic",
         }
     }
 }

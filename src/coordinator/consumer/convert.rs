@@ -14,6 +14,7 @@ use crate::group::{Env, Group};
 use crate::modern::{Partitions, with_epoch};
 use crate::out::{Metadata, Record};
 use crate::records;
+use crate::streams::StreamsRecord;
 use bytes::Bytes;
 use flumen_base::ErrorCode;
 use flumen_wire::records::{
@@ -42,6 +43,17 @@ pub(crate) enum Conversion {
         /// Its members are to join anew.
         rebalance: bool,
     },
+    /// A streams group begins.
+    ToStreams {
+        /// There was a classic group, if only one with offsets.
+        bury: bool,
+    },
+    /// A classic group takes the place of a streams group without members.
+    FromStreams {
+        group: Box<ClassicGroup>,
+        /// The tombstones of the streams group.
+        tombstones: Vec<StreamsRecord>,
+    },
 }
 
 impl Conversion {
@@ -49,12 +61,12 @@ impl Conversion {
     pub(super) fn consumer(&self) -> Option<&ConsumerGroup> {
         match self {
             Self::ToConsumer { group, .. } => Some(group),
-            Self::ToClassic { .. } => None,
+            Self::ToClassic { .. } | Self::ToStreams { .. } | Self::FromStreams { .. } => None,
         }
     }
 
     /// Whether a classic group begins with a rebalance.
-    pub(super) fn rebalances(&self) -> bool {
+    pub(crate) fn rebalances(&self) -> bool {
         matches!(
             self,
             Self::ToClassic {
@@ -65,7 +77,7 @@ impl Conversion {
     }
 
     /// The records for the log; `None` when a string is too long for one.
-    pub(super) fn encode(&self, name: &str) -> Option<Vec<Record>> {
+    pub(crate) fn encode(&self, name: &str) -> Option<Vec<Record>> {
         let mut out = Vec::new();
         match self {
             Self::ToConsumer { records, bury, .. } => {
@@ -84,6 +96,14 @@ impl Conversion {
                 }
                 let given = |m: &crate::classic::Member| m.assignment.clone();
                 out.push(records::group_metadata(name, group, given)?);
+            }
+            Self::ToStreams { bury: false } => {}
+            Self::ToStreams { bury: true } => out.push(records::group_tombstone(name)?),
+            Self::FromStreams { group, tombstones } => {
+                for record in tombstones {
+                    out.push(record.encode(name)?);
+                }
+                out.push(records::group_metadata(name, group, |_| Bytes::new())?);
             }
         }
         Some(out)
@@ -107,7 +127,7 @@ impl Group {
         if self.consumer.is_some() {
             return Ok(None);
         }
-        if !joins {
+        if !joins || self.streams.is_some() {
             let message = format!("Group {} is not a consumer group.", self.name);
             return Err(Refusal::new(ErrorCode::GroupIdNotFound, message));
         }
@@ -139,17 +159,25 @@ impl Group {
         }))
     }
 
-    /// An empty consumer group becomes a classic one, for a JoinGroup.
+    /// An empty consumer or streams group becomes a classic one, for a JoinGroup.
     pub(crate) fn become_classic(&mut self, env: &mut Env<'_>) -> Result<(), ErrorCode> {
-        let Some(consumer) = &self.consumer else {
-            return Ok(());
-        };
-        let change = super::Change {
-            conversion: Some(Conversion::ToClassic {
-                group: Box::new(ClassicGroup::new(env.now.wall_ms)),
+        let group = Box::new(ClassicGroup::new(env.now.wall_ms));
+        let conversion = if let Some(streams) = &self.streams {
+            Conversion::FromStreams {
+                group,
+                tombstones: streams.tombstones(),
+            }
+        } else if let Some(consumer) = &self.consumer {
+            Conversion::ToClassic {
+                group,
                 tombstones: consumer.tombstones(),
                 rebalance: false,
-            }),
+            }
+        } else {
+            return Ok(());
+        };
+        let change = super::Change::<ConsumerRecord> {
+            conversion: Some(conversion),
             records: Vec::new(),
         };
         self.write_change(env, change, None).map_err(|r| r.error)

@@ -13,7 +13,7 @@ use super::target::Changed;
 use super::{Change, ConsumerRecord, Refusal};
 use crate::config::CoordinatorConfig;
 use crate::group::{Env, Group};
-use crate::modern::{EpochPartitions, Partitions};
+use crate::modern::{EpochPartitions, Partitions, is_blank, is_blank_if_any};
 use crate::out::{Reply, ReplyToken, RequestContext};
 use flumen_base::ErrorCode;
 use flumen_wire::messages::consumer_group_heartbeat_response::{Assignment, TopicPartitions};
@@ -36,11 +36,6 @@ pub(crate) fn heartbeat_error(refusal: Refusal) -> Reply {
     })
 }
 
-/// Empty as Java's `trim` sees it.
-fn is_blank(text: &str) -> bool {
-    text.chars().all(|c| c <= ' ')
-}
-
 /// What is wrong with a request by itself.
 pub(crate) fn validate(
     request: &ConsumerGroupHeartbeatRequest<'_>,
@@ -49,7 +44,6 @@ pub(crate) fn validate(
 ) -> Result<(), Refusal> {
     let invalid = |message: &str| Err(Refusal::new(ErrorCode::InvalidRequest, message));
     let epoch = request.member_epoch;
-    let blank = |text: &Option<std::borrow::Cow<'_, str>>| text.as_deref().is_some_and(is_blank);
     let needs_id = api_version >= MEMBER_ID_FROM || epoch > 0 || epoch == LEAVE_EPOCH;
     if needs_id && is_blank(&request.member_id) {
         return invalid("MemberId can't be empty.");
@@ -57,10 +51,10 @@ pub(crate) fn validate(
     if is_blank(&request.group_id) {
         return invalid("GroupId can't be empty.");
     }
-    if blank(&request.instance_id) {
+    if is_blank_if_any(request.instance_id.as_deref()) {
         return invalid("InstanceId can't be empty.");
     }
-    if blank(&request.rack_id) {
+    if is_blank_if_any(request.rack_id.as_deref()) {
         return invalid("RackId can't be empty.");
     }
     if epoch == 0 {

@@ -1,50 +1,11 @@
 //! One member of a consumer group, as its records tell it.
 
 use crate::modern::EpochPartitions;
+pub(crate) use crate::modern::{LEAVE_EPOCH, LEAVE_STATIC_EPOCH, MemberState};
 use bytes::Bytes;
 use flumen_base::{PartitionIndex, Uuid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-
-/// The epoch of a member that has left.
-pub(crate) const LEAVE_EPOCH: i32 = -1;
-/// The epoch of a static member that has left for a while.
-pub(crate) const LEAVE_STATIC_EPOCH: i32 = -2;
-
-/// Where a member stands between the assignment it has and the one it shall have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum MemberState {
-    /// Has what its epoch gives it.
-    Stable,
-    /// Still has partitions that it must give up before it may go on.
-    Unrevoked,
-    /// Has given up all it must, and waits for partitions that others still have.
-    Unreleased,
-    /// Of a later version of Kafka.
-    Unknown,
-}
-
-impl MemberState {
-    /// As records write it.
-    pub(crate) fn code(self) -> i8 {
-        match self {
-            Self::Stable => 0,
-            Self::Unrevoked => 1,
-            Self::Unreleased => 2,
-            Self::Unknown => 127,
-        }
-    }
-
-    /// As records have it.
-    pub(crate) fn from_code(code: i8) -> Self {
-        match code {
-            0 => Self::Stable,
-            1 => Self::Unrevoked,
-            2 => Self::Unreleased,
-            _ => Self::Unknown,
-        }
-    }
-}
 
 /// A protocol that a classic member offers.
 #[derive(Clone, Debug, PartialEq, Eq)]

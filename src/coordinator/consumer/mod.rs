@@ -13,7 +13,7 @@
 //! ```
 //! Handlers make a plan out of [`state::ConsumerGroup`] and the request: records and an answer.
 //! Applying the records changes the state, at once; the answer leaves when they are written. If
-//! they can't be, they are taken back ([`write`]).
+//! they can't be, they are taken back ([`crate::modern`]).
 //!
 //! Members may also speak the classic protocol ([`classic_member`]): the generation is their
 //! epoch, JoinGroup reconciles, SyncGroup brings the assignment. The group begins and ends to be
@@ -35,41 +35,16 @@ mod subscriptions;
 mod target;
 mod timers;
 mod view;
-mod write;
 
+pub(crate) use convert::Conversion;
 pub(crate) use heartbeat::{heartbeat_error, validate};
 pub(crate) use records::{ConsumerRecord, read as read_record};
-pub(crate) use state::{ConsumerGroup, ConsumerState};
+pub(crate) use state::{ConsumerGroup, ConsumerState, Undo};
 pub(crate) use view::{consumer_described_error, consumer_described_unknown};
-pub(crate) use write::{Change, History};
 
-use flumen_base::ErrorCode;
+pub(crate) use crate::modern::{Change, Refusal};
+
 use std::collections::BTreeMap;
-
-/// Why a request is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    pub(crate) error: ErrorCode,
-    pub(crate) message: Option<String>,
-}
-
-impl Refusal {
-    pub(crate) fn new(error: ErrorCode, message: impl Into<String>) -> Self {
-        Self {
-            error,
-            message: Some(message.into()),
-        }
-    }
-}
-
-impl From<ErrorCode> for Refusal {
-    fn from(error: ErrorCode) -> Self {
-        Self {
-            error,
-            message: None,
-        }
-    }
-}
 
 /// Counts a name in or out; names that nobody has are not kept.
 fn counted(counts: &mut BTreeMap<Box<str>, usize>, name: &str, add: bool) {

@@ -102,14 +102,17 @@ impl ConsumerGroup {
 }
 
 impl Group {
-    /// Whether the sender may fetch offsets of this consumer group. `latest`: by what is on its way
-    /// to the log too, else as written.
+    /// Whether the sender may fetch offsets of this consumer or streams group. `latest`: by what is
+    /// on its way to the log too, else as written.
     pub(crate) fn validate_fetch(
         &self,
         member_id: Option<&str>,
         epoch: i32,
         latest: bool,
     ) -> Result<(), ErrorCode> {
+        if let Some(streams) = &self.streams {
+            return streams.validate_fetch(&self.history, member_id, epoch, latest);
+        }
         let Some(consumer) = &self.consumer else {
             return Ok(());
         };
@@ -130,7 +133,7 @@ impl Group {
 
     /// A member as it is written: as it was before the first of the changes on their way.
     fn committed_member(&self, consumer: &ConsumerGroup, id: &str) -> Option<Arc<Member>> {
-        let before = self.history.undos().find_map(|undo| match undo {
+        let before = self.history.consumer_undos().find_map(|undo| match undo {
             Undo::Member(of, before) if **of == *id => Some(before.clone()),
             _ => None,
         });

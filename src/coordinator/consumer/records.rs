@@ -27,6 +27,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 const VERSION: i16 = 0;
+/// The code of [`MemberState::Stable`]; the others follow.
+const STABLE: i8 = 0;
 
 /// One change of a consumer group. `None` is a tombstone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +50,17 @@ pub(crate) enum ConsumerRecord {
 }
 
 impl ConsumerRecord {
+    /// Whether it is a tombstone.
+    pub(crate) fn is_tombstone(&self) -> bool {
+        match self {
+            Self::Member(_, value) | Self::Current(_, value) => value.is_none(),
+            Self::Target(_, value) => value.is_none(),
+            Self::TargetEpoch(value) | Self::Epoch(value) => value.is_none(),
+            Self::PartitionMetadata(exists) => !exists,
+            Self::Regex(_, value) => value.is_none(),
+        }
+    }
+
     /// The record for the log; `None` when a string is too long for one.
     pub(crate) fn encode(&self, group: &str) -> Option<Record> {
         self.try_encode(group.into()).ok()
@@ -164,7 +177,7 @@ fn current_bytes(m: &Member) -> Result<Bytes, EncodeError> {
     versioned(&wire::ConsumerGroupCurrentMemberAssignmentValue {
         member_epoch: m.epoch,
         previous_member_epoch: m.previous_epoch,
-        state: m.state.code(),
+        state: m.state.code(STABLE),
         assigned_partitions: topics(&m.assigned),
         partitions_pending_revocation: topics(&m.revoking),
     })
@@ -297,7 +310,7 @@ fn current_of(id: Arc<str>, v: wire::ConsumerGroupCurrentMemberAssignmentValue) 
     Member {
         epoch: v.member_epoch,
         previous_epoch: v.previous_member_epoch,
-        state: MemberState::from_code(v.state),
+        state: MemberState::from_code(v.state, STABLE),
         assigned: epochs_of(&v.assigned_partitions, v.member_epoch),
         revoking: epochs_of(&v.partitions_pending_revocation, v.member_epoch),
         ..Member::new(id)

@@ -6,9 +6,7 @@ use super::member::{LEAVE_EPOCH, Member};
 use super::records::ConsumerRecord;
 use super::regex::Resolved;
 use super::subscriptions::TopicCounts;
-use super::timers::MemberTimers;
-use crate::modern::Partitions;
-use crate::timers::MemberSerial;
+use crate::modern::{MemberTimers, Partitions};
 use flumen_base::{PartitionIndex, Uuid};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -85,9 +83,7 @@ pub(crate) struct ConsumerGroup {
     /// Wall clock from which the metadata is to be looked at again, and the group epoch that was
     /// made with it: an epoch that was taken back makes it look again.
     pub(crate) refresh: (i64, i32),
-    pub(crate) timers: BTreeMap<Arc<str>, MemberTimers>,
-    pub(crate) serials: BTreeMap<MemberSerial, Arc<str>>,
-    pub(crate) serial_last: MemberSerial,
+    pub(crate) timers: MemberTimers,
 }
 
 impl ConsumerGroup {
@@ -109,9 +105,7 @@ impl ConsumerGroup {
             classic_count: 0,
             classic_protocols: BTreeMap::new(),
             refresh: (0, 0),
-            timers: BTreeMap::new(),
-            serials: BTreeMap::new(),
-            serial_last: 0,
+            timers: MemberTimers::default(),
         }
     }
 

@@ -5,6 +5,7 @@ use super::member::{LEAVE_EPOCH, LEAVE_STATIC_EPOCH, Member};
 use super::state::ConsumerGroup;
 use super::{ConsumerRecord, Refusal};
 use crate::modern::Partitions;
+pub(super) use crate::modern::unknown_member as unknown;
 use flumen_base::ErrorCode;
 use std::sync::Arc;
 
@@ -114,11 +115,6 @@ impl ConsumerGroup {
         check_instance(owner, id, instance)?;
         Ok(owner.clone())
     }
-}
-
-pub(super) fn unknown(id: &str, group: &str) -> Refusal {
-    let message = format!("Member {id} is not a member of group {group}.");
-    Refusal::new(ErrorCode::UnknownMemberId, message)
 }
 
 pub(super) fn unknown_instance(instance: &str) -> Refusal {

@@ -1,10 +1,18 @@
 //! What groups have in common whose assignment the coordinator makes: partitions by topic, the
-//! assignors, the hash over the metadata of a group's topics. Consumer groups stand on it; share
-//! and streams groups can.
+//! assignors, the hash over the metadata of a group's topics, states and deadlines of members, and
+//! how changes are written and taken back. Consumer groups and streams groups stand on it.
 
 pub(crate) mod assign;
 mod hash;
+mod member_state;
 mod partitions;
+mod refusal;
+mod timers;
+mod write;
 
 pub(crate) use hash::metadata_hash;
+pub(crate) use member_state::{LEAVE_EPOCH, LEAVE_STATIC_EPOCH, MemberState};
 pub(crate) use partitions::{EpochPartitions, Partitions, with_epoch, without_epochs};
+pub(crate) use refusal::{Refusal, is_blank, is_blank_if_any, unknown_member};
+pub(crate) use timers::MemberTimers;
+pub(crate) use write::{Change, History};

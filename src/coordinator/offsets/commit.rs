@@ -160,6 +160,9 @@ impl Group {
         if let Some(consumer) = self.consumer.as_ref().filter(|_| !self.is_dead()) {
             return consumer.validate_commit(request, draft, topics, api_version);
         }
+        if let Some(streams) = self.streams.as_ref().filter(|_| !self.is_dead()) {
+            return streams.validate_commit(request, draft, api_version);
+        }
         let classic = &self.classic;
         let generation = request.generation_id_or_member_epoch;
         let instance = request.group_instance_id.as_deref();

@@ -138,14 +138,16 @@ impl Group {
 
     /// What ends the group in the log, beside its offsets.
     pub(crate) fn tombstones(&self) -> Vec<Record> {
-        match &self.consumer {
-            Some(consumer) => {
-                let tombstones = consumer.tombstones();
-                let records = tombstones.iter().filter_map(|r| r.encode(&self.name));
-                records.collect()
-            }
-            None => records::group_tombstone(&self.name).into_iter().collect(),
+        let name = &*self.name;
+        if let Some(consumer) = &self.consumer {
+            let tombstones = consumer.tombstones();
+            return tombstones.iter().filter_map(|r| r.encode(name)).collect();
         }
+        if let Some(streams) = &self.streams {
+            let tombstones = streams.tombstones();
+            return tombstones.iter().filter_map(|r| r.encode(name)).collect();
+        }
+        records::group_tombstone(name).into_iter().collect()
     }
 
     /// The group is being deleted. Its state's timestamp stays: if the append fails, it goes on as

@@ -2,8 +2,8 @@
 //!
 //! - A simple group (offsets only): each offset after the retention since its commit.
 //! - An empty group: all offsets after the retention since it became empty.
-//! - A consumer group (KIP-848): offsets of topics it does not read, after the retention since
-//!   their commit.
+//! - A consumer or streams group (KIP-848, KIP-1071): offsets of topics it does not read, after the
+//!   retention since their commit.
 //! - A stable classic group of consumers: offsets of topics it does not read, after the retention
 //!   since their commit.
 //! - An offset with an expiry of its own: at that time.
@@ -32,7 +32,7 @@ impl Group {
     /// From when the retention of its offsets counts; `None`: they don't expire now.
     fn expires_since(&self) -> Option<Since> {
         let classic = &self.classic;
-        if self.consumer.is_some() || classic.protocol_type.is_none() {
+        if !self.is_classic_kind() || classic.protocol_type.is_none() {
             return Some(Since::Commit);
         }
         match classic.state {

@@ -242,6 +242,9 @@ impl Group {
         if let Some(consumer) = self.consumer.as_ref().filter(|_| !self.is_dead()) {
             return consumer.validate_txn_commit(request, draft, metadata);
         }
+        if let Some(streams) = self.streams.as_ref().filter(|_| !self.is_dead()) {
+            return streams.validate_txn_commit(request, draft);
+        }
         let classic = &self.classic;
         let generation = request.generation_id;
         let instance = request.group_instance_id.as_deref();

@@ -478,17 +478,9 @@ impl Sim {
     }
 }
 
-fn seeds() -> std::ops::Range<u64> {
-    let number = |name| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
-    match number("FLUMEN_TEST_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..SEEDS * number("FLUMEN_TEST_ROUNDS").unwrap_or(1).max(1),
-    }
-}
-
 #[test]
 fn any_order_of_anything_keeps_the_promises() {
-    for seed in seeds() {
+    for seed in seeds(SEEDS) {
         let mut sim = Sim::new(seed);
         for _ in 0..STEPS {
             sim.step();

@@ -262,6 +262,7 @@ fn who_is_not_heard_of_is_fenced() {
             session_timeout_ms: Some(50_000),
             heartbeat_interval_ms: Some(7_000),
             assignment_interval_ms: None,
+            ..GroupSettings::default()
         };
     });
     assert_eq!(

@@ -455,22 +455,10 @@ fn offsets_of(coordinator: &GroupCoordinator) -> Vec<(String, String, i32, i64)>
     all
 }
 
-fn seeds() -> std::ops::Range<u64> {
-    let rounds = std::env::var("FLUMEN_TEST_ROUNDS").ok();
-    let rounds: u64 = rounds.and_then(|r| r.parse().ok()).unwrap_or(1);
-    match std::env::var("FLUMEN_TEST_SEED")
-        .ok()
-        .and_then(|s| s.parse().ok())
-    {
-        Some(seed) => seed..seed + 1,
-        None => 0..SEEDS * rounds.max(1),
-    }
-}
-
 #[test]
 fn any_order_of_anything_keeps_the_promises() {
     let (mut answered, mut stabilized) = (0, 0);
-    for seed in seeds() {
+    for seed in seeds(SEEDS) {
         let mut sim = Sim::new(seed);
         for _ in 0..STEPS {
             sim.step();

@@ -4,11 +4,13 @@
 mod common;
 
 use bytes::Bytes;
+use common::consumers::TestMetadata;
+use common::streams::{Beat, join_streams, running, simple};
 use common::{PARTITIONS, TenTopics, WALL_START_MS, config, ctx};
 use flumen_base::{ErrorCode, Mono, Now, PartitionIndex, Prng};
 use flumen_coordinator::{
-    Append, AppendKind, GroupCoordinator, Out, Reply, ReplyToken, TxnMarker, partition_for,
-    txn_commit_draft,
+    Append, AppendKind, CoordinatorConfig, GroupCoordinator, Out, Reply, ReplyToken, TxnMarker,
+    partition_for, txn_commit_draft,
 };
 use flumen_wire::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
@@ -21,6 +23,7 @@ use flumen_wire::messages::txn_offset_commit_request::{
 };
 use flumen_wire::messages::{OffsetCommitRequest, TxnOffsetCommitRequest};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 const G: &str = "g";
 
@@ -395,4 +398,47 @@ fn replay_of_any_prefix_is_the_state_that_was() {
             );
         }
     }
+}
+
+#[test]
+fn members_of_streams_groups_commit_by_their_epoch() {
+    let mut w = World::new();
+    w.coordinator.set_config(CoordinatorConfig {
+        streams_group_initial_rebalance_delay_ms: 0,
+        streams_group_assignment_interval_ms: 0,
+        ..config()
+    });
+    let metadata = Arc::new(TestMetadata::ten());
+    w.coordinator.set_metadata(metadata, &[], true);
+    let beat = |w: &mut World, request: &Beat<'_>| {
+        let token = w.run(|c, now, token, out| {
+            c.streams_group_heartbeat(now, ctx(0), token, request, out);
+        });
+        match w.replies.remove(&token) {
+            Some(Reply::StreamsGroupHeartbeat(beat)) => beat.response.member_epoch,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(beat(&mut w, &join_streams(G, "a", simple())), 2);
+    let commit = |w: &mut World, as_member| {
+        let token = w.txn_commit_as(7, "t0", 5, as_member);
+        w.done(token)
+    };
+    for (as_member, error) in [
+        ((2, "a"), ErrorCode::None),
+        ((-1, ""), ErrorCode::None),
+        ((3, "a"), ErrorCode::IllegalGeneration),
+        ((1, "a"), ErrorCode::IllegalGeneration),
+        ((2, "b"), ErrorCode::UnknownMemberId),
+    ] {
+        assert_eq!(commit(&mut w, as_member), error, "{as_member:?}");
+    }
+    // In a later epoch a member may commit in the old one what it has had since.
+    beat(&mut w, &join_streams(G, "b", simple()));
+    let half = [0, 1, 2, 3, 4];
+    assert_eq!(beat(&mut w, &running(G, "a", 2, &[("0", &half)], &[])), 3);
+    assert_eq!(commit(&mut w, (2, "a")), ErrorCode::None);
+    assert_eq!(w.offset("t0", true), UNSTABLE);
+    w.end(7, true);
+    assert_eq!(w.offset("t0", true), Ok(5));
 }

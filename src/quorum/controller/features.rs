@@ -26,6 +26,9 @@ pub struct BuiltFeature {
 /// Consumer groups of KIP-848.
 pub const GROUP_VERSION_FEATURE: &str = "group.version";
 
+/// Streams groups of KIP-1071.
+pub const STREAMS_VERSION_FEATURE: &str = "streams.version";
+
 /// How transactions are made (KIP-890).
 pub const TRANSACTION_VERSION_FEATURE: &str = "transaction.version";
 
@@ -35,6 +38,11 @@ pub const BUILT_FEATURES: &[BuiltFeature] = &[
         name: GROUP_VERSION_FEATURE,
         max: 1,
         first_metadata_version: 22, // 4.0-IV0
+    },
+    BuiltFeature {
+        name: STREAMS_VERSION_FEATURE,
+        max: 1,
+        first_metadata_version: 29, // 4.2-IV1
     },
     BuiltFeature {
         name: TRANSACTION_VERSION_FEATURE,

@@ -13,7 +13,6 @@ use flumen_base::ErrorCode;
 use flumen_wire::Message;
 use flumen_wire::messages as wire;
 use std::borrow::Cow;
-use wire::consumer_group_describe_response::DescribedGroup;
 
 pub(crate) fn heartbeat(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     if !shard.serves_consumer_groups() {
@@ -47,38 +46,54 @@ pub(crate) fn heartbeat(shard: &mut Shard, turn: &mut Turn<'_>, request: Request
     });
 }
 
-pub(crate) fn describe(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
-    let message = decode!(shard, turn, request, wire::ConsumerGroupDescribeRequest<'_>);
-    let served = shard.serves_consumer_groups();
-    let with_operations = message.include_authorized_operations;
-    let mut scatter = Scatter::default();
-    let mut response = wire::ConsumerGroupDescribeResponse::default();
-    for (n, group) in message.group_ids.iter().enumerate() {
-        let owner = match served {
-            true => shard.coordinator_of(group),
-            false => Err(ErrorCode::UnsupportedVersion),
-        };
-        response.groups.push(DescribedGroup {
-            group_id: Cow::Owned(group.to_string()),
-            error_code: owner.err().unwrap_or_default().code(),
-            ..Default::default()
-        });
-        if let Ok(owner) = owner {
-            let group = group.to_string();
-            scatter.add_group(owner, n, GroupOp::DescribeConsumer { group });
-        }
-    }
-    drop(message);
-    let put = move |r: &mut wire::ConsumerGroupDescribeResponse<'static>, (n, _): Place, result| {
-        let OpResult::Group(GroupResult::DescribeConsumer(mut group)) = result else {
-            return;
-        };
-        if with_operations && group.error_code == ErrorCode::None.code() {
-            group.authorized_operations = authorized::GROUP;
-        }
-        if let Some(place) = r.groups.get_mut(n) {
-            *place = *group;
+/// A request that describes groups of one kind: each is asked of the shard that coordinates it.
+/// `$op` names the operation and its result.
+macro_rules! describe_groups {
+    ($serves:ident, $request:ty, $response:ident, $module:ident, $op:ident) => {
+        pub(crate) fn describe(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
+            let message = decode!(shard, turn, request, $request);
+            let served = shard.$serves();
+            let with_operations = message.include_authorized_operations;
+            let mut scatter = Scatter::default();
+            let mut response = wire::$response::default();
+            for (n, group) in message.group_ids.iter().enumerate() {
+                let owner = match served {
+                    true => shard.coordinator_of(group),
+                    false => Err(ErrorCode::UnsupportedVersion),
+                };
+                response.groups.push(wire::$module::DescribedGroup {
+                    group_id: Cow::Owned(group.to_string()),
+                    error_code: owner.err().unwrap_or_default().code(),
+                    ..Default::default()
+                });
+                if let Ok(owner) = owner {
+                    let group = group.to_string();
+                    scatter.add_group(owner, n, GroupOp::$op { group });
+                }
+            }
+            drop(message);
+            let put = move |r: &mut wire::$response<'static>, (n, _): Place, result| {
+                let OpResult::Group(GroupResult::$op(mut group)) = result else {
+                    return;
+                };
+                if with_operations && group.error_code == ErrorCode::None.code() {
+                    group.authorized_operations = authorized::GROUP;
+                }
+                if let Some(place) = r.groups.get_mut(n) {
+                    *place = *group;
+                }
+            };
+            scatter.fill(shard, turn, request.reply, response, put);
         }
     };
-    scatter.fill(shard, turn, request.reply, response, put);
 }
+
+pub(crate) use describe_groups;
+
+describe_groups!(
+    serves_consumer_groups,
+    wire::ConsumerGroupDescribeRequest<'_>,
+    ConsumerGroupDescribeResponse,
+    consumer_group_describe_response,
+    DescribeConsumer
+);

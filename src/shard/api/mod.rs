@@ -30,6 +30,7 @@ pub(crate) mod metadata;
 pub(crate) mod multi_group_apis;
 pub(crate) mod offset_for_leader_epoch;
 pub(crate) mod produce;
+pub(crate) mod streams_group_apis;
 pub(crate) mod txn_apis;
 pub(crate) mod txn_offset_commit;
 pub(crate) mod unbuilt;
@@ -161,6 +162,8 @@ handlers! {
     ConsumerGroupDescribe 0 1 Here consumer_group_apis::describe, "";
     ListConfigResources 0 1 Here list_config_resources::run, "";
     DescribeTopicPartitions 0 0 Here describe_topic_partitions::run, "";
+    StreamsGroupHeartbeat 0 0 Here streams_group_apis::heartbeat, "";
+    StreamsGroupDescribe 0 0 Here streams_group_apis::describe, "";
 }
 
 /// The handler of an API.

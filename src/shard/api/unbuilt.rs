@@ -1,6 +1,6 @@
-//! Share and streams groups (KIP-932, KIP-1071): not built. Their APIs are not
-//! advertised; who asks nevertheless hears UNSUPPORTED_VERSION, as from a Kafka cluster whose
-//! features `share.version` and `streams.version` are at level 0 as they are here.
+//! Share groups (KIP-932): not built. Their APIs are not advertised; who asks nevertheless hears
+//! UNSUPPORTED_VERSION, as from a Kafka cluster whose feature `share.version` is at level 0 as it
+//! is here.
 
 use super::{Handler, Route, decode};
 use crate::request::Request;
@@ -50,10 +50,6 @@ refuse_each!(share_describe wire::ShareGroupDescribeRequest<'_>,
     ShareGroupDescribeResponse, share_group_describe_response);
 refuse_all!(share_fetch wire::ShareFetchRequest<'_>, ShareFetchResponse);
 refuse_all!(share_acknowledge wire::ShareAcknowledgeRequest<'_>, ShareAcknowledgeResponse);
-refuse_all!(streams_heartbeat wire::StreamsGroupHeartbeatRequest<'_>,
-    StreamsGroupHeartbeatResponse);
-refuse_each!(streams_describe wire::StreamsGroupDescribeRequest<'_>,
-    StreamsGroupDescribeResponse, streams_group_describe_response);
 
 const fn refusal(
     key: ApiKey,
@@ -76,8 +72,6 @@ const REFUSALS: &[Handler] = &[
     refusal(ApiKey::ShareGroupDescribe, (1, 1), share_describe),
     refusal(ApiKey::ShareFetch, (1, 2), share_fetch),
     refusal(ApiKey::ShareAcknowledge, (1, 2), share_acknowledge),
-    refusal(ApiKey::StreamsGroupHeartbeat, (0, 0), streams_heartbeat),
-    refusal(ApiKey::StreamsGroupDescribe, (0, 0), streams_describe),
 ];
 
 /// How requests of an API that is not built are refused, if by an answer.

@@ -15,6 +15,7 @@ mod offsets;
 mod pair;
 mod produce;
 mod schema;
+mod streams;
 mod topics;
 mod txns;
 
@@ -190,6 +191,8 @@ const PROPERTIES: &[(&str, &str)] = &[
     ("max.incremental.fetch.session.cache.slots", "1000"),
     // Answers must not depend on how much time lies between two requests.
     ("group.consumer.assignment.interval.ms", "0"),
+    ("group.streams.assignment.interval.ms", "0"),
+    ("group.streams.initial.rebalance.delay.ms", "0"),
 ];
 
 /// A group of cases by its name.
@@ -206,6 +209,7 @@ const CASES: &[Case] = &[
     ("groups", groups::run),
     ("consumers", consumers::run),
     ("txns", txns::run),
+    ("streams", streams::run),
 ];
 
 fn is_meant(intended: &Intended, difference: &Difference) -> bool {

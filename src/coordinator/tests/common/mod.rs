@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // tests, though outside of a #[test]
 
 pub mod consumers;
+pub mod streams;
 
 use bytes::Bytes;
 use consumers::TestMetadata;
@@ -548,4 +549,14 @@ pub fn group_in(partition: PartitionIndex, n: usize) -> String {
         .by_ref()
         .filter(|name| partition_for(name, PARTITIONS) == partition);
     found.into_iter().nth(n).unwrap()
+}
+
+/// The seeds of a test that takes so many by default: `FLUMEN_TEST_SEED` alone, or
+/// `FLUMEN_TEST_ROUNDS` times as many.
+pub fn seeds(count: u64) -> std::ops::Range<u64> {
+    let number = |name| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
+    match number("FLUMEN_TEST_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..count * number("FLUMEN_TEST_ROUNDS").unwrap_or(1).max(1),
+    }
 }

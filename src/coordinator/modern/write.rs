@@ -1,32 +1,74 @@
-//! How changes of a consumer group are written and, when that fails, taken back.
+//! How changes of a group whose assignment the coordinator makes are written and, when that fails,
+//! taken back.
 //!
 //! A change is applied when it is handed out, so that the next request sees it. Until it is written
 //! the group remembers how to undo it. When a write fails, the changes after it are undone, then
 //! it; then those after it are done again from their records: they are, or will be, in the log,
 //! and the group is then what a replay of the log would make.
 
-use super::convert::Conversion;
-use super::state::{ConsumerGroup, Undo};
-use super::{ConsumerRecord, Refusal};
+use super::Refusal;
 use crate::classic::{ClassicGroup, metadata_append_error};
+use crate::consumer::{self, ConsumerGroup, ConsumerRecord, Conversion};
 use crate::group::{Env, Group};
 use crate::out::{Record, Reply, ReplyToken};
 use crate::records::{self, Replayed};
+use crate::streams::{self, StreamsGroup, StreamsRecord};
 use crate::writes::{Done, Effect, Part};
 use flumen_base::ErrorCode;
 use std::collections::VecDeque;
 
-/// What a handler wants to happen.
-#[derive(Debug, Default)]
-pub(crate) struct Change {
-    /// The group begins or ends to be a consumer group; first.
-    pub(crate) conversion: Option<Conversion>,
-    pub(crate) records: Vec<ConsumerRecord>,
+/// One change of a group, as a record.
+pub(crate) trait ChangeRecord {
+    /// The record for the log; `None` when a string is too long for one.
+    fn encode(&self, group: &str) -> Option<Record>;
+    /// Applies it; how to take it back, unless it changes nothing.
+    fn apply_to(&self, group: &mut Group) -> Option<AnyUndo>;
 }
 
-impl Change {
+impl ChangeRecord for ConsumerRecord {
+    fn encode(&self, group: &str) -> Option<Record> {
+        self.encode(group)
+    }
+
+    fn apply_to(&self, group: &mut Group) -> Option<AnyUndo> {
+        group.apply(self).map(AnyUndo::Consumer)
+    }
+}
+
+impl ChangeRecord for StreamsRecord {
+    fn encode(&self, group: &str) -> Option<Record> {
+        self.encode(group)
+    }
+
+    fn apply_to(&self, group: &mut Group) -> Option<AnyUndo> {
+        group.apply_streams(self).map(AnyUndo::Streams)
+    }
+}
+
+/// How to take one record back.
+#[derive(Debug)]
+pub(crate) enum AnyUndo {
+    Consumer(consumer::Undo),
+    Streams(streams::Undo),
+}
+
+/// What a handler wants to happen.
+#[derive(Debug)]
+pub(crate) struct Change<R = ConsumerRecord> {
+    /// The group begins or ends to be of this kind; first.
+    pub(crate) conversion: Option<Conversion>,
+    pub(crate) records: Vec<R>,
+}
+
+impl<R> Default for Change<R> {
+    fn default() -> Self {
+        Self::of(Vec::new())
+    }
+}
+
+impl<R> Change<R> {
     /// Only records.
-    pub(crate) fn of(records: Vec<ConsumerRecord>) -> Self {
+    pub(crate) fn of(records: Vec<R>) -> Self {
         Self {
             conversion: None,
             records,
@@ -39,6 +81,7 @@ impl Change {
 struct Before {
     classic: ClassicGroup,
     consumer: Option<Box<ConsumerGroup>>,
+    streams: Option<Box<StreamsGroup>>,
 }
 
 /// A change that is being written.
@@ -49,7 +92,7 @@ struct Step {
     converts: bool,
     /// What undoing a conversion brings back.
     before: Option<Before>,
-    undo: Vec<Undo>,
+    undo: Vec<AnyUndo>,
     records: Vec<Record>,
 }
 
@@ -58,23 +101,25 @@ struct Step {
 pub(crate) struct History(VecDeque<Step>);
 
 impl History {
-    /// The members as committed differ from those of the group by these: the oldest change of each
-    /// comes first.
-    pub(super) fn undos(&self) -> impl Iterator<Item = &Undo> {
+    fn undos(&self) -> impl Iterator<Item = &AnyUndo> {
         self.0.iter().flat_map(|step| &step.undo)
     }
-}
 
-impl ConsumerRecord {
-    /// Whether it is one.
-    pub(crate) fn is_tombstone(&self) -> bool {
-        match self {
-            Self::Member(_, value) | Self::Current(_, value) => value.is_none(),
-            Self::Target(_, value) => value.is_none(),
-            Self::TargetEpoch(value) | Self::Epoch(value) => value.is_none(),
-            Self::PartitionMetadata(exists) => !exists,
-            Self::Regex(_, value) => value.is_none(),
-        }
+    /// The members of a consumer group as committed differ from those of the group by these: the
+    /// oldest change of each comes first.
+    pub(crate) fn consumer_undos(&self) -> impl Iterator<Item = &consumer::Undo> {
+        self.undos().filter_map(|undo| match undo {
+            AnyUndo::Consumer(undo) => Some(undo),
+            AnyUndo::Streams(_) => None,
+        })
+    }
+
+    /// The same of a streams group.
+    pub(crate) fn streams_undos(&self) -> impl Iterator<Item = &streams::Undo> {
+        self.undos().filter_map(|undo| match undo {
+            AnyUndo::Streams(undo) => Some(undo),
+            AnyUndo::Consumer(_) => None,
+        })
     }
 }
 
@@ -84,10 +129,10 @@ impl Group {
     ///
     /// # Errors
     /// A string is too long for its record; nothing has changed.
-    pub(super) fn write_change(
+    pub(crate) fn write_change<R: ChangeRecord>(
         &mut self,
         env: &mut Env<'_>,
-        change: Change,
+        change: Change<R>,
         reply: Option<(ReplyToken, Reply)>,
     ) -> Result<(), Refusal> {
         let records = self.encode(&change)?;
@@ -110,7 +155,7 @@ impl Group {
             step.before = Some(self.convert(env, conversion));
         }
         for record in &change.records {
-            step.undo.extend(self.apply(record));
+            step.undo.extend(record.apply_to(self));
         }
         self.history.0.push_back(step);
         let part = Part {
@@ -124,7 +169,7 @@ impl Group {
             None => Done::Nothing,
         };
         env.append(self.partition, records, vec![part], done);
-        if converts && self.consumer.is_none() {
+        if converts && self.is_classic_kind() {
             self.begin_classic_sessions(env);
             if rebalance {
                 self.prepare_rebalance(env);
@@ -133,7 +178,7 @@ impl Group {
         Ok(())
     }
 
-    fn encode(&self, change: &Change) -> Result<Vec<Record>, Refusal> {
+    fn encode<R: ChangeRecord>(&self, change: &Change<R>) -> Result<Vec<Record>, Refusal> {
         let too_long = || Refusal::from(ErrorCode::UnknownServerError);
         let mut records = Vec::new();
         if let Some(conversion) = &change.conversion {
@@ -146,7 +191,7 @@ impl Group {
     }
 
     /// Lets a reply leave when all that the group has handed out is written: it may tell of it.
-    pub(super) fn reply_when_written(
+    pub(crate) fn reply_when_written(
         &mut self,
         env: &mut Env<'_>,
         token: ReplyToken,
@@ -161,21 +206,35 @@ impl Group {
 
     /// Changes what the group is.
     fn convert(&mut self, env: &mut Env<'_>, conversion: Conversion) -> Before {
-        let (classic, consumer) = match conversion {
+        let mut after = Before {
+            classic: ClassicGroup::new(env.now.wall_ms),
+            consumer: None,
+            streams: None,
+        };
+        match conversion {
             Conversion::ToConsumer { group, .. } => {
                 self.answer_all(env, ErrorCode::RebalanceInProgress);
-                (ClassicGroup::new(env.now.wall_ms), Some(group))
+                after.consumer = Some(group);
             }
-            Conversion::ToClassic { group, .. } => (*group, None),
-        };
+            Conversion::ToStreams { .. } => after.streams = Some(Box::new(StreamsGroup::new())),
+            Conversion::ToClassic { group, .. } | Conversion::FromStreams { group, .. } => {
+                after.classic = *group;
+            }
+        }
+        self.replace_kind(after)
+    }
+
+    /// Puts the group of one kind in the place of that of another.
+    fn replace_kind(&mut self, by: Before) -> Before {
         Before {
-            classic: std::mem::replace(&mut self.classic, classic),
-            consumer: std::mem::replace(&mut self.consumer, consumer),
+            classic: std::mem::replace(&mut self.classic, by.classic),
+            consumer: std::mem::replace(&mut self.consumer, by.consumer),
+            streams: std::mem::replace(&mut self.streams, by.streams),
         }
     }
 
     /// Applies a record of a consumer group, live or in replay; how to undo it.
-    pub(crate) fn apply(&mut self, record: &ConsumerRecord) -> Option<Undo> {
+    pub(crate) fn apply(&mut self, record: &ConsumerRecord) -> Option<consumer::Undo> {
         if matches!(record, ConsumerRecord::Epoch(None)) {
             self.consumer = None;
             return None;
@@ -187,10 +246,25 @@ impl Group {
         self.consumer.get_or_insert_with(new).apply(record)
     }
 
-    /// Applies a record of either kind of group, from the log.
-    pub(crate) fn replay(&mut self, record: &Replayed<'_>) -> Option<Undo> {
+    /// Applies a record of a streams group, live or in replay; how to undo it. The topology is
+    /// buried after the group has ended.
+    pub(crate) fn apply_streams(&mut self, record: &StreamsRecord) -> Option<streams::Undo> {
+        if record.ends_group() {
+            self.streams = None;
+            return None;
+        }
+        if self.streams.is_none() && record.is_tombstone() {
+            return None;
+        }
+        let new = || Box::new(StreamsGroup::new());
+        self.streams.get_or_insert_with(new).apply(record)
+    }
+
+    /// Applies a record of any kind of group, from the log.
+    pub(crate) fn replay(&mut self, record: &Replayed<'_>) -> Option<AnyUndo> {
         match record {
-            Replayed::Consumer(_, record) => self.apply(record),
+            Replayed::Consumer(_, record) => record.apply_to(self),
+            Replayed::Streams(_, record) => record.apply_to(self),
             Replayed::Group(_, Some(value)) => {
                 self.classic = ClassicGroup::load(value);
                 None
@@ -227,8 +301,12 @@ impl Group {
         let group = (self.serial, &*self.name);
         if let Some(consumer) = &mut self.consumer {
             consumer.recount();
-            consumer.forget_timers();
+            consumer.timers.clear();
             consumer.fit_timers(env, group);
+        } else if let Some(streams) = &mut self.streams {
+            streams.recount();
+            streams.timers.clear();
+            streams.fit_timers(env, group);
         } else if converted {
             self.classic_revived(env);
         }
@@ -239,13 +317,14 @@ impl Group {
         if let Some(before) = step.before.take() {
             step.undo.clear();
             self.answer_all(env, metadata_append_error(error));
-            self.classic = before.classic;
-            self.consumer = before.consumer;
+            self.replace_kind(before);
             return true;
         }
         for undo in step.undo.drain(..).rev() {
-            if let Some(consumer) = &mut self.consumer {
-                consumer.undo(undo);
+            match (undo, &mut self.consumer, &mut self.streams) {
+                (AnyUndo::Consumer(undo), Some(consumer), _) => consumer.undo(undo),
+                (AnyUndo::Streams(undo), _, Some(streams)) => streams.undo(undo),
+                _ => {}
             }
         }
         false
@@ -254,11 +333,11 @@ impl Group {
     /// Does a change again that was undone because one before it failed.
     fn redo(&mut self, env: &mut Env<'_>, mut step: Step) {
         if step.converts {
-            let classic = ClassicGroup::new(env.now.wall_ms);
-            step.before = Some(Before {
-                classic: std::mem::replace(&mut self.classic, classic),
-                consumer: self.consumer.take(),
-            });
+            step.before = Some(self.replace_kind(Before {
+                classic: ClassicGroup::new(env.now.wall_ms),
+                consumer: None,
+                streams: None,
+            }));
         }
         for record in &step.records {
             // They were written by this process, so they can be read.

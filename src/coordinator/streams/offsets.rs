@@ -1,0 +1,123 @@
+//! Who may commit and fetch offsets of a streams group.
+//!
+//! A member may commit in its epoch, and in an older one the partitions of active tasks that it has
+//! had since then: its commit may have crossed the answer that brought the new epoch. It may fetch
+//! in its epoch.
+
+use super::member::Member;
+use super::state::{StreamsGroup, Undo};
+use crate::modern::History;
+use flumen_base::{ErrorCode, PartitionIndex};
+use flumen_wire::messages::{
+    OffsetCommitRequest, OffsetCommitResponse, TxnOffsetCommitRequest, TxnOffsetCommitResponse,
+};
+use std::sync::Arc;
+
+/// Members must use this version of OffsetCommit.
+const MEMBER_EPOCHS_FROM: i16 = 9;
+
+impl StreamsGroup {
+    /// Whether a member may commit an offset of this partition in an epoch before its own.
+    fn check_partition(
+        &self,
+        member: &Member,
+        epoch: i32,
+        (topic, partition): (&str, PartitionIndex),
+    ) -> Result<(), ErrorCode> {
+        let topology = self.topology.as_ref();
+        let reader = topology.and_then(|t| t.reader_of(topic));
+        let since = reader.and_then(|reader| member.epoch_of(reader, partition));
+        match since {
+            Some(since) if epoch >= since => Ok(()),
+            _ => Err(ErrorCode::StaleMemberEpoch),
+        }
+    }
+
+    /// Whether the sender may commit what the draft of the answer accepts.
+    pub(crate) fn validate_commit(
+        &self,
+        request: &OffsetCommitRequest<'_>,
+        draft: &OffsetCommitResponse<'static>,
+        api_version: i16,
+    ) -> Result<(), ErrorCode> {
+        let epoch = request.generation_id_or_member_epoch;
+        if epoch < 0 && self.is_empty() {
+            return Ok(());
+        }
+        let member = self.member(&request.member_id);
+        let member = member.ok_or(ErrorCode::UnknownMemberId)?;
+        if api_version < MEMBER_EPOCHS_FROM {
+            return Err(ErrorCode::UnsupportedVersion);
+        }
+        if epoch >= member.epoch {
+            let current = epoch == member.epoch;
+            return current.then_some(()).ok_or(ErrorCode::StaleMemberEpoch);
+        }
+        for topic in &draft.topics {
+            for partition in topic.partitions.iter().filter(|p| p.error_code == 0) {
+                self.check_partition(member, epoch, (&topic.name, partition.partition_index))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the sender may commit in a transaction what the draft of the answer accepts. Old
+    /// clients say nothing of members.
+    pub(crate) fn validate_txn_commit(
+        &self,
+        request: &TxnOffsetCommitRequest<'_>,
+        draft: &TxnOffsetCommitResponse<'static>,
+    ) -> Result<(), ErrorCode> {
+        let epoch = request.generation_id;
+        let unnamed = request.member_id.is_empty() && request.group_instance_id.is_none();
+        if epoch < 0 && (unnamed || self.is_empty()) {
+            return Ok(());
+        }
+        let member = self.member(&request.member_id);
+        let member = member.ok_or(ErrorCode::UnknownMemberId)?;
+        if epoch >= member.epoch {
+            let current = epoch == member.epoch;
+            return current.then_some(()).ok_or(ErrorCode::IllegalGeneration);
+        }
+        for topic in &draft.topics {
+            for partition in topic.partitions.iter().filter(|p| p.error_code == 0) {
+                self.check_partition(member, epoch, (&topic.name, partition.partition_index))
+                    .map_err(|_| ErrorCode::IllegalGeneration)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the sender may fetch. `latest`: by what is on its way to the log (`history`) too,
+    /// else as written.
+    pub(crate) fn validate_fetch(
+        &self,
+        history: &History,
+        member_id: Option<&str>,
+        epoch: i32,
+        latest: bool,
+    ) -> Result<(), ErrorCode> {
+        if member_id.is_none() && epoch < 0 {
+            return Ok(());
+        }
+        let id = member_id.unwrap_or("");
+        let member = match latest {
+            true => self.member(id).cloned(),
+            false => self.committed_member(history, id),
+        };
+        let member = member.ok_or(ErrorCode::UnknownMemberId)?;
+        match member.epoch == epoch {
+            true => Ok(()),
+            false => Err(ErrorCode::StaleMemberEpoch),
+        }
+    }
+
+    /// A member as it is written: as it was before the first of the changes on their way.
+    fn committed_member(&self, history: &History, id: &str) -> Option<Arc<Member>> {
+        let before = history.streams_undos().find_map(|undo| match undo {
+            Undo::Member(of, before) if **of == *id => Some(before.clone()),
+            _ => None,
+        });
+        before.unwrap_or_else(|| self.member(id).cloned())
+    }
+}
