@@ -81,39 +81,50 @@ fn told(tasks: &TaskMap) -> Option<Vec<TaskIds<'static>>> {
     )
 }
 
+/// Changes a field of a member that others share, if it differs: most heartbeats say nothing new.
+macro_rules! update {
+    ($member:ident.$field:ident, $is:expr, $new:expr) => {
+        if !$is {
+            Arc::make_mut(&mut $member).$field = $new;
+        }
+    };
+}
+
 /// The member with what the request says of it.
 fn updated(before: &Arc<Member>, ctx: RequestContext<'_>, request: &Request<'_>) -> Arc<Member> {
-    let mut member = Member::clone(before);
+    let mut member = before.clone();
     if let Some(rack) = request.rack_id.as_deref() {
-        member.rack = Some(rack.into());
+        let same = member.rack.as_deref() == Some(rack);
+        update!(member.rack, same, Some(rack.into()));
     }
-    if request.rebalance_timeout_ms != -1 {
-        member.rebalance_timeout_ms = request.rebalance_timeout_ms;
-    }
+    let timeout_ms = request.rebalance_timeout_ms;
+    let same = timeout_ms == -1 || timeout_ms == member.rebalance_timeout_ms;
+    update!(member.rebalance_timeout_ms, same, timeout_ms);
     if let Some(topology) = &request.topology {
-        member.topology_epoch = topology.epoch;
+        let same = member.topology_epoch == topology.epoch;
+        update!(member.topology_epoch, same, topology.epoch);
     }
     if let Some(process) = request.process_id.as_deref() {
-        member.process = process.into();
+        update!(member.process, *member.process == *process, process.into());
     }
     if let Some(endpoint) = &request.user_endpoint {
-        member.endpoint = Some(Endpoint {
+        let new = Some(Endpoint {
             host: (&*endpoint.host).into(),
             port: endpoint.port,
         });
+        update!(member.endpoint, member.endpoint == new, new);
     }
     if let Some(tags) = &request.client_tags {
         let tags = tags.iter();
-        member.tags = tags
-            .map(|tag| ((&*tag.key).into(), (&*tag.value).into()))
-            .collect();
+        let new = tags.map(|tag| ((&*tag.key).into(), (&*tag.value).into()));
+        let new = new.collect();
+        update!(member.tags, member.tags == new, new);
     }
-    member.client_id = ctx.client_id.into();
-    member.client_host = ctx.client_host.into();
-    match member == **before {
-        true => before.clone(),
-        false => Arc::new(member),
-    }
+    let same = *member.client_id == *ctx.client_id;
+    update!(member.client_id, same, ctx.client_id.into());
+    let same = *member.client_host == *ctx.client_host;
+    update!(member.client_host, same, ctx.client_host.into());
+    member
 }
 
 /// An epoch must be the member's, or the one before if the answer with the new one may have got
@@ -202,7 +213,7 @@ impl Beat<'_> {
         let mut statuses = Vec::new();
         let before = self.member()?;
         let member = updated(&before, self.ctx, request);
-        let changed = member != before;
+        let changed = !Arc::ptr_eq(&member, &before);
         if changed {
             let id = member.id.clone();
             records.push(StreamsRecord::Member(id, Some(member.clone())));
@@ -242,7 +253,8 @@ impl Beat<'_> {
             owned: self.owned.as_ref(),
         };
         let member = reconcile.run(member, &mut records)?;
-        let tells = request.member_epoch == 0 || member.assigned != before.assigned;
+        let moved = !Arc::ptr_eq(&member, &before) && member.assigned != before.assigned;
+        let tells = request.member_epoch == 0 || moved;
         let bumps = tells && member.endpoint.is_some();
         let endpoint_epoch = group.endpoint_epoch.wrapping_add(i32::from(bumps));
         let mut answer = StreamsHeartbeat {
@@ -446,11 +458,12 @@ impl Group {
         request: &Request<'_>,
         created: bool,
     ) -> Result<(), Refusal> {
-        let begun = StreamsGroup::new();
+        let begun;
         let joins = request.member_epoch == 0;
         let (group, conversion) = match &self.streams {
             Some(group) => (&**group, None),
             None if joins && self.is_classic_kind() && self.is_memberless() => {
+                begun = StreamsGroup::new();
                 (&begun, Some(Conversion::ToStreams { bury: !created }))
             }
             None => return Err(self.not_streams()),
