@@ -60,6 +60,10 @@ struct Sim {
     /// The last record of the group's metadata could not be written: the log is a generation
     /// behind, until the next.
     unwritten: [bool; 3],
+    /// Whether the first append since the group was not there had its metadata. Offsets from
+    /// outside make a group, too: members that join it then are in no record until their first
+    /// generation, and when those offsets are not written or go, the log has no group.
+    begun: [Option<bool>; 3],
     answered: usize,
     stabilized: usize,
 }
@@ -94,6 +98,7 @@ impl Sim {
             protocol: BTreeMap::new(),
             led: BTreeMap::new(),
             unwritten: [false; 3],
+            begun: [None; 3],
             answered: 0,
             stabilized: 0,
         }
@@ -253,9 +258,14 @@ impl Sim {
             let fail = self.rng.one_in(12);
             let records = self.w.appends.front().into_iter().flat_map(|a| &a.records);
             for (g, group) in GROUPS.iter().enumerate() {
-                let is_group = |key: &[u8]| key[..2] == [0, 2] && key.ends_with(group.as_bytes());
-                if records.clone().any(|r| is_group(&r.key)) {
+                let named = [&[0, group.len() as u8], group.as_bytes()].concat();
+                let mut of_group = records.clone().filter(|r| r.key[2..].starts_with(&named));
+                let metadata = of_group.clone().any(|r| r.key[..2] == [0, 2]);
+                if metadata {
                     self.unwritten[g] = fail;
+                }
+                if of_group.next().is_some() {
+                    self.begun[g].get_or_insert(metadata);
                 }
             }
             if fail {
@@ -277,6 +287,7 @@ impl Sim {
                 value.is_none() && key[..2] == [0, 2] && key.ends_with(group.as_bytes())
             });
             if tombstone || self.w.state(group) == "Dead" {
+                self.begun[g] = None;
                 self.generation.remove(&g);
                 self.led.retain(|(group, _), _| *group != g);
                 self.protocol.retain(|(group, _), _| *group != g);
@@ -290,6 +301,7 @@ impl Sim {
         self.w.restart();
         self.asked.clear();
         self.unwritten = [false; 3];
+        self.begun = [None; 3];
         // A generation that did not become stable was not written: its number comes again.
         self.generation.clear();
         self.protocol.clear();
@@ -414,6 +426,7 @@ impl Sim {
                 "Stable" => assert_eq!(live, back, "seed {}", self.seed),
                 "Empty" => assert_eq!(back.group_state, "Empty", "seed {}: {back:?}", self.seed),
                 "Dead" => assert_eq!(back.group_state, "Dead", "seed {}: {back:?}", self.seed),
+                _ if self.begun[g] != Some(true) => {}
                 _ => assert_ne!(back.group_state, "Dead", "seed {}", self.seed),
             }
         }
@@ -458,7 +471,8 @@ fn offsets_of(coordinator: &GroupCoordinator) -> Vec<(String, String, i32, i64)>
 #[test]
 fn any_order_of_anything_keeps_the_promises() {
     let (mut answered, mut stabilized) = (0, 0);
-    for seed in seeds(SEEDS) {
+    let seeds: Vec<u64> = seeds(SEEDS).collect();
+    for &seed in &seeds {
         let mut sim = Sim::new(seed);
         for _ in 0..STEPS {
             sim.step();
@@ -467,8 +481,9 @@ fn any_order_of_anything_keeps_the_promises() {
         answered += sim.answered;
         stabilized += sim.stabilized;
     }
-    // the run is worth something: groups did become stable
-    assert!(stabilized * 50 > answered, "{stabilized} of {answered}");
+    // the run is worth something: groups did become stable (of one seed that is not sure)
+    let worth = seeds.len() == 1 || stabilized * 50 > answered;
+    assert!(worth, "{stabilized} of {answered}");
 }
 
 #[test]

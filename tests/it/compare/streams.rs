@@ -269,6 +269,10 @@ fn standbys(pair: &mut Pair) -> Result<()> {
     let mut subtopology = reads("0", &["streamed"]);
     subtopology["StateChangelogTopics"] = json!([internal("standby-changelog", 0)]);
     let all = [subtopology];
+    // The coordinator of Kafka hears of a topic later than its log does.
+    let seen = |v: &Value| v["Status"] == json!([]);
+    pair.until(BEAT, 0, &join_with("probe-s", "p", &all), seen)?;
+    pair.ask(BEAT, 0, &beat("probe-s", "p", -1))?;
     pair.case("standbys: one process");
     pair.ask(BEAT, 0, &join_with(group, "a", &all))?;
     pair.case("standbys: two processes");
@@ -379,6 +383,10 @@ fn converted(pair: &mut Pair) -> Result<()> {
     pair.ask("ConsumerGroupHeartbeat", 1, &consumer)?;
     pair.case("streams: an empty group as classic");
     pair.ask("JoinGroup", 9, &classic)?;
+    // Kafka tells the member its id before the record that converts the group is written.
+    let request = json!({"GroupIds": [group], "IncludeAuthorizedOperations": false});
+    let written = |v: &Value| v["Groups"][0]["ErrorCode"] != 0;
+    pair.until("StreamsGroupDescribe", 0, &request, written)?;
     describe(pair, group)?;
     pair.case("streams: and back");
     pair.ask(BEAT, 0, &join(group, "a"))?;
