@@ -347,15 +347,8 @@ impl Shard {
     /// At the end of a turn: the next deadlines of the coordinator and the quorum.
     pub(crate) fn arm_deadlines(&mut self) {
         let wanted = self.groups.coordinator.next_deadline();
-        if wanted != self.groups.timer {
-            if let Some(at) = self.groups.timer {
-                self.timers.disarm(at, TimerKey::Groups);
-            }
-            if let Some(at) = wanted {
-                self.timers.arm(at, TimerKey::Groups);
-            }
-            self.groups.timer = wanted;
-        }
+        self.timers
+            .rearm(&mut self.groups.timer, wanted, TimerKey::Groups);
     }
 
     /// The broker's settings have changed.

@@ -96,6 +96,21 @@ impl Timers {
         self.set.remove(&(at, key));
     }
 
+    /// Moves the one deadline of `key` from where the caller remembers it to `wanted`.
+    #[inline]
+    pub(crate) fn rearm(&mut self, armed: &mut Option<Mono>, wanted: Option<Mono>, key: TimerKey) {
+        if wanted == *armed {
+            return;
+        }
+        if let Some(at) = *armed {
+            self.disarm(at, key);
+        }
+        if let Some(at) = wanted {
+            self.arm(at, key);
+        }
+        *armed = wanted;
+    }
+
     /// Arms [`TimerKey::Fetch`] at `at`. The caller remembers all of it for
     /// [`Timers::disarm_wait`].
     pub(crate) fn arm_wait(&mut self, at: Mono, fetch: u64) -> WaitTimer {

@@ -322,15 +322,8 @@ impl Shard {
     /// At the end of a turn: the coordinator's next deadline.
     pub(crate) fn arm_txns(&mut self) {
         let wanted = self.txns.coordinator.next_deadline();
-        if wanted != self.txns.timer {
-            if let Some(at) = self.txns.timer {
-                self.timers.disarm(at, TimerKey::Txns);
-            }
-            if let Some(at) = wanted {
-                self.timers.arm(at, TimerKey::Txns);
-            }
-            self.txns.timer = wanted;
-        }
+        self.timers
+            .rearm(&mut self.txns.timer, wanted, TimerKey::Txns);
     }
 
     /// The broker's settings or the cluster's features have changed.
