@@ -43,10 +43,10 @@ use flumen_wire::ApiKey;
 /// Decodes the body of a request, or ends its connection and returns.
 macro_rules! decode {
     ($shard:ident, $turn:ident, $request:ident, $message:ty) => {
-        match <$message as flumen_wire::Message<'_>>::decode_exact(
-            &$request.body,
-            $request.reply.version,
-        ) {
+        decode!($shard, $turn, $request => $request.body, $message)
+    };
+    ($shard:ident, $turn:ident, $request:ident => $body:expr, $message:ty) => {
+        match <$message as flumen_wire::Message<'_>>::decode_exact(&$body, $request.reply.version) {
             Ok(message) => message,
             Err(error) => {
                 $shard.malformed($turn, $request.reply, error);

@@ -39,22 +39,17 @@ fn told_as(error: ErrorCode, version: i16) -> ErrorCode {
     }
 }
 
-/// InitProducerId of a transactional producer, when the request was read.
+/// InitProducerId of a transactional producer.
 pub(crate) fn init_producer_id(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
-    let body = request.body.clone();
-    let message = decode!(shard, turn, request, wire::InitProducerIdRequest<'_>);
+    let body = request.body.clone(); // for the message to outlive the request
+    let message = decode!(shard, turn, request => body, wire::InitProducerIdRequest<'_>);
     let id = message.transactional_id.as_deref().unwrap_or("");
+    let (now, version) = (turn.now, request.version());
     match shard.txn_coordinator_of(id) {
         Ok(owner) if owner != shard.id => shard.forward(turn, owner, request),
-        Ok(_) => {
-            drop(message);
-            let version = request.version();
-            let now = turn.now;
-            let message = decode_again(&body, version);
-            shard.ask_txns(request.reply, |c, token, out| {
-                c.init_producer_id(now, token, &message, version, out);
-            });
-        }
+        Ok(_) => shard.ask_txns(request.reply, |c, token, out| {
+            c.init_producer_id(now, token, &message, version, out);
+        }),
         Err(error) => {
             let response = wire::InitProducerIdResponse {
                 error_code: error.code(),
@@ -68,19 +63,14 @@ pub(crate) fn init_producer_id(shard: &mut Shard, turn: &mut Turn<'_>, request: 
 }
 
 pub(crate) fn end_txn(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
-    let body = request.body.clone();
-    let message = decode!(shard, turn, request, wire::EndTxnRequest<'_>);
+    let body = request.body.clone(); // as above
+    let message = decode!(shard, turn, request => body, wire::EndTxnRequest<'_>);
+    let (now, version) = (turn.now, request.version());
     match shard.txn_coordinator_of(&message.transactional_id) {
         Ok(owner) if owner != shard.id => shard.forward(turn, owner, request),
-        Ok(_) => {
-            drop(message);
-            let version = request.version();
-            let now = turn.now;
-            let message = decode_again(&body, version);
-            shard.ask_txns(request.reply, |c, token, out| {
-                c.end_txn(now, token, &message, version, out);
-            });
-        }
+        Ok(_) => shard.ask_txns(request.reply, |c, token, out| {
+            c.end_txn(now, token, &message, version, out);
+        }),
         Err(error) => {
             let response = wire::EndTxnResponse {
                 error_code: error.code(),
@@ -89,11 +79,6 @@ pub(crate) fn end_txn(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) 
             shard.reply(turn, request.reply, &response);
         }
     }
-}
-
-/// A body that was decoded before.
-fn decode_again<'a, M: flumen_wire::Message<'a> + Default>(body: &'a [u8], version: i16) -> M {
-    M::decode_exact(body, version).unwrap_or_default()
 }
 
 pub(crate) fn add_offsets(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
