@@ -17,6 +17,7 @@ pub(crate) use commit::{
 pub(crate) use delete::{delete_append_error, delete_error};
 pub(crate) use fetch::{fetch, fetch_append_error};
 pub use fetch::{fetch_group_error, offset_fetch_group_of, offset_fetch_response_of};
+pub(crate) use txn::older_member;
 pub(crate) use txn::{TxnOffsets, TxnPart, fail_txn_commit};
 pub use txn::{txn_commit_draft, txn_commit_error};
 

@@ -19,6 +19,7 @@ use flumen_wire::messages::txn_offset_commit_response::{
     TxnOffsetCommitResponsePartition, TxnOffsetCommitResponseTopic,
 };
 use flumen_wire::messages::{TxnOffsetCommitRequest, TxnOffsetCommitResponse};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 /// Offsets of open transactions, by producer.
@@ -227,6 +228,26 @@ impl GroupCoordinator {
         commit: bool,
     ) {
         self.apply_marker(partition, producer_id, commit);
+    }
+}
+
+/// Whether the sender may commit in a transaction: `None` if it may, the member if only what that
+/// has had since an older epoch. Old clients say nothing of members.
+pub(crate) fn older_member<M>(
+    request: &TxnOffsetCommitRequest<'_>,
+    nobody_there: bool,
+    member: Option<(M, i32)>,
+) -> Result<Option<M>, ErrorCode> {
+    let epoch = request.generation_id;
+    let unnamed = request.member_id.is_empty() && request.group_instance_id.is_none();
+    if epoch < 0 && (unnamed || nobody_there) {
+        return Ok(None);
+    }
+    let (member, now) = member.ok_or(ErrorCode::UnknownMemberId)?;
+    match epoch.cmp(&now) {
+        Ordering::Less => Ok(Some(member)),
+        Ordering::Equal => Ok(None),
+        Ordering::Greater => Err(ErrorCode::IllegalGeneration),
     }
 }
 

@@ -7,6 +7,7 @@
 use super::member::Member;
 use super::state::{StreamsGroup, Undo};
 use crate::modern::History;
+use crate::offsets::older_member;
 use flumen_base::{ErrorCode, PartitionIndex};
 use flumen_wire::messages::{
     OffsetCommitRequest, OffsetCommitResponse, TxnOffsetCommitRequest, TxnOffsetCommitResponse,
@@ -61,24 +62,17 @@ impl StreamsGroup {
         Ok(())
     }
 
-    /// Whether the sender may commit in a transaction what the draft of the answer accepts. Old
-    /// clients say nothing of members.
+    /// Whether the sender may commit in a transaction what the draft of the answer accepts.
     pub(crate) fn validate_txn_commit(
         &self,
         request: &TxnOffsetCommitRequest<'_>,
         draft: &TxnOffsetCommitResponse<'static>,
     ) -> Result<(), ErrorCode> {
         let epoch = request.generation_id;
-        let unnamed = request.member_id.is_empty() && request.group_instance_id.is_none();
-        if epoch < 0 && (unnamed || self.is_empty()) {
+        let member = self.member(&request.member_id).map(|m| (m, m.epoch));
+        let Some(member) = older_member(request, self.is_empty(), member)? else {
             return Ok(());
-        }
-        let member = self.member(&request.member_id);
-        let member = member.ok_or(ErrorCode::UnknownMemberId)?;
-        if epoch >= member.epoch {
-            let current = epoch == member.epoch;
-            return current.then_some(()).ok_or(ErrorCode::IllegalGeneration);
-        }
+        };
         for topic in &draft.topics {
             for partition in topic.partitions.iter().filter(|p| p.error_code == 0) {
                 self.check_partition(member, epoch, (&topic.name, partition.partition_index))
