@@ -112,6 +112,8 @@ fn row(kept: &Kept, scenario: &Scenario) -> Row {
     let asked: Vec<&str> = judged.iter().map(|j| j.asked.as_str()).collect();
     let share = match (ours, limit) {
         (Some(a), Some(b)) if main.more_is_better() => format!("{:.0} %", 100.0 * a / b),
+        // Of a time: how much of it the bare program needs as well.
+        (Some(a), Some(b)) => format!("{:.0} %", 100.0 * b / a),
         _ => "-".to_owned(),
     };
     let quick = if kept.facts.quick { " (quick)" } else { "" };

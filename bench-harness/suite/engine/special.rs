@@ -46,7 +46,8 @@ impl Engine {
             probe.kill();
             let outcome = outcome.with_context(|| format!("limit {kind}"))?;
             let value = scenario.main.of(&outcome);
-            if best.as_ref().is_none_or(|(b, _)| value > *b) {
+            let more = scenario.main.more_is_better();
+            if best.as_ref().is_none_or(|(b, _)| (value > *b) == more) {
                 fs::rename(&load.out, &kept)?;
                 best = Some((value, outcome));
             } else {

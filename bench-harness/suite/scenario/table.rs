@@ -287,6 +287,7 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "lat16k",
         about: "produce batches of 16 KiB at 3,000/s",
         run: Run::Load(&["produce", "--batch-bytes", "16384", "--rate", "3000"]),
+        limit: &["receive-crc-write"], // what waking an idle CPU costs is in both
         main: Measure::P50,
         floors: &[
             below(Measure::P50, 0.5),
