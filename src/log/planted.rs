@@ -40,6 +40,12 @@ pub enum Bug {
     CloseWithoutSync,
     /// A log takes appends after its close job was made.
     AppendAfterClose,
+    /// Recovery does not look for the aborted transactions of the segments that it walks.
+    ForgetAborted,
+    /// Readers of committed records get what is not decided yet.
+    StableAhead,
+    /// Transactional batches need not be known to the coordinator of their transaction.
+    Unverified,
 }
 
 thread_local!(static BUG: Cell<Bug> = const { Cell::new(Bug::None) });

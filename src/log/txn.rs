@@ -34,7 +34,7 @@ impl Log {
             );
             return Err(AppendError::new(ErrorCode::InvalidProducerEpoch, message));
         }
-        if self.producers.is_open(id, epoch) {
+        if self.producers.is_open(id, epoch) || planted!(Unverified) {
             return Ok(None);
         }
         let verifications = self.producers.verifications();
@@ -69,6 +69,9 @@ impl Log {
     /// First offset of the earliest transaction that is not decided (the last stable offset is the
     /// lesser of this and the high watermark). Not below the log's start, whatever was deleted.
     pub fn first_unstable_offset(&self) -> Option<Offset> {
+        if planted!(StableAhead) {
+            return None;
+        }
         let first = self.producers.first_open_txn()?;
         Some(Offset(first.max(self.log_start)))
     }

@@ -8,7 +8,7 @@ use crate::model::{Model, OnDisk, Tp};
 use crate::trace::{Trace, note};
 use crate::{Check, boot, shown};
 use flumen_base::{Disk, Offset};
-use flumen_log::batch::{Batch, Batches};
+use flumen_log::batch::{Batch, BatchHeader, Batches};
 use flumen_log::checkpoint::{Offsets, read_partition_metadata};
 use flumen_log::index::{
     IndexEntry, OFFSET_ENTRY_LEN, TIME_ENTRY_LEN, TimeEntry, decode_offsets, decode_times,
@@ -34,6 +34,8 @@ struct Dir<'a> {
     any_epoch: bool,
     /// Not compacted: dense, and each batch but the first of a segment has an index entry.
     plain: bool,
+    /// The model knows what was produced to it.
+    known: bool,
 }
 
 /// A segment's file, and where its batches begin.
@@ -87,6 +89,7 @@ pub(crate) fn audit(b: &Broker, model: &mut Model, specs: &[Spec], trace: &mut T
                 clean: state.clean,
                 any_epoch: b.garbage,
                 plain: spec.is_some_and(|s| !s.compacted),
+                known: spec.is_some_and(|s| !s.compacted && !s.transactional),
             };
             partitions += 1;
             batches += dir.audit(params, model)?;
@@ -147,9 +150,8 @@ impl Dir<'_> {
                         "{tp:?}: the batch at {base} is of epoch {epoch}, not {known}"
                     ));
                 }
-                if header.producer_id() >= 0 && !header.is_control() {
-                    let last = (header.producer_epoch(), header.last_sequence());
-                    producers.insert(header.producer_id(), last);
+                if header.producer_id() >= 0 {
+                    take_producer(&mut producers, header);
                 }
             }
             batches.extend(
@@ -165,7 +167,7 @@ impl Dir<'_> {
         }
         self.check_producers(&log, &producers)?;
         let count = batches.len();
-        if self.plain {
+        if self.known {
             model.on_disk(&OnDisk {
                 tp,
                 clean: self.clean,
@@ -325,4 +327,18 @@ impl Dir<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// The last of a batch's producer. A marker says its epoch; what was written under another one
+/// counts no more.
+fn take_producer(producers: &mut BTreeMap<i64, (i16, i32)>, header: &BatchHeader<'_>) {
+    let (id, epoch) = (header.producer_id(), header.producer_epoch());
+    let sequence = match header.is_control() {
+        false => header.last_sequence(),
+        true => producers
+            .get(&id)
+            .filter(|known| known.0 == epoch)
+            .map_or(-1, |known| known.1),
+    };
+    producers.insert(id, (epoch, sequence));
 }

@@ -43,6 +43,8 @@ fn properties(dirs: u64, rng: &mut Prng) -> String {
          listeners=PLAINTEXT://127.0.0.1:9092,CONTROLLER://127.0.0.1:9093\nlog.dirs={dirs}\n\
          offsets.topic.replication.factor=1\noffsets.topic.num.partitions=3\n\
          transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
+         transaction.state.log.num.partitions=3\n\
+         transaction.abort.timed.out.transaction.cleanup.interval.ms=3000\n\
          share.coordinator.state.topic.replication.factor=1\n\
          share.coordinator.state.topic.min.isr=1\ngroup.initial.rebalance.delay.ms=0\n\
          log.retention.check.interval.ms=700\nlog.flush.offset.checkpoint.interval.ms=900\n\

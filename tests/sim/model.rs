@@ -85,6 +85,8 @@ pub(crate) struct Model {
     producer_ids: BTreeSet<i64>,
     /// Ends of the process that were no clean shutdowns.
     pub(crate) unclean_ends: u32,
+    /// Power losses that may have taken something.
+    pub(crate) power_losses: u32,
     /// Counts the lives of the process.
     pub(crate) life: u32,
     pub(crate) acks: u64,
@@ -328,6 +330,7 @@ impl Model {
 
     /// The power failed: where acks don't wait for the disk anything may be gone.
     pub(crate) fn power_lost(&mut self) {
+        self.power_losses += 1;
         for part in self.parts.values_mut().filter(|p| !p.durable) {
             part.at.clear();
             part.place.clear();

@@ -22,7 +22,7 @@ pub enum Planted {
 type Line = (Planted, &'static str, &'static str);
 
 /// All of them.
-pub const PLANTED: [Line; 17] = [
+pub const PLANTED: [Line; 20] = [
     (Planted::EarlyAck, "early-ack", "runtime"),
     (Planted::StaleBlock, "stale-block", "direct writes"),
     (
@@ -84,6 +84,17 @@ pub const PLANTED: [Line; 17] = [
         "append-after-close",
         "stop",
     ),
+    (
+        Planted::Log(Bug::ForgetAborted),
+        "forget-aborted",
+        "transactions",
+    ),
+    (
+        Planted::Log(Bug::StableAhead),
+        "stable-ahead",
+        "transactions",
+    ),
+    (Planted::Log(Bug::Unverified), "unverified", "transactions"),
 ];
 
 thread_local!(static RUNTIME: Cell<Planted> = const { Cell::new(Planted::None) });

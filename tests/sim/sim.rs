@@ -7,6 +7,7 @@ use crate::client::admin::Admin;
 use crate::client::committer::Committer;
 use crate::client::consumer::{Consumer, Manner};
 use crate::client::keyed::Keyed;
+use crate::client::ledger::Ledger;
 use crate::client::producer::{IN_FLIGHT_MAX, Producer, Style};
 use crate::client::seeker::Seeker;
 use crate::client::{Client, Spec};
@@ -251,7 +252,11 @@ impl Sim {
 
     /// A bit flips in some file of some partition that clients use.
     fn rot(&mut self) {
-        let plain: Vec<&Spec> = self.specs.iter().filter(|s| !s.compacted).collect();
+        let plain: Vec<&Spec> = self
+            .specs
+            .iter()
+            .filter(|s| !s.compacted && !s.transactional)
+            .collect();
         let spec = plain[self.rng.below(plain.len() as u64) as usize];
         let partition = self.rng.below(spec.partitions as u64) as i32;
         let name = format!("{}-{partition}", spec.name);
@@ -400,10 +405,11 @@ fn specs(rng: &mut Prng) -> Vec<Spec> {
         comes_and_goes: false,
         keeps: None,
         compacted: false,
+        transactional: false,
     };
     let (durable, fast) = (spec("durable", true), spec("fast", false));
     let (guest, rolling) = (spec("guest", false), spec("rolling", false));
-    let keyed = spec("keyed", true);
+    let (keyed, ledger) = (spec("keyed", true), spec("ledger", true));
     vec![
         durable,
         fast,
@@ -421,12 +427,16 @@ fn specs(rng: &mut Prng) -> Vec<Spec> {
             compacted: true,
             ..keyed
         },
+        Spec {
+            transactional: true,
+            ..ledger
+        },
     ]
 }
 
 fn clients(specs: &[Spec], plan: &Plan, rng: &mut Prng) -> Vec<Box<dyn Client>> {
-    let [durable, fast, guest, rolling, keyed] = specs else {
-        return Vec::new(); // `specs` makes five
+    let [durable, fast, guest, rolling, keyed, ledger] = specs else {
+        return Vec::new(); // `specs` makes six
     };
     let pause = 2 + rng.below(20);
     let mut clients: Vec<Box<dyn Client>> = vec![Box::new(Admin::new(specs.to_vec(), pause))];
@@ -464,5 +474,10 @@ fn clients(specs: &[Spec], plan: &Plan, rng: &mut Prng) -> Vec<Box<dyn Client>> 
     let fails = plan.disk_may_fail();
     clients.push(Box::new(Seeker::new(searched, fails)));
     clients.push(Box::new(Keyed::new(keyed.clone(), fails, plan.cuts)));
+    for name in ["ledger a", "ledger b"] {
+        let modern = rng.one_in(2);
+        let client = Ledger::new(name, ledger.clone(), modern, (fails, plan.cuts));
+        clients.push(Box::new(client));
+    }
     clients
 }

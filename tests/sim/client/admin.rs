@@ -238,7 +238,11 @@ impl Client for Admin {
             Known::Exists(id) if spec.comes_and_goes && cx.rng.one_in(3) => {
                 self.delete(cx, topic, id)
             }
-            _ if spec.keeps.is_none() && !spec.compacted && cx.rng.one_in(3) => {
+            _ if spec.keeps.is_none()
+                && !spec.compacted
+                && !spec.transactional
+                && cx.rng.one_in(3) =>
+            {
                 self.delete_records(cx, (topic, partition))
             }
             _ => self.look(cx, topic),

@@ -5,6 +5,7 @@ pub(crate) mod admin;
 pub(crate) mod committer;
 pub(crate) mod consumer;
 pub(crate) mod keyed;
+pub(crate) mod ledger;
 pub(crate) mod producer;
 pub(crate) mod seeker;
 
@@ -25,6 +26,8 @@ pub(crate) struct Spec {
     pub(crate) keeps: Option<u64>,
     /// Only the last record of each key is kept.
     pub(crate) compacted: bool,
+    /// Its records are those of transactions, of which the model knows nothing.
+    pub(crate) transactional: bool,
 }
 
 /// A partition of a [`Spec`]: which topic, which index.
@@ -65,11 +68,17 @@ pub(crate) mod code {
     pub(crate) const NOT_CONTROLLER: i16 = 41;
     pub(crate) const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
     pub(crate) const DUPLICATE_SEQUENCE_NUMBER: i16 = 46;
+    pub(crate) const INVALID_PRODUCER_EPOCH: i16 = 47;
+    pub(crate) const INVALID_TXN_STATE: i16 = 48;
+    pub(crate) const INVALID_PRODUCER_ID_MAPPING: i16 = 49;
+    pub(crate) const CONCURRENT_TRANSACTIONS: i16 = 51;
     pub(crate) const KAFKA_STORAGE_ERROR: i16 = 56;
     pub(crate) const UNKNOWN_PRODUCER_ID: i16 = 59;
     pub(crate) const FETCH_SESSION_ID_NOT_FOUND: i16 = 70;
     pub(crate) const INVALID_FETCH_SESSION_EPOCH: i16 = 71;
+    pub(crate) const PRODUCER_FENCED: i16 = 90;
     pub(crate) const UNKNOWN_TOPIC_ID: i16 = 100;
+    pub(crate) const TRANSACTION_ABORTABLE: i16 = 120;
 
     /// What clients hear of a disk that fails or is full; they try again.
     pub(crate) fn is_disk_trouble(error: i16) -> bool {
