@@ -89,8 +89,8 @@ pub(crate) struct Ledger {
     failing_disk: bool,
     cuts: bool,
     stage: Stage,
-    /// Another one after each power loss: what was given to an id may be forgotten, and its epoch be
-    /// given again, under which partitions know batches already.
+    /// Another one after each power loss: what was given to an id may be forgotten, and its epoch
+    /// be given again, under which partitions know batches already.
     transactional_id: String,
     id: (i64, i16),
     sequences: BTreeMap<i32, i32>,
