@@ -5,7 +5,7 @@ use crate::Shard;
 use crate::dirs::{NO_ROOM, fault_of};
 use crate::group_metadata::{ImageTopics, with_consumer_settings};
 use crate::group_ops::group_error;
-use crate::incoming::{coordinator_batch, replay_group_record};
+use crate::incoming::{GROUP_SEQUENCE, coordinator_batch, replay_group_record};
 use crate::io::{DiskOp, Effect, FileSlice, IoFailure, IoOutput, Segment};
 use crate::ops::{
     GroupOp, GroupResult, MarkerFor, OF_GROUPS, Op, OpFrom, OpResult, PartitionOp, ReadOp,
@@ -208,7 +208,7 @@ impl Shard {
             self.group_append_done(turn, append.write_token, Some(NO_ROOM));
             return;
         }
-        match (tp, coordinator_batch(turn, &append)) {
+        match (tp, coordinator_batch(turn, &append, GROUP_SEQUENCE)) {
             (Some(tp), Some(incoming)) => {
                 let to = AckTo::Groups(append.write_token);
                 self.append_batch(turn, tp, incoming, to);

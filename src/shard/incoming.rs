@@ -65,13 +65,24 @@ pub(crate) fn verification(
     }
 }
 
-/// The batch that a coordinator hands out; `None` without records.
-pub(crate) fn coordinator_batch(turn: &Turn<'_>, append: &Append) -> Option<Incoming> {
+/// The sequence of the first record in the batches of group coordinators: Kafka counts from 0 in
+/// these, whether they have a producer or not.
+pub(crate) const GROUP_SEQUENCE: i32 = 0;
+
+/// The same of transaction coordinators, which have none.
+pub(crate) const TXN_SEQUENCE: i32 = -1;
+
+/// The batch that a coordinator hands out, with this sequence; `None` without records.
+pub(crate) fn coordinator_batch(
+    turn: &Turn<'_>,
+    append: &Append,
+    sequence: i32,
+) -> Option<Incoming> {
     let now_ms = turn.now.wall_ms;
     let mut txn = TxnContext::default();
     let mut batch = BatchBuilder::new();
     match append.kind {
-        AppendKind::Plain => {}
+        AppendKind::Plain => batch = batch.producer(-1, -1, sequence),
         AppendKind::Txn {
             producer_id,
             producer_epoch,
@@ -79,7 +90,7 @@ pub(crate) fn coordinator_batch(turn: &Turn<'_>, append: &Append) -> Option<Inco
         } => {
             txn.guard = guard.and_then(VerificationGuard::from_u64);
             batch = batch
-                .producer(producer_id, producer_epoch, -1)
+                .producer(producer_id, producer_epoch, sequence)
                 .transactional(true);
         }
         AppendKind::Marker(marker) => return Some(marker_batch(now_ms, &marker)),

@@ -4,7 +4,7 @@
 
 use crate::Shard;
 use crate::dirs::{NO_ROOM, fault_of};
-use crate::incoming::{coordinator_batch, marker_batch};
+use crate::incoming::{TXN_SEQUENCE, coordinator_batch, marker_batch};
 use crate::io::{DiskOp, Effect, FileSlice, IoFailure, IoOutput, Segment};
 use crate::ops::{
     FOR_TXNS, MarkerFor, OF_GROUPS, Op, OpFrom, OpResult, PartitionOp, ReadOp, ReadResult, TxnOp,
@@ -182,7 +182,7 @@ impl Shard {
             self.txn_append_done(turn, append.write_token, NO_ROOM);
             return;
         }
-        match (tp, coordinator_batch(turn, &append)) {
+        match (tp, coordinator_batch(turn, &append, TXN_SEQUENCE)) {
             (Some(tp), Some(incoming)) => {
                 self.append_batch(turn, tp, incoming, AckTo::Txns(append.write_token));
             }

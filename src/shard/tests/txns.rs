@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use flumen_base::ErrorCode;
 use flumen_log::testing::MemDisk;
-use flumen_log::{BatchBuilder, Marker};
+use flumen_log::{BatchBuilder, BatchHeader, Marker};
 use flumen_shard::testing::{Client, Driver};
 use flumen_wire::messages as wire;
 use std::borrow::Cow;
@@ -433,6 +433,55 @@ fn offsets_are_committed_with_their_transaction() {
         d.run_for_ms(100);
         assert_eq!(committed(&mut d, c, true), Ok(7));
     });
+}
+
+/// Sequences of the first records of the batches in a topic, without those of markers.
+fn sequences(d: &Driver, topic: &str) -> BTreeSet<i32> {
+    let mut found = BTreeSet::new();
+    let logs = d.disk.paths().into_iter().filter(|p| {
+        let in_topic = p.display().to_string().contains(topic);
+        in_topic && p.extension().is_some_and(|e| e == "log")
+    });
+    for log in logs {
+        let bytes = d.disk.contents(&log).unwrap();
+        let mut rest = &bytes[..];
+        while let Some(batch) = BatchHeader::new(rest) {
+            let Ok(size) = batch.size() else { break };
+            if !batch.is_control() {
+                found.insert(batch.base_sequence());
+            }
+            rest = &rest[size..];
+        }
+    }
+    found
+}
+
+/// Kafka's group coordinators number their records, its transaction coordinators do not.
+#[test]
+fn sequences_are_those_of_kafkas_coordinators() {
+    let mut d = start(1, 1);
+    let c = d.connect(0);
+    create(&mut d, c, "t", 1);
+    find(&mut d, c, "g", 0);
+    let who = init(&mut d, c, "a");
+    assert_eq!(commit_offset(&mut d, c, who, 7, 5), ErrorCode::None);
+    end(&mut d, c, "a", who, true).unwrap();
+    settle(&mut d, c, "a");
+    let commit = wire::OffsetCommitRequest {
+        group_id: "g".into(),
+        generation_id_or_member_epoch: -1,
+        topics: vec![wire::offset_commit_request::OffsetCommitRequestTopic {
+            name: "t".into(),
+            partitions: vec![Default::default()],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let r: wire::OffsetCommitResponse<'_> = d.call(c, &commit, 8);
+    assert_eq!(r.topics[0].partitions[0].error_code, 0);
+    d.run_for_ms(1_000);
+    assert_eq!(sequences(&d, "__consumer_offsets"), BTreeSet::from([0]));
+    assert_eq!(sequences(&d, "__transaction_state"), BTreeSet::from([-1]));
 }
 
 #[test]
