@@ -61,7 +61,8 @@ impl Watches {
         self.by.len()
     }
 
-    /// Adds a watch to the list of `tp`. There is none of the same origin.
+    /// Adds a watch to the list of `tp`, in the place of one of the same origin: a fetch that a
+    /// watch before this one has told late believes that its watch is gone, and arms it again.
     pub(crate) fn add(&mut self, list: &mut WatchList, tp: TopicPartition, watch: Watch) {
         let before = list.last;
         let slot = Slot {
@@ -87,8 +88,13 @@ impl Watches {
             None => list.first = at,
         }
         list.last = at;
-        let other = self.by.insert(watch.from, at);
-        debug_assert!(other.is_none(), "two watches of one origin");
+        if let Some(other) = self.by.insert(watch.from, at) {
+            let in_list = self.slots.get(other as usize).is_some_and(|s| s.tp == tp);
+            debug_assert!(in_list, "one origin watches two partitions");
+            if in_list {
+                self.unlink(list, other);
+            }
+        }
     }
 
     /// The partition that `from` watches.
