@@ -122,7 +122,10 @@ pub struct Broker {
 }
 
 /// A port that nobody uses now and that the kernel does not give to outgoing connections.
-fn free_port() -> Result<u16> {
+///
+/// # Errors
+/// All of them are in use.
+pub fn free_port() -> Result<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = u16::try_from(std::process::id() % 9_000)?;
     for _ in 0..10_000 {

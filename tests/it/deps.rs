@@ -1,6 +1,7 @@
 //! Where the programs under test and the other clients are. A missing one is a loud failure.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -20,6 +21,47 @@ pub fn dir() -> Result<PathBuf> {
         }
     }
     Ok(dir)
+}
+
+/// What `scripts/fetch-deps.sh` made in `step` of its part for other people's programs.
+///
+/// # Errors
+/// The script has not run, or not that step.
+pub fn step(step: &str) -> Result<PathBuf> {
+    let dir = dir()?;
+    if !dir.join(format!(".done-{step}")).exists() {
+        bail!("{} has no {step}: run scripts/fetch-deps.sh", dir.display());
+    }
+    Ok(dir.join(step))
+}
+
+/// A Java program with this heap (MiB) and class path (below the folder of dependencies; `x/*` is
+/// all jars of `x`).
+///
+/// # Errors
+/// The dependencies are not there.
+pub fn java(heap: u32, path: &[&str], options: &[&str], class: &str) -> Result<Command> {
+    let dir = dir()?;
+    for part in path {
+        let made_by = part.split('/').next().unwrap_or(part);
+        if made_by != "kafka" {
+            step(made_by)?;
+        }
+    }
+    let path: Vec<String> = path
+        .iter()
+        .map(|p| dir.join(p).display().to_string())
+        .collect();
+    let mut command = Command::new("java");
+    command
+        .arg(format!("-Xmx{heap}m"))
+        .args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+        .args(["-Xshare:auto"])
+        .args(options)
+        .arg("-cp")
+        .arg(path.join(":"))
+        .arg(class);
+    Ok(command)
 }
 
 /// The repository's root folder.

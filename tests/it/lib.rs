@@ -14,15 +14,25 @@
 #![forbid(unsafe_code)]
 
 pub mod broker;
+pub mod committed;
 pub mod cut_disk;
 pub mod deps;
+pub mod features;
+pub mod history;
+pub mod http;
 pub mod loop_disk;
+pub mod old_offsets;
+pub mod ownership;
+pub mod postgres;
 pub mod process;
+pub mod program;
 pub mod raw;
 pub mod tools;
 pub mod wait;
 
 pub use broker::{Broker, Kind, Options, Shape};
+pub use features::{lacks, not_run};
+pub use program::Program;
 pub use raw::Raw;
 pub use tools::{Output, tool};
 

@@ -4,5 +4,7 @@
 
 #[path = "compare/mod.rs"]
 mod compare;
+#[path = "ecosystem/mod.rs"]
+mod ecosystem;
 #[path = "scenarios/mod.rs"]
 mod scenarios;

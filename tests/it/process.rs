@@ -47,8 +47,16 @@ impl Process {
     /// # Errors
     /// It is gone already.
     pub fn terminate(&self) -> Result<()> {
+        self.signal("TERM")
+    }
+
+    /// Sends it a signal, named without `SIG`.
+    ///
+    /// # Errors
+    /// It is gone already.
+    pub fn signal(&self, name: &str) -> Result<()> {
         let status = Command::new("kill")
-            .arg("-TERM")
+            .arg(format!("-{name}"))
             .arg(self.id().to_string())
             .status()?;
         ensure!(status.success(), "{} is gone", self.name);

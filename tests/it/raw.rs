@@ -13,7 +13,7 @@ use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
     ApiKey, CreateTopicsRequest, FetchRequest, ListOffsetsRequest, MetadataRequest,
-    MetadataResponse, ProduceRequest, RequestHeader, ResponseHeader, TopicName,
+    MetadataResponse, ProduceRequest, RequestHeader, ResponseHeader, TopicName, TransactionalId,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
 use kafka_protocol::records::{
@@ -65,6 +65,17 @@ pub fn frame<R: Request>(request: &R, version: i16, correlation_id: i32) -> Resu
     Ok(buffer)
 }
 
+/// Who writes a batch, in a transaction, and the sequence of its first record.
+#[derive(Debug, Clone, Copy)]
+pub struct Producing {
+    /// The producer's id.
+    pub id: i64,
+    /// Its epoch.
+    pub epoch: i16,
+    /// The first sequence.
+    pub sequence: i32,
+}
+
 /// One batch of these values, uncompressed, without keys and without a producer id.
 ///
 /// # Errors
@@ -78,7 +89,7 @@ pub fn batch(values: &[Bytes]) -> Result<Bytes> {
 /// # Errors
 /// The crate cannot encode it.
 pub fn batch_at(values: &[Bytes], timestamp: i64) -> Result<Bytes> {
-    encoded(values.iter().map(|value| (None, value)), timestamp)
+    encoded(values.iter().map(|value| (None, value)), timestamp, None)
 }
 
 /// The same as [`batch`] with keys.
@@ -89,25 +100,36 @@ pub fn keyed_batch(records: &[(Bytes, Bytes)]) -> Result<Bytes> {
     let pairs = records
         .iter()
         .map(|(key, value)| (Some(key.clone()), value));
-    encoded(pairs, 1_700_000_000_000)
+    encoded(pairs, 1_700_000_000_000, None)
+}
+
+/// The same as [`batch`] in a transaction.
+///
+/// # Errors
+/// The crate cannot encode it.
+pub fn transactional_batch(values: &[Bytes], producing: Producing) -> Result<Bytes> {
+    let pairs = values.iter().map(|value| (None, value));
+    encoded(pairs, 1_700_000_000_000, Some(producing))
 }
 
 fn encoded<'a>(
     pairs: impl Iterator<Item = (Option<Bytes>, &'a Bytes)>,
     timestamp: i64,
+    producing: Option<Producing>,
 ) -> Result<Bytes> {
+    let first = producing.map_or(0, |p| p.sequence);
     let records: Vec<Record> = (0i64..)
         .zip(pairs)
         .map(|(n, (key, value))| Record {
-            transactional: false,
+            transactional: producing.is_some(),
             control: false,
             delete_horizon: false,
             partition_leader_epoch: -1,
-            producer_id: -1,
-            producer_epoch: -1,
+            producer_id: producing.map_or(-1, |p| p.id),
+            producer_epoch: producing.map_or(-1, |p| p.epoch),
             timestamp_type: TimestampType::Creation,
             offset: n,
-            sequence: i32::try_from(n).unwrap_or(0),
+            sequence: i32::try_from(n).unwrap_or(0) + first,
             timestamp,
             key,
             value: Some(value.clone()),
@@ -164,6 +186,35 @@ impl Raw {
             answer.len()
         );
         Ok(response)
+    }
+
+    /// Sends all requests before it reads the answers, which come in the same order.
+    ///
+    /// # Errors
+    /// The connection ended, or an answer is not the next request's.
+    pub fn pipeline<R: Request>(
+        &mut self,
+        requests: &[R],
+        version: i16,
+    ) -> Result<Vec<R::Response>> {
+        let key = ApiKey::try_from(R::KEY).ok().context("an API key")?;
+        let first = self.next_id;
+        let mut bytes = BytesMut::new();
+        for request in requests {
+            bytes.extend_from_slice(&frame(request, version, self.next_id)?);
+            self.next_id += 1;
+        }
+        self.stream.write_all(&bytes)?;
+        (first..self.next_id)
+            .map(|id| {
+                let mut answer = self.read_frame()?;
+                let version_of_header = key.response_header_version(version);
+                let header = ResponseHeader::decode(&mut answer, version_of_header)?;
+                let found = header.correlation_id;
+                ensure!(found == id, "answer {found} to {id}");
+                R::Response::decode(&mut answer, version)
+            })
+            .collect()
     }
 
     /// Reads one frame without its length.
@@ -238,6 +289,20 @@ impl Raw {
     /// # Errors
     /// A partition refused.
     pub fn produce(&mut self, topic: &str, batches: &[(i32, Bytes)]) -> Result<Vec<i64>> {
+        self.produce_in(None, topic, batches)
+    }
+
+    /// As [`Raw::produce`], in a transaction of this id.
+    ///
+    /// # Errors
+    /// A partition refused.
+    pub fn produce_in(
+        &mut self,
+        transaction: Option<&str>,
+        topic: &str,
+        batches: &[(i32, Bytes)],
+    ) -> Result<Vec<i64>> {
+        let id = |t: &str| TransactionalId(StrBytes::from_string(t.to_owned()));
         let parts = batches.iter().map(|(index, records)| {
             PartitionProduceData::default()
                 .with_index(*index)
@@ -247,6 +312,7 @@ impl Raw {
             .with_name(name(topic))
             .with_partition_data(parts.collect());
         let request = ProduceRequest::default()
+            .with_transactional_id(transaction.map(id))
             .with_acks(-1)
             .with_timeout_ms(30_000)
             .with_topic_data(vec![data]);

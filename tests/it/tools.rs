@@ -209,7 +209,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// The classes behind Kafka's scripts.
-fn class_of(script: &str) -> &str {
+pub fn class_of(script: &str) -> &str {
     match script {
         "kafka-topics" => "org.apache.kafka.tools.TopicCommand",
         "kafka-configs" => "kafka.admin.ConfigCommand",
@@ -224,9 +224,14 @@ fn class_of(script: &str) -> &str {
         "kafka-consumer-perf-test" => "org.apache.kafka.tools.ConsumerPerformance",
         "kafka-verifiable-producer" => "org.apache.kafka.tools.VerifiableProducer",
         "kafka-verifiable-consumer" => "org.apache.kafka.tools.VerifiableConsumer",
+        "kafka-groups" => "org.apache.kafka.tools.GroupsCommand",
+        "kafka-share-groups" => "org.apache.kafka.tools.consumer.group.ShareGroupCommand",
+        "kafka-streams-groups" => "org.apache.kafka.tools.streams.StreamsGroupCommand",
+        "kafka-console-share-consumer" => "org.apache.kafka.tools.consumer.ConsoleShareConsumer",
+        "kafka-verifiable-share-consumer" => "org.apache.kafka.tools.VerifiableShareConsumer",
+        "kafka-transactions" => "org.apache.kafka.tools.TransactionsCommand",
         "kafka-dump-log" => "org.apache.kafka.tools.DumpLogSegments",
         "kafka-storage" => "kafka.tools.StorageTool",
-        "kafka-transactions" => "org.apache.kafka.tools.TransactionsCommand",
         other => other,
     }
 }

@@ -10,6 +10,19 @@ use std::time::{Duration, Instant};
 pub fn until<T>(
     what: &str,
     limit: Duration,
+    condition: impl FnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
+    every(Duration::from_millis(2), what, limit, condition)
+}
+
+/// As [`until`], for conditions that cost something to look at: polls once in `pace`.
+///
+/// # Errors
+/// The deadline passed.
+pub fn every<T>(
+    pace: Duration,
+    what: &str,
+    limit: Duration,
     mut condition: impl FnMut() -> anyhow::Result<Option<T>>,
 ) -> anyhow::Result<T> {
     let end = Instant::now() + limit;
@@ -23,6 +36,6 @@ pub fn until<T>(
         if Instant::now() > end {
             anyhow::bail!("{what} did not happen within {limit:?}: {last}");
         }
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::sleep(pace);
     }
 }

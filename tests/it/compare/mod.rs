@@ -11,6 +11,7 @@ mod configs;
 mod consumers;
 mod fetch;
 mod groups;
+mod internal;
 mod offsets;
 mod pair;
 mod produce;

@@ -136,6 +136,11 @@ impl Pair {
         Ok(pair)
     }
 
+    /// Both brokers, Kafka first.
+    pub(super) fn brokers(&self) -> [&Broker; 2] {
+        [&self.kafka.broker, &self.flumen.broker]
+    }
+
     /// Names what follows.
     pub(super) fn case(&mut self, name: &str) {
         name.clone_into(&mut self.case);
