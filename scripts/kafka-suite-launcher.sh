@@ -12,7 +12,9 @@ RELEASE=$(get acceptance.metadata.version)
 FEATURES=()
 for FEATURE in $(get acceptance.features | tr ',' ' '); do
     case $FEATURE in
-    group.version=* | streams.version=* | transaction.version=*) FEATURES+=(--feature "$FEATURE") ;;
+    group.version=* | share.version=* | streams.version=* | transaction.version=*)
+        FEATURES+=(--feature "$FEATURE")
+        ;;
     esac
 done
 "$BIN" storage format --ignore-formatted --cluster-id "$ID" --config "$FILE" \

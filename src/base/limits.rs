@@ -14,6 +14,14 @@ pub const CONN_RESPONSE_BYTES_MAX: usize = 4 << 20;
 pub const MESH_QUEUE_MESSAGES_MAX: usize = 4096;
 /// Connections of one shard.
 pub const SHARD_CONNECTIONS_MAX: usize = 16_384;
+/// Operations on stored share states that wait for others, per shard. More are refused.
+pub const SHARE_STATE_OPS_WAITING_MAX: usize = 10_000;
+/// Fetches that wait for one share partition. More are answered with nothing.
+pub const SHARE_PARTITION_WAITING_MAX: usize = 10_000;
+/// What is read from a log for a share partition at a time, unless one batch is larger.
+pub const SHARE_READ_BYTES_MAX: u32 = 1 << 20;
+/// Partitions of one share session.
+pub const SHARE_SESSION_PARTITIONS_MAX: usize = 100_000;
 /// Recently written batches kept in memory for tail fetches, per shard.
 pub const TAIL_CACHE_BYTES_MAX: usize = 8 << 20;
 /// Fetch sessions of one shard (`max.incremental.fetch.session.cache.slots` is per broker and

@@ -80,6 +80,12 @@ pub struct CoordinatorConfig {
     pub streams_group_num_standby_replicas: i32,
     /// Members of one streams group.
     pub streams_group_max_size: usize,
+    pub share_group_session_timeout_ms: i32,
+    pub share_group_heartbeat_interval_ms: i32,
+    pub share_group_assignment_interval_ms: i32,
+    /// Members of one share group.
+    pub share_group_max_size: usize,
+    pub share_group_initialize_retry_interval_ms: i32,
 }
 
 impl Default for CoordinatorConfig {
@@ -108,6 +114,11 @@ impl Default for CoordinatorConfig {
             streams_group_initial_rebalance_delay_ms: 3_000,
             streams_group_num_standby_replicas: 0,
             streams_group_max_size: i32::MAX as usize,
+            share_group_session_timeout_ms: 45_000,
+            share_group_heartbeat_interval_ms: 5_000,
+            share_group_assignment_interval_ms: 1_000,
+            share_group_max_size: 200,
+            share_group_initialize_retry_interval_ms: 30_000,
         }
     }
 }

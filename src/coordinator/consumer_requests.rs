@@ -47,6 +47,11 @@ impl GroupCoordinator {
     ) -> Result<(GroupSerial, bool), Refusal> {
         let partition = self.route_write(name)?;
         if let Some(serial) = self.find(partition, name) {
+            if self.groups.get(&serial).is_some_and(|g| g.share.is_some()) {
+                let kind = kind.to_lowercase();
+                let message = format!("Group {name} is not a {kind}.");
+                return Err(Refusal::new(ErrorCode::GroupIdNotFound, message));
+            }
             return Ok((serial, false));
         }
         match epoch {

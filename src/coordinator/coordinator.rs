@@ -9,6 +9,7 @@ use crate::limits::{EXPIRY_GROUPS_PER_TICK_MAX, EXPIRY_RECORDS_PER_APPEND_MAX, G
 use crate::out::{AppendKind, Metadata, NoMetadata, Out, Reply, ReplyToken};
 use crate::records::{self, ReplayError, Replayed};
 use crate::settle::Gather;
+use crate::share_group::ShareThen;
 use crate::streams::StreamsState;
 use crate::timers::{Deadline, GroupSerial, TimerKey, Timers};
 use crate::writes::{Done, Writes};
@@ -49,6 +50,9 @@ pub struct GroupCoordinator {
     /// DeleteGroups requests whose appends are not all answered.
     pub(crate) gathers: IdMap<u64, Gather>,
     pub(crate) gather_last: u64,
+    /// Calls for stored states of share partitions that are not answered.
+    pub(crate) share_waits: IdMap<u64, ShareThen>,
+    pub(crate) share_wait_last: u64,
 }
 
 impl GroupCoordinator {
@@ -66,6 +70,8 @@ impl GroupCoordinator {
             topics_created_at: -1,
             gathers: IdMap::default(),
             gather_last: 0,
+            share_waits: IdMap::default(),
+            share_wait_last: 0,
         }
     }
 
@@ -82,15 +88,21 @@ impl GroupCoordinator {
             self.topics_created_at = metadata.version();
         }
         self.metadata = metadata;
-        let consumers = self.groups.values_mut();
-        for consumer in consumers.filter_map(|g| g.consumer.as_mut()) {
-            let topics = consumer.topic_counts();
-            if changed.iter().any(|topic| topics.contains(topic)) {
-                consumer.refresh = (0, 0);
+        for group in self.groups.values_mut() {
+            if let Some(consumer) = group.consumer.as_mut() {
+                let topics = consumer.topic_counts();
+                if changed.iter().any(|topic| topics.contains(topic)) {
+                    consumer.refresh = (0, 0);
+                }
             }
-        }
-        for streams in self.groups.values_mut().filter_map(|g| g.streams.as_mut()) {
-            if streams.requires_any(changed) {
+            if let Some(share) = group.share.as_mut()
+                && changed.iter().any(|topic| share.topics().contains(topic))
+            {
+                share.metadata_changed();
+            }
+            if let Some(streams) = group.streams.as_mut()
+                && streams.requires_any(changed)
+            {
                 streams.request_refresh();
             }
         }
@@ -126,6 +138,7 @@ impl GroupCoordinator {
             Replayed::Group(key, value) => (&*key.group, value.is_none()),
             Replayed::Consumer(name, record) => (&**name, record.is_tombstone()),
             Replayed::Streams(name, record) => (&**name, record.is_tombstone()),
+            Replayed::Share(name, record) => (&**name, record.is_tombstone()),
             Replayed::Other => return Ok(()),
         };
         let serial = match self.find(partition, name) {
@@ -172,6 +185,9 @@ impl GroupCoordinator {
                 }
                 if group.streams.is_some() {
                     return group.streams_loaded(env);
+                }
+                if group.share.is_some() {
+                    return group.share_loaded(env);
                 }
                 let members: Vec<_> = group.classic.members.keys().copied().collect();
                 for member in &members {
@@ -409,6 +425,7 @@ impl GroupCoordinator {
             self.with_group(serial, now, out, |group, env| {
                 if !group.is_dead() {
                     group.on_topics_deleted(env, deleted);
+                    group.share_topics_deleted(env, deleted);
                 }
             });
         }
@@ -456,6 +473,9 @@ impl GroupCoordinator {
         }
         for streams in self.groups.values().filter_map(|g| g.streams.as_ref()) {
             streams.check();
+        }
+        for share in self.groups.values().filter_map(|g| g.share.as_ref()) {
+            share.check();
         }
     }
 

@@ -6,6 +6,7 @@ use crate::consumer::ConsumerGroup;
 use crate::modern::History;
 use crate::offsets::Offsets;
 use crate::out::{Append, AppendKind, Metadata, Out, Record, Reply, ReplyToken, WriteToken};
+use crate::share_group::ShareGroup;
 use crate::streams::StreamsGroup;
 use crate::timers::{GroupSerial, Timers};
 use crate::writes::{Done, Part, Write, Writes};
@@ -36,6 +37,8 @@ pub(crate) struct Group {
     pub(crate) streams: Option<Box<StreamsGroup>>,
     /// Changes of the consumer or streams group that are being written.
     pub(crate) history: History,
+    /// Set: this is a share group.
+    pub(crate) share: Option<Box<ShareGroup>>,
     /// Committed offsets and those being committed.
     pub(crate) offsets: Offsets,
 }
@@ -59,6 +62,7 @@ impl Group {
             consumer: None,
             streams: None,
             history: History::default(),
+            share: None,
             offsets: Offsets::default(),
         }
     }
@@ -74,7 +78,9 @@ impl Group {
             && self.writes_pending == 0
             && self.offsets.is_empty()
             && self.classic.is_vacant()
-            && self.is_classic_kind()
+            && self.consumer.is_none()
+            && self.streams.is_none()
+            && self.share.as_ref().is_none_or(|share| share.is_blank())
     }
 
     /// Whether neither members nor offsets nor a generation are left.
@@ -82,9 +88,9 @@ impl Group {
         self.offsets.is_empty() && self.classic.is_blank() && self.is_classic_kind()
     }
 
-    /// Whether it is neither a consumer nor a streams group.
+    /// Whether it is neither a consumer nor a streams nor a share group.
     pub(crate) fn is_classic_kind(&self) -> bool {
-        self.consumer.is_none() && self.streams.is_none()
+        self.consumer.is_none() && self.streams.is_none() && self.share.is_none()
     }
 
     /// Whether its tombstone is being written.
@@ -94,20 +100,22 @@ impl Group {
 
     /// Nobody in it.
     pub(crate) fn is_memberless(&self) -> bool {
-        match (&self.consumer, &self.streams) {
-            (Some(consumer), _) => consumer.is_empty(),
-            (None, Some(streams)) => streams.is_empty(),
-            (None, None) => self.classic.state == State::Empty,
+        match (&self.consumer, &self.streams, &self.share) {
+            (Some(consumer), _, _) => consumer.is_empty(),
+            (_, Some(streams), _) => streams.is_empty(),
+            (_, _, Some(share)) => share.is_empty(),
+            (None, None, None) => self.classic.state == State::Empty,
         }
     }
 
     /// Whether a member may read this topic: offsets of such topics are neither deleted nor
     /// expired.
     pub(crate) fn is_subscribed(&self, topic: &str) -> bool {
-        match (&self.consumer, &self.streams) {
-            (Some(consumer), _) => consumer.topic_counts().contains(topic),
-            (None, Some(streams)) => streams.is_subscribed(topic),
-            (None, None) => self.classic.is_subscribed(topic),
+        match (&self.consumer, &self.streams, &self.share) {
+            (Some(consumer), _, _) => consumer.topic_counts().contains(topic),
+            (_, Some(streams), _) => streams.is_subscribed(topic),
+            (_, _, Some(share)) => share.topics().contains(topic),
+            (None, None, None) => self.classic.is_subscribed(topic),
         }
     }
 

@@ -1,5 +1,5 @@
-//! Group coordinator of one shard: classic groups, consumer groups (KIP-848), streams groups
-//! (KIP-1071) and committed offsets, synchronous and without I/O.
+//! Group coordinator of one shard: classic groups, consumer groups (KIP-848), share groups
+//! (KIP-932), streams groups (KIP-1071) and committed offsets, synchronous and without I/O.
 //!
 //! A shard owns one [`GroupCoordinator`]. It holds the groups of those `__consumer_offsets`
 //! partitions whose log the shard owns; the group's partition is [`partition_for`]. Requests go in
@@ -68,6 +68,9 @@ mod out;
 mod records;
 mod requests;
 mod settle;
+pub mod share;
+mod share_group;
+mod share_requests;
 mod streams;
 mod streams_requests;
 mod timers;
@@ -86,6 +89,7 @@ pub use out::{
     StreamsHeartbeat, StreamsSettings, Topics, TxnMarker, WriteToken,
 };
 pub use records::ReplayError;
+pub use share_group::{ShareCall, ShareCalled, ShareDeed, is_share_member_id};
 
 use flumen_base::PartitionIndex;
 

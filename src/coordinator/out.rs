@@ -1,14 +1,16 @@
 //! What goes in beside a request and what comes out of the coordinator.
 
+use crate::share_group::ShareCall;
 use bytes::Bytes;
 use flumen_base::{ErrorCode, PartitionIndex, ProducerId, Uuid};
 use flumen_wire::messages::create_topics_request::CreatableTopic;
 use flumen_wire::messages::delete_groups_response::DeletableGroupResult;
 use flumen_wire::messages::offset_fetch_response::OffsetFetchResponseGroup;
 use flumen_wire::messages::{
-    ConsumerGroupHeartbeatResponse, JoinGroupResponse, LeaveGroupResponse, OffsetCommitResponse,
-    OffsetDeleteResponse, StreamsGroupHeartbeatResponse, SyncGroupResponse,
-    TxnOffsetCommitResponse,
+    AlterShareGroupOffsetsResponse, ConsumerGroupHeartbeatResponse,
+    DeleteShareGroupOffsetsResponse, JoinGroupResponse, LeaveGroupResponse, OffsetCommitResponse,
+    OffsetDeleteResponse, ShareGroupHeartbeatResponse, StreamsGroupHeartbeatResponse,
+    SyncGroupResponse, TxnOffsetCommitResponse,
 };
 use std::fmt;
 
@@ -89,7 +91,7 @@ pub struct Append {
     pub write_token: WriteToken,
 }
 
-/// The effects of a call; the shard drains both lists after each call (replies may leave before
+/// The effects of a call; the shard drains all lists after each call (replies may leave before
 /// appends are done: a reply that depends on an append comes out of its `commit`).
 #[derive(Debug, Default)]
 pub struct Out {
@@ -97,6 +99,9 @@ pub struct Out {
     pub appends: Vec<Append>,
     /// In no particular order.
     pub replies: Vec<(ReplyToken, Reply)>,
+    /// To be carried out by those who have the stored states of share partitions, and answered with
+    /// [`crate::GroupCoordinator::share_called`] and the number.
+    pub share_calls: Vec<(u64, ShareCall)>,
 }
 
 /// The answer to a StreamsGroupHeartbeat.
@@ -118,6 +123,9 @@ pub enum Reply {
     LeaveGroup(LeaveGroupResponse<'static>),
     ConsumerGroupHeartbeat(ConsumerGroupHeartbeatResponse<'static>),
     StreamsGroupHeartbeat(Box<StreamsHeartbeat>),
+    ShareGroupHeartbeat(ShareGroupHeartbeatResponse<'static>),
+    AlterShareGroupOffsets(AlterShareGroupOffsetsResponse<'static>),
+    DeleteShareGroupOffsets(DeleteShareGroupOffsetsResponse<'static>),
     OffsetCommit(OffsetCommitResponse<'static>),
     /// One group; the shard joins those of one request.
     OffsetFetch(OffsetFetchResponseGroup<'static>),
@@ -142,11 +150,14 @@ pub trait Topics {
 /// Settings of one group that were set for it alone (the GROUP config resource), within the
 /// broker's bounds; `None`: the broker's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)] // `consumer.x` of the same name
+#[allow(missing_docs)] // `consumer.x` of the same name, `share.x` of `share_x`
 pub struct GroupSettings {
     pub session_timeout_ms: Option<i32>,
     pub heartbeat_interval_ms: Option<i32>,
     pub assignment_interval_ms: Option<i32>,
+    pub share_session_timeout_ms: Option<i32>,
+    pub share_heartbeat_interval_ms: Option<i32>,
+    pub share_assignment_interval_ms: Option<i32>,
     pub streams: StreamsSettings,
 }
 

@@ -6,12 +6,14 @@
 //! | 0, 1 | OffsetCommitKey | 0-4 | key 1; value 4, or 1 with an expire timestamp |
 //! | 2 | GroupMetadataKey | 0-4 | value 3 |
 //! | 3-8, 16 | of consumer groups: [`crate::consumer`] | 0 | 0 |
+//! | 10-15 | of share groups: [`crate::share_group`] | 0 | 0 |
 //! | 17, 19-23 | of streams groups: [`crate::streams`] | 0 | 0 |
 
 use crate::classic::{ClassicGroup, Member};
 use crate::consumer::{ConsumerRecord, read_record};
 use crate::offsets::OffsetValue;
 use crate::out::Record;
+use crate::share_group::{ShareRecord, read_share_record};
 use crate::streams::{StreamsRecord, read_streams_record};
 use bytes::Bytes;
 use flumen_base::PartitionIndex;
@@ -41,6 +43,8 @@ pub(crate) enum Replayed<'a> {
     Group(GroupMetadataKey<'a>, Option<GroupMetadataValue<'a>>),
     /// Of a consumer group: its name, and what it says.
     Consumer(Cow<'a, str>, ConsumerRecord),
+    /// Of a share group, likewise.
+    Share(Cow<'a, str>, ShareRecord),
     /// Of a streams group, likewise.
     Streams(Cow<'a, str>, StreamsRecord),
     /// Of a protocol that this version does not know.
@@ -54,6 +58,7 @@ impl Replayed<'_> {
             Self::Group(_, value) => value.is_none(),
             Self::Consumer(_, record) => matches!(record, ConsumerRecord::Epoch(None)),
             Self::Streams(_, record) => record.ends_group(),
+            Self::Share(_, record) => matches!(record, ShareRecord::Epoch(None)),
             Self::Offset(..) | Self::Other => false,
         }
     }
@@ -76,9 +81,12 @@ pub(crate) fn read<'a>(
         }
         _ => match read_record(kind, body, value)? {
             Some((group, record)) => Replayed::Consumer(group, record),
-            None => match read_streams_record(kind, body, value)? {
-                Some((group, record)) => Replayed::Streams(group, record),
-                None => Replayed::Other,
+            None => match read_share_record(kind, body, value)? {
+                Some((group, record)) => Replayed::Share(group, record),
+                None => match read_streams_record(kind, body, value)? {
+                    Some((group, record)) => Replayed::Streams(group, record),
+                    None => Replayed::Other,
+                },
             },
         },
     })

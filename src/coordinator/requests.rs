@@ -79,6 +79,10 @@ impl GroupCoordinator {
                 request,
                 parked,
             };
+            if group.share.is_some() {
+                let error = ErrorCode::InconsistentGroupProtocol;
+                return env.reply(token, join_error(parked, "", error));
+            }
             if !group.is_classic_kind() {
                 return group.join_other_kind(env, join);
             }
@@ -159,6 +163,7 @@ impl GroupCoordinator {
         let found = routed.and_then(|_| self.route_write(&request.group_id));
         let found = found.and_then(|partition| {
             let serial = self.find(partition, &request.group_id);
+            let serial = serial.filter(|serial| !self.is_share_group(*serial));
             serial.ok_or(ErrorCode::UnknownMemberId)
         });
         match found {
@@ -181,6 +186,7 @@ impl GroupCoordinator {
     ) -> HeartbeatResponse {
         let result = self.route_named(&request.group_id).and_then(|partition| {
             let serial = self.find(partition, &request.group_id);
+            let serial = serial.filter(|serial| !self.is_share_group(*serial));
             let beat = serial.and_then(|serial| {
                 self.with_group(serial, now, out, |group, env| match group.consumer {
                     Some(_) => group.classic_heartbeat(env, request),
@@ -213,7 +219,8 @@ impl GroupCoordinator {
             Ok(partition) => partition,
             Err(error) => return Self::reply(out, token, classic::leave_error(error)),
         };
-        let Some(serial) = self.find(partition, &request.group_id) else {
+        let found = self.find(partition, &request.group_id);
+        let Some(serial) = found.filter(|serial| !self.is_share_group(*serial)) else {
             let reply = classic::leave_unknown(request, ctx.api_version);
             return Self::reply(out, token, reply);
         };
@@ -304,6 +311,8 @@ impl GroupCoordinator {
         };
         let serial = self.find(partition, &request.group_id);
         let group = serial.and_then(|serial| self.groups.get(&serial));
+        // A share group has none: as if there were no such group.
+        let group = group.filter(|group| group.share.is_none());
         let member = request.member_id.as_deref();
         let valid = group.map(|g| g.validate_fetch(member, request.member_epoch, require_stable));
         if let Some(Err(error)) = valid {
@@ -358,14 +367,13 @@ impl GroupCoordinator {
         let gather = self.gather_last;
         let (mut results, mut left) = (Vec::new(), 0);
         for (index, name) in groups.iter().enumerate() {
-            let error =
-                match self.delete_group(now, name, Done::DeletedGroup { gather, index }, out) {
-                    Ok(()) => {
-                        left += 1;
-                        ErrorCode::None
-                    }
-                    Err(error) => error,
-                };
+            let error = match self.begin_delete_group(now, name, (gather, index), out) {
+                Ok(()) => {
+                    left += 1;
+                    ErrorCode::None
+                }
+                Err(error) => error,
+            };
             results.push(DeletableGroupResult {
                 group_id: (*name).to_owned().into(),
                 error_code: error.code(),
@@ -380,7 +388,36 @@ impl GroupCoordinator {
         self.finish_gather(gather, out);
     }
 
-    fn delete_group(
+    /// Deletes a group; the stored states of a share group go first.
+    fn begin_delete_group(
+        &mut self,
+        now: Now,
+        name: &str,
+        place: (u64, usize),
+        out: &mut Out,
+    ) -> Result<(), ErrorCode> {
+        let partition = self.route_write(name)?;
+        let serial = self.find(partition, name);
+        if let Some(serial) = serial.filter(|serial| self.is_share_group(*serial)) {
+            let begun = self.with_group(serial, now, out, |group, env| {
+                group.validate_delete()?;
+                group.delete_share_states(env, place)
+            });
+            if begun.unwrap_or(Ok(false))? {
+                return Ok(());
+            }
+        }
+        let (gather, index) = place;
+        let done = Done::DeletedGroup { gather, index };
+        self.delete_group(now, name, done, out)
+    }
+
+    /// Whether a group is a share group: no other protocol has members of it.
+    fn is_share_group(&self, serial: GroupSerial) -> bool {
+        self.groups.get(&serial).is_some_and(|g| g.share.is_some())
+    }
+
+    pub(crate) fn delete_group(
         &mut self,
         now: Now,
         name: &str,

@@ -9,9 +9,10 @@ use crate::offsets::{
     delete_append_error, fail_commit, fail_txn_commit, fetch_append_error, offset_append_error,
 };
 use crate::out::{Out, Reply, ReplyToken, WriteToken};
+use crate::share_group::{ShareThen, alter_error, delete_offsets_error, share_heartbeat_error};
 use crate::streams::streams_heartbeat_error;
 use crate::timers::TimerKey;
-use crate::writes::{Done, Effect, Part};
+use crate::writes::{Done, Effect, Part, ShareDone};
 use flumen_base::{ErrorCode, Mono, Now};
 use flumen_wire::messages::JoinGroupResponse;
 use flumen_wire::messages::delete_groups_response::DeletableGroupResult;
@@ -83,6 +84,18 @@ impl GroupCoordinator {
                 out.replies.push((token, Reply::TxnCompleted(error)));
             }
             Done::Reply(token, reply) => out.replies.push((token, failed(reply, error))),
+            Done::Share(share) => {
+                let ShareDone { reply, call, then } = *share;
+                let reply = reply.map(|(token, reply)| (token, failed(reply, error)));
+                out.replies.extend(reply);
+                if error.is_none() {
+                    self.share_wait_last += 1;
+                    self.share_waits.insert(self.share_wait_last, then);
+                    out.share_calls.push((self.share_wait_last, call));
+                } else {
+                    self.share_not_called(then, error, out);
+                }
+            }
             Done::DeletedGroup { gather, index } => {
                 if let Some(gather) = self.gathers.get_mut(&gather)
                     && let Some(result) = gather.results.get_mut(index)
@@ -96,6 +109,21 @@ impl GroupCoordinator {
         for (token, reply) in waiters {
             out.replies.push((token, failed(reply, error)));
         }
+    }
+
+    /// A call that hung on a write that failed: whoever waits hears of it.
+    fn share_not_called(&mut self, then: ShareThen, error: ErrorCode, out: &mut Out) {
+        let refusal = || metadata_append_error(error).into();
+        let (token, reply) = match then {
+            ShareThen::Heartbeat { .. } => return,
+            ShareThen::Alter { token, .. } => (token, alter_error(refusal())),
+            ShareThen::DeleteOffsets { token, .. } => (token, delete_offsets_error(refusal())),
+            ShareThen::DeleteGroup { gather, index, .. } => {
+                let done = Done::DeletedGroup { gather, index };
+                return self.answer_write(done, Vec::new(), error, out);
+            }
+        };
+        out.replies.push((token, reply));
     }
 
     /// Answers a DeleteGroups request when its last append is answered.
@@ -128,6 +156,11 @@ fn failed(reply: Reply, error: ErrorCode) -> Reply {
         Reply::ConsumerGroupHeartbeat(_) => heartbeat_error(metadata_append_error(error).into()),
         Reply::StreamsGroupHeartbeat(_) => {
             streams_heartbeat_error(metadata_append_error(error).into())
+        }
+        Reply::ShareGroupHeartbeat(_) => share_heartbeat_error(metadata_append_error(error).into()),
+        Reply::AlterShareGroupOffsets(_) => alter_error(metadata_append_error(error).into()),
+        Reply::DeleteShareGroupOffsets(_) => {
+            delete_offsets_error(metadata_append_error(error).into())
         }
         // Those of classic members of consumer groups; others have an effect that answers.
         Reply::JoinGroup(_) => Reply::JoinGroup(JoinGroupResponse {
@@ -185,6 +218,8 @@ impl Group {
             }
             (Effect::Consumer, true) => self.change_written(write),
             (Effect::Consumer, false) => self.change_failed(env, write, error),
+            (Effect::Share, true) => self.share_written(write),
+            (Effect::Share, false) => self.share_failed(env, write),
             (Effect::Deleted, true) => return true,
             (Effect::Deleted, false) => self.revive(),
         }
@@ -229,6 +264,9 @@ impl Group {
                 if env.timers.take_due(&mut classic.sync_deadline, entry, now) {
                     self.sync_timer_fired(env);
                 }
+            }
+            TimerKey::Member(_, serial, _) if self.share.is_some() => {
+                self.share_timer(env, entry, serial);
             }
             TimerKey::Member(_, serial, timer) => match self.streams {
                 Some(_) => self.streams_timer(env, entry, (serial, timer)),

@@ -16,7 +16,7 @@ pub(crate) type GroupSerial = u64;
 /// Number of a member, unique within its group; in order of joining.
 pub(crate) type MemberSerial = u64;
 
-/// A deadline of a member of a consumer or streams group.
+/// A deadline of a member of a consumer, share or streams group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum MemberTimer {
     /// It must be heard of.
@@ -38,7 +38,7 @@ pub(crate) enum TimerKey {
     Join(GroupSerial),
     /// End of the sync phase.
     Sync(GroupSerial),
-    /// A deadline of a member of a consumer or streams group.
+    /// A deadline of a member of a consumer, share or streams group.
     Member(GroupSerial, MemberSerial, MemberTimer),
     /// Who joined a streams group that was empty has waited for others.
     Delay(GroupSerial),

@@ -4,6 +4,7 @@
 use crate::classic::StaticReplacement;
 use crate::offsets::TxnPart;
 use crate::out::{Reply, ReplyToken, TxnMarker};
+use crate::share_group::{ShareCall, ShareThen};
 use crate::timers::GroupSerial;
 use bytes::Bytes;
 use flumen_base::{IdMap, PartitionIndex};
@@ -55,6 +56,8 @@ pub(crate) enum Effect {
     Replaced(Box<StaticReplacement>),
     /// A change of a consumer or streams group, or of the kind of the group.
     Consumer,
+    /// A change of a share group.
+    Share,
     /// The group's tombstone.
     Deleted,
     /// Its offsets are those of a transaction.
@@ -75,6 +78,19 @@ pub(crate) enum Done {
     },
     /// One group of a DeleteGroups request.
     DeletedGroup { gather: u64, index: usize },
+    /// A waiting request, if any; and stored states of share partitions are made or deleted.
+    Share(Box<ShareDone>),
+}
+
+/// What follows a write of a share group, beside the answer.
+#[derive(Debug)]
+pub(crate) struct ShareDone {
+    /// The waiting request, if any.
+    pub(crate) reply: Option<(ReplyToken, Reply)>,
+    /// What is asked for the stored states.
+    pub(crate) call: ShareCall,
+    /// What the answer is for.
+    pub(crate) then: ShareThen,
 }
 
 /// All writes in flight, by token.

@@ -1,6 +1,6 @@
 //! The typed configuration of the broker.
 
-use crate::{ConfigMap, TopicConfig, topic::CompressionLevels};
+use crate::{ConfigMap, ShareSettings, TopicConfig, topic::CompressionLevels};
 use std::path::PathBuf;
 
 /// `process.roles`.
@@ -270,6 +270,8 @@ pub struct BrokerConfig {
     pub groups: GroupSettings,
     pub offsets: OffsetsSettings,
     pub transactions: TransactionSettings,
+    /// `group.share.*` and `share.coordinator.*`
+    pub share: ShareSettings,
     pub fetch: FetchSettings,
     pub flumen: FlumenSettings,
     /// The keys of the file and the overrides, as written (synonyms and sources are computed from
@@ -429,6 +431,7 @@ impl Default for BrokerConfig {
                 add_partitions_retry_backoff_ms: 20,
                 add_partitions_retry_backoff_max_ms: 100,
             },
+            share: ShareSettings::default(),
             fetch: FetchSettings {
                 max_bytes: 55 << 20,
                 max_incremental_fetch_session_cache_slots: 1000,

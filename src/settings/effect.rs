@@ -22,7 +22,10 @@ const PURGATORY: &str = "waiting requests have deadlines, there are no purgatori
 const METRICS: &str = "metrics are served as Prometheus text: flumen.metrics.listener";
 const SINGLE: &str = "brokers do not replicate partitions yet";
 const QUOTAS: &str = "quotas are not built yet";
-const SHARE: &str = "share groups are not built yet";
+const ONE_ASSIGNOR: &str = "the simple assignor is built in, classes of Java are not";
+const ALWAYS_WRITTEN: &str = "state is written with each turn";
+const COLD: &str = "snapshots follow updates only";
+const PLAIN: &str = "state is not compressed";
 const TXN: &str = "two-phase commit (KIP-939) has no requests in this version of the protocol";
 const TLS: &str = "TLS and SASL";
 const ACLS: &str = "authorization";
@@ -80,8 +83,14 @@ const STORED: &[(&str, &str)] = &[
     ("controller.quota.", QUOTAS),
     ("quota.", QUOTAS),
     ("max.connection.creation.rate", QUOTAS),
-    ("group.share.", SHARE),
-    ("share.", SHARE),
+    ("group.share.assignors", ONE_ASSIGNOR),
+    ("share.coordinator.append.linger.ms", ALWAYS_WRITTEN),
+    ("share.coordinator.cached.buffer", POOLS),
+    ("share.coordinator.threads", POOLS),
+    ("share.coordinator.write.timeout.ms", ALWAYS_WRITTEN),
+    ("share.coordinator.cold.partition", COLD),
+    ("share.coordinator.state.topic.compression.codec", PLAIN),
+    ("share.fetch.purgatory.", PURGATORY),
     ("transaction.two.phase.commit.", TXN),
     ("log.cleaner.threads", POOLS),
     (

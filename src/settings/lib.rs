@@ -27,6 +27,7 @@ mod error;
 mod listeners;
 mod load;
 mod properties;
+mod share;
 mod topic;
 mod validate;
 mod value;
@@ -50,6 +51,7 @@ pub use describe::{
 pub use effect::{Effect, effect};
 pub use error::ConfigError;
 pub use properties::Properties;
+pub use share::{Bounded, ShareSettings};
 pub use topic::{CleanupPolicy, Compression, CompressionLevels, TimestampType, TopicConfig};
 pub use validate::{validate_broker, validate_client_metrics, validate_group, validate_topic};
 

@@ -98,6 +98,7 @@ impl BrokerConfig {
             groups: groups(view)?,
             offsets: offsets(view)?,
             transactions: transactions(view)?,
+            share: crate::share::load(view)?,
             fetch: FetchSettings {
                 max_bytes: view.int("fetch.max.bytes")?,
                 max_incremental_fetch_session_cache_slots: view

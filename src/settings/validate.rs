@@ -8,7 +8,7 @@ use crate::view::View;
 use crate::{ConfigError, ConfigMap, TopicConfig};
 use std::collections::BTreeSet;
 
-fn require(holds: bool, message: impl FnOnce() -> String) -> Result<(), ConfigError> {
+pub(crate) fn require(holds: bool, message: impl FnOnce() -> String) -> Result<(), ConfigError> {
     if holds {
         Ok(())
     } else {
@@ -265,6 +265,7 @@ pub(crate) fn broker_values(v: &View<'_>, c: &BrokerConfig) -> Result<(), Config
     })?;
     consumer_groups(c)?;
     streams_groups(c)?;
+    crate::share::validate(c)?;
     roles_and_listeners(c)
 }
 

@@ -2,6 +2,7 @@
 
 use crate::ops::{AppendDetails, AppendResult, OpResult, PartitionOp, ReadResult};
 use crate::partition::{AckTo, Outcome};
+use crate::shares::ShareAcquired;
 use flumen_base::ErrorCode;
 use flumen_log::AppendInfo;
 
@@ -10,6 +11,9 @@ pub(crate) fn ack(to: AckTo, info: &AppendInfo, out: &mut Vec<Outcome>) {
     match to {
         AckTo::Groups(token) => out.push(Outcome::GroupsDone(token)),
         AckTo::Txns(token) => out.push(Outcome::Txns(token, ErrorCode::None)),
+        AckTo::ShareState(token) => {
+            out.push(Outcome::ShareState(token, Ok(info.base_offset.0)));
+        }
         AckTo::Marker(from, who) => {
             out.push(Outcome::Result(from, who.result(ErrorCode::None)));
         }
@@ -31,6 +35,7 @@ pub(crate) fn refuse(to: AckTo, error: ErrorCode, log_start: i64, out: &mut Vec<
     match to {
         AckTo::Groups(token) => out.push(Outcome::GroupsFailed(token, error)),
         AckTo::Txns(token) => out.push(Outcome::Txns(token, error)),
+        AckTo::ShareState(token) => out.push(Outcome::ShareState(token, Err(error))),
         AckTo::Marker(from, who) => out.push(Outcome::Result(from, who.result(error))),
         AckTo::Op(from) => {
             let result = AppendResult {
@@ -75,6 +80,7 @@ pub(crate) fn refused_batch(
         }
         AckTo::Groups(token) => Outcome::GroupsFailed(token, error.code),
         AckTo::Txns(token) => Outcome::Txns(token, error.code),
+        AckTo::ShareState(token) => Outcome::ShareState(token, Err(error.code)),
         AckTo::Marker(from, who) => Outcome::Result(from, who.result(error.code)),
     }
 }
@@ -92,5 +98,13 @@ pub(crate) fn refused_op(op: &PartitionOp, error: ErrorCode) -> OpResult {
         PartitionOp::MoveTo(_) => OpResult::MoveTo(error),
         PartitionOp::Producers => OpResult::Producers(Err(error)),
         PartitionOp::Marker(_, who) => who.result(error),
+        PartitionOp::ShareAcquire(_) => {
+            OpResult::ShareAcquired(Box::new(ShareAcquired::refused(error)))
+        }
+        PartitionOp::ShareAcknowledge(_) => OpResult::ShareAcknowledged(error),
+        PartitionOp::ShareRelease { .. } => OpResult::ShareReleased,
+        PartitionOp::ShareWatch { .. } => OpResult::Wake(u64::MAX),
+        // To acquire tells what is wrong.
+        PartitionOp::ShareProbe { .. } => OpResult::ShareProbed(u64::MAX),
     }
 }

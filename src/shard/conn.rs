@@ -13,6 +13,7 @@
 //! client waits in its own socket.
 
 use crate::io::{ConnId, ConnInfo, Effect, Effects, Response};
+use crate::share_sessions::MemberKey;
 use flumen_base::Mono;
 use flumen_base::limits::{
     CONN_FRAME_BYTES_MAX, CONN_REQUESTS_IN_FLIGHT_MAX, CONN_RESPONSE_BYTES_MAX,
@@ -48,6 +49,8 @@ pub(crate) struct Conn {
     pub(crate) last_active: Mono,
     /// Its fetches that wait for data; a disconnect cancels them.
     pub(crate) fetches: Vec<u64>,
+    /// The members of share groups that have a session with it; they end with it.
+    pub(crate) share_members: Vec<MemberKey>,
     slots: VecDeque<Slot>,
     first: SlotSeq,
     /// Of each answer that has not left completely: its bytes in memory, oldest first.
@@ -68,6 +71,7 @@ impl Conn {
             software: None,
             last_active: now,
             fetches: Vec::new(),
+            share_members: Vec::new(),
             slots: VecDeque::new(),
             first: 0,
             unsent: VecDeque::new(),

@@ -274,6 +274,7 @@ impl Shard {
         }
         let is_offsets = crate::groups::is_offsets_topic(&p.topic);
         let is_txns = *p.topic == *crate::txns::TXN_TOPIC;
+        let is_share_states = *p.topic == *crate::share_states::SHARE_STATE_TOPIC;
         self.carry_outcomes(turn, out);
         self.forget_move(turn, tp);
         if is_offsets {
@@ -282,6 +283,10 @@ impl Shard {
         if is_txns {
             self.unload_txns(tp);
         }
+        if is_share_states {
+            self.unload_share_states(tp);
+        }
+        self.drop_shares_of(tp, ErrorCode::KafkaStorageError);
     }
 
     pub(crate) fn dir_path(&self, n: usize) -> PathBuf {

@@ -7,6 +7,7 @@ use crate::conn::Conn;
 use crate::in_order::keeps_order;
 use crate::io::{CloseReason, ConnId, ConnInfo, Effect, Response};
 use crate::mesh::Message as Mesh;
+use crate::ops::OF_SHARES;
 use crate::request::{Reply, ReplyTo, Request};
 use crate::turn::Turn;
 use bytes::{Buf, Bytes};
@@ -39,8 +40,12 @@ impl Shard {
         self.lines.remove(&id);
         self.in_order.remove(&id);
         for fetch in conn.fetches {
-            self.cancel_fetch(fetch);
+            match fetch & OF_SHARES {
+                0 => self.cancel_fetch(fetch),
+                _ => self.cancel_share_fetch(turn, fetch & !OF_SHARES),
+            }
         }
+        self.end_share_members(turn, id, &conn.share_members);
     }
 
     /// Frames are no longer in work: connections that were held back for want of memory go on.
@@ -122,7 +127,6 @@ impl Shard {
         let here = self.is_controller_listener(listener);
         let unstable = self.broker.quorum.unstable_api_versions;
         let handler = api::handler(key)
-            .or_else(|| api::unbuilt::refusal_of(key).filter(|_| !here))
             .filter(|h| h.serves(first.api_version, unstable) && h.is_on(here));
         let Some(handler) = handler else {
             if key == ApiKey::ApiVersions {

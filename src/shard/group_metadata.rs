@@ -8,7 +8,7 @@ use flumen_coordinator::{
 };
 use flumen_quorum::controller::{GROUP_VERSION_FEATURE, STREAMS_VERSION_FEATURE};
 use flumen_quorum::{Delta, Image, ResourceType};
-use flumen_settings::BrokerConfig;
+use flumen_settings::{Bounded, BrokerConfig};
 use std::sync::Arc;
 
 /// One version of it.
@@ -52,12 +52,13 @@ impl Metadata for ClusterMetadata {
         let Some(config) = self.image.config(ResourceType::Group, group) else {
             return GroupSettings::default();
         };
-        let g = &self.broker.groups;
+        let (g, s) = (&self.broker.groups, &self.broker.share);
         // Bounds may have changed since a value was set; Kafka pulls it within them, too.
         let get = |name: &str, min: i32, max: i32| {
             let value: i32 = config.get(name)?.trim().parse().ok()?;
             Some(value.clamp(min, max.max(min)))
         };
+        let share = |name: &str, bounds: Bounded| get(name, bounds.min, bounds.max);
         GroupSettings {
             session_timeout_ms: get(
                 "consumer.session.timeout.ms",
@@ -73,6 +74,15 @@ impl Metadata for ClusterMetadata {
                 "consumer.assignment.interval.ms",
                 g.consumer_min_assignment_interval_ms,
                 g.consumer_max_assignment_interval_ms,
+            ),
+            share_session_timeout_ms: share("share.session.timeout.ms", s.session_timeout_ms),
+            share_heartbeat_interval_ms: share(
+                "share.heartbeat.interval.ms",
+                s.heartbeat_interval_ms,
+            ),
+            share_assignment_interval_ms: share(
+                "share.assignment.interval.ms",
+                s.assignment_interval_ms,
             ),
             streams: StreamsSettings {
                 session_timeout_ms: get(
@@ -101,12 +111,12 @@ impl Metadata for ClusterMetadata {
     }
 }
 
-/// Fills in the settings of consumer and streams groups.
+/// Fills in the settings of consumer, share and streams groups.
 pub(crate) fn with_consumer_settings(
     config: CoordinatorConfig,
     broker: &BrokerConfig,
 ) -> CoordinatorConfig {
-    let g = &broker.groups;
+    let (g, s) = (&broker.groups, &broker.share);
     let assignors = g.consumer_assignors.iter();
     let mut assignors: Vec<_> = assignors.filter_map(|n| Assignor::by_name(n)).collect();
     if assignors.is_empty() {
@@ -127,6 +137,11 @@ pub(crate) fn with_consumer_settings(
         streams_group_initial_rebalance_delay_ms: g.streams_initial_rebalance_delay_ms,
         streams_group_num_standby_replicas: g.streams_num_standby_replicas,
         streams_group_max_size: usize::try_from(g.streams_max_size).unwrap_or(usize::MAX),
+        share_group_session_timeout_ms: s.session_timeout_ms.value,
+        share_group_heartbeat_interval_ms: s.heartbeat_interval_ms.value,
+        share_group_assignment_interval_ms: s.assignment_interval_ms.value,
+        share_group_max_size: usize::try_from(s.max_size).unwrap_or(usize::MAX),
+        share_group_initialize_retry_interval_ms: s.initialize_retry_interval_ms,
         ..config
     }
 }

@@ -8,8 +8,7 @@ use crate::group_ops::group_error;
 use crate::incoming::{GROUP_SEQUENCE, coordinator_batch, replay_group_record};
 use crate::io::{DiskOp, Effect, FileSlice, IoFailure, IoOutput, Segment};
 use crate::ops::{
-    GroupOp, GroupResult, MarkerFor, OF_GROUPS, Op, OpFrom, OpResult, PartitionOp, ReadOp,
-    ReadResult,
+    GroupResult, MarkerFor, OF_GROUPS, Op, OpFrom, OpResult, PartitionOp, ReadOp, ReadResult,
 };
 use crate::partition::AckTo;
 use crate::partitions::Pending;
@@ -26,8 +25,6 @@ use flumen_coordinator::{
     WriteToken, partition_for,
 };
 use flumen_settings::BrokerConfig;
-use flumen_wire::Message;
-use flumen_wire::messages::{ListGroupsRequest, OffsetFetchRequest};
 
 /// The topic that groups live in.
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
@@ -101,7 +98,12 @@ impl Groups {
 impl Groups {
     /// Whether nothing of the coordinator waits to be carried out.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.out.appends.is_empty() && self.out.replies.is_empty()
+        let Out {
+            appends,
+            replies,
+            share_calls,
+        } = &self.out;
+        appends.is_empty() && replies.is_empty() && share_calls.is_empty()
     }
 }
 
@@ -199,6 +201,9 @@ impl Shard {
             for (token, reply) in out.replies {
                 self.group_replied(turn, token, reply);
             }
+            for (number, call) in out.share_calls {
+                self.share_call(turn, number, call);
+            }
         }
     }
 
@@ -250,6 +255,9 @@ impl Shard {
                 R::LeaveGroup(r) => self.reply(turn, reply, &r),
                 R::ConsumerGroupHeartbeat(r) => self.reply(turn, reply, &r),
                 R::StreamsGroupHeartbeat(beat) => self.streams_beaten(turn, reply, *beat),
+                R::ShareGroupHeartbeat(r) => self.reply(turn, reply, &r),
+                R::AlterShareGroupOffsets(r) => self.reply(turn, reply, &r),
+                R::DeleteShareGroupOffsets(r) => self.reply(turn, reply, &r),
                 R::OffsetCommit(r) => self.reply(turn, reply, &r),
                 R::OffsetDelete(r) => self.reply(turn, reply, &r),
                 R::TxnOffsetCommit(r) => self.reply_txn_commit(turn, reply, r),
@@ -273,66 +281,6 @@ impl Shard {
             }
             (None, _) => {}
         }
-    }
-
-    /// Op::Group of a shard.
-    pub(crate) fn run_group_op(&mut self, turn: &mut Turn<'_>, from: OpFrom, op: GroupOp) {
-        let now = turn.now;
-        let token = ReplyToken(self.next_id());
-        let topics = ImageTopics(&self.image);
-        let Groups {
-            coordinator,
-            out,
-            waiting,
-            ..
-        } = &mut self.groups;
-        let context = |api_version| Context {
-            api_version,
-            client_id: "",
-            client_host: "",
-        };
-        let result = match op {
-            GroupOp::Describe { group, version } => {
-                let described = coordinator.describe_group(context(version), &group);
-                GroupResult::Describe(Box::new(described))
-            }
-            GroupOp::DescribeConsumer { group } => {
-                let described = coordinator.describe_consumer_group(&group);
-                GroupResult::DescribeConsumer(Box::new(described))
-            }
-            GroupOp::DescribeStreams { group } => {
-                let described = coordinator.describe_streams_group(&group);
-                GroupResult::DescribeStreams(Box::new(described))
-            }
-            GroupOp::List { body, version } => {
-                GroupResult::List(match ListGroupsRequest::decode_exact(&body, version) {
-                    Ok(request) => coordinator.list_groups(&request),
-                    Err(_) => Err(ErrorCode::InvalidRequest),
-                })
-            }
-            GroupOp::Delete { groups } => {
-                waiting.insert(token, WaitingFor::Op(from));
-                let names: Vec<&str> = groups.iter().map(String::as_str).collect();
-                return coordinator.delete_groups(now, token, &names, out);
-            }
-            GroupOp::OffsetFetch {
-                body,
-                group,
-                version,
-            } => {
-                let Ok(request) = OffsetFetchRequest::decode_exact(&body, version) else {
-                    return;
-                };
-                let stable = request.require_stable;
-                let one = flumen_coordinator::offset_fetch_group_of(&request);
-                let group = request.groups.get(group).filter(|_| version >= 8);
-                let group = group.unwrap_or(&one);
-                waiting.insert(token, WaitingFor::Op(from));
-                coordinator.offset_fetch(context(version), token, group, stable, &topics, out);
-                return;
-            }
-        };
-        self.outbox.result(from, OpResult::Group(result));
     }
 
     /// Deadlines of the coordinator.
@@ -473,7 +421,8 @@ impl Shard {
     /// A chunk's place is known: bytes in memory, or a range of a file to be read.
     pub(crate) fn take_group_read(&mut self, turn: &mut Turn<'_>, load: u64, result: ReadResult) {
         if !self.groups.loads.contains_key(&load) {
-            return self.take_txn_read(turn, load, result);
+            self.take_other_read(turn, load, result);
+            return;
         }
         if result.error.is_none() && result.data.is_empty() {
             // Compaction has left nothing up to the end.

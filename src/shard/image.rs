@@ -101,6 +101,13 @@ impl Shard {
         {
             self.forget_txns();
         }
+        if deleted
+            .iter()
+            .any(|(name, _)| *name == crate::share_states::SHARE_STATE_TOPIC)
+        {
+            self.forget_share_states();
+        }
+        self.share_states_of_deleted(turn, &deleted);
         for topic in &delta.created {
             self.adopt_topic(topic);
         }
@@ -182,6 +189,9 @@ impl Shard {
         if crate::txns::is_txn_topic(&topic.name) {
             self.announce_txns(tp, p.leader_epoch);
             self.reconfigure_txns();
+        }
+        if *topic.name == *crate::share_states::SHARE_STATE_TOPIC {
+            self.announce_share_states(tp);
         }
     }
 

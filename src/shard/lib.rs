@@ -48,14 +48,23 @@ mod lookups;
 pub mod mesh;
 mod metrics;
 mod ops;
+mod outbox;
 mod partition;
 mod partitions;
 #[cfg(any(test, feature = "testing"))]
 mod probe;
 mod reads;
 mod relocate;
+mod replay;
 mod request;
 mod session;
+mod share_acquire;
+mod share_calls;
+mod share_persist;
+mod share_rules;
+mod share_sessions;
+mod share_states;
+mod shares;
 mod slab;
 mod streams_topics;
 mod tails;
@@ -69,6 +78,7 @@ mod timers;
 mod turn;
 mod txns;
 mod watch;
+mod whole_batches;
 mod writes;
 
 pub use config::{LogDir, LogDirState, ShardConfig, ShardInit};
@@ -83,7 +93,8 @@ use crate::controller::Controller;
 use crate::groups::Groups;
 use crate::io::{ConnId, Effects, Input, IoFailure, IoOutput, Token};
 use crate::metrics::Metrics;
-use crate::ops::{Gather, Outbox};
+use crate::ops::Gather;
+use crate::outbox::Outbox;
 use crate::partitions::{Partitions, Pending};
 use crate::request::{Reply, ResponseMemory};
 use crate::session::Sessions;
@@ -134,6 +145,13 @@ pub struct Shard {
     timers: Timers,
     groups: Groups,
     txns: txns::Txns,
+    /// Partitions of coordinators' topics that are being read.
+    replays: IdMap<u64, replay::Replay>,
+    share_states: share_states::ShareStatesHome,
+    share_calls: share_calls::ShareCalls,
+    shares: shares::Shares,
+    share_sessions: share_sessions::ShareSessions,
+    share_fetches: Slab<api::share_fetch::ShareFetch>,
     /// Produce requests that wait to be verified again.
     unverified: IdMap<u64, (Reply, api::produce::ProduceGather)>,
     /// Transactional produce requests by connection.
@@ -178,6 +196,7 @@ impl Shard {
         let groups = Groups::new(&broker, Prng::new(prng.next_u64()));
         let txns = txns::Txns::new(&broker, &init.image);
         let dirs = config.log_dirs.len();
+        let share_states = share_states::ShareStatesHome::new(&broker);
         let controller = init
             .quorum
             .map(|quorum| Controller::new(quorum, shards, dirs, Prng::new(prng.next_u64())));
@@ -207,6 +226,12 @@ impl Shard {
             timers: Timers::default(),
             groups,
             txns,
+            replays: IdMap::default(),
+            share_states,
+            share_calls: share_calls::ShareCalls::default(),
+            shares: shares::Shares::default(),
+            share_sessions: share_sessions::ShareSessions::default(),
+            share_fetches: Slab::default(),
             unverified: IdMap::default(),
             lines: IdMap::default(),
             in_order: IdMap::default(),
@@ -269,6 +294,7 @@ impl Shard {
             self.poll_controller(turn);
             self.poll_groups(turn);
             self.poll_txns(turn);
+            self.poll_share_states(turn);
             self.drain_results(turn);
             if self.groups.is_quiet() && self.txns.out.is_empty() {
                 break;
@@ -293,7 +319,10 @@ impl Shard {
                 TimerKey::Unlink(n) => self.unlink_due(turn, n),
                 TimerKey::GroupLoad(n) => self.group_load_due(turn, n),
                 TimerKey::Txns => self.tick_txns(turn),
-                TimerKey::TxnLoad(n) => self.txn_load_due(turn, n),
+                TimerKey::Replay(n) => self.replay_due(turn, n),
+                TimerKey::PruneShareStates => self.prune_share_states(turn),
+                TimerKey::ShareLocks(n) => self.share_locks_due(turn, n),
+                TimerKey::ShareFetch(n) => self.share_fetch_timed_out(turn, n),
                 TimerKey::Verify(n) => self.verify_again(turn, n),
                 TimerKey::Seal(tp) => self.seal_due(turn, tp),
                 TimerKey::Move(tp) => self.copy_slice(turn, tp),
@@ -355,7 +384,8 @@ impl Shard {
             Pending::Scan(scan) => self.scan_done(turn, *scan, result),
             Pending::GroupRead(read) => self.group_read_done(turn, *read, result),
             Pending::QuorumAppend => self.quorum_append_done(turn.now, result),
-            Pending::TxnRead(load) => self.txn_read_done(turn, load, result),
+            Pending::Replay(n) => self.replay_read_done(turn, n, result),
+            Pending::ShareRead(n) => self.share_read_done(turn, n, result),
             Pending::Job(_) => {}
         }
     }

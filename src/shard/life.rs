@@ -98,6 +98,7 @@ impl Shard {
         for fetch in fetches {
             self.fetch_timed_out(turn, fetch);
         }
+        self.end_share_waits(turn);
         let idle: Vec<ConnId> = self
             .conns
             .iter()
@@ -118,7 +119,8 @@ impl Shard {
 
     fn is_drained(&self) -> bool {
         let writing = self.partitions.map.values().any(|p| p.in_flight > 0);
-        self.gathers.is_empty() && self.fetches.is_empty() && !writing
+        let fetching = !self.fetches.is_empty() || !self.share_fetches.is_empty();
+        self.gathers.is_empty() && !fetching && !writing
     }
 
     fn begin_closing(&mut self, turn: &mut Turn<'_>) {

@@ -251,6 +251,7 @@ impl Shard {
                 let before = std::mem::replace(&mut p.state, state);
                 let offsets = crate::groups::is_offsets_topic(&p.topic);
                 let txns = crate::txns::is_txn_topic(&p.topic);
+                let share_states = *p.topic == *crate::share_states::SHARE_STATE_TOPIC;
                 if let State::Loading(parked) = before {
                     for (from, op) in parked {
                         self.run_partition_op(turn, from, tp, op);
@@ -262,6 +263,9 @@ impl Shard {
                 self.resume_move(turn, tp);
                 if txns {
                     self.load_txns(turn, tp);
+                }
+                if share_states {
+                    self.load_share_states(turn, tp);
                 }
             }
             Err(error) => self.load_failed(turn, tp, &error),
@@ -531,6 +535,7 @@ impl Shard {
             }
         }
         self.carry_outcomes(turn, out);
+        self.drop_shares_of(tp, ErrorCode::UnknownTopicOrPartition);
         self.forget_move(turn, tp);
         self.removal_goes_on(turn, tp);
     }

@@ -371,6 +371,21 @@ impl Shard {
             let labels = format!("shard=\"{}\",state=\"{}\"", self.id.0, escape(state));
             let _ = writeln!(out, "{name}{{{labels}}} {count}");
         }
+        for (name, what, count) in [
+            (
+                "flumen_share_sessions",
+                "Share sessions of this shard's connections.",
+                self.share_sessions.len(),
+            ),
+            (
+                "flumen_share_partitions",
+                "Share partitions that are in use.",
+                self.shares.len(),
+            ),
+        ] {
+            head(out, name, "gauge", what);
+            let _ = writeln!(out, "{name}{{shard=\"{}\"}} {count}", self.id.0);
+        }
         let name = "flumen_transactional_ids";
         head(out, name, "gauge", "Transactional ids by state.");
         for (state, count) in self.txns.coordinator.counts() {

@@ -9,10 +9,13 @@ use crate::Shard;
 use crate::api::produce::ProduceGather;
 use crate::created::Wanted;
 pub(crate) use crate::group_ops::{GroupOp, GroupResult};
-use crate::io::{Effect, Segment};
-use crate::mesh::{Batch, BatchItem, Message};
+use crate::io::Segment;
+use crate::mesh::{Batch, BatchItem};
 use crate::partitions::PendingJob;
 use crate::request::Reply;
+use crate::share_sessions::ShareSessionOp;
+use crate::share_states::{ShareStateOp, ShareStateResult};
+use crate::shares::{ShareAckOp, ShareAcquireOp, ShareAcquired};
 use crate::turn::Turn;
 use bytes::Bytes;
 use flumen_base::{ErrorCode, PartitionIndex, ShardId, Space, TopicPartition};
@@ -21,7 +24,6 @@ use flumen_coordinator::txn::TxnPartitions;
 use flumen_wire::messages as wire;
 use flumen_wire::messages::create_topics_request::CreatableTopic;
 use smallvec::SmallVec;
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// One operation, on its way to the shard that owns its partition or group.
@@ -44,6 +46,12 @@ pub(crate) enum Op {
     Group(GroupOp),
     /// Something of the transaction coordinator.
     Txn(TxnOp),
+    /// Something with the stored state of a share partition.
+    ShareState(Box<ShareStateOp>),
+    /// Something with a share session.
+    ShareSession(ShareSessionOp),
+    /// Nobody fetches for this share group any more.
+    ShareGroupIdle(Arc<str>),
     /// Shard 0: a block of producer ids.
     ProducerIds,
     /// Shard 0: create these topics with the broker's defaults.
@@ -78,6 +86,27 @@ pub(crate) enum PartitionOp {
     Producers,
     /// Write a transaction marker.
     Marker(TxnMarker, MarkerFor),
+    /// Hand records to a member of a share group.
+    ShareAcquire(Box<ShareAcquireOp>),
+    /// What a member of a share group says of records that it holds.
+    ShareAcknowledge(Box<ShareAckOp>),
+    /// A member of a share group has gone: what it holds is handed out again. There is no result.
+    ShareRelease {
+        group: Arc<str>,
+        member: Arc<str>,
+    },
+    /// Send [`OpResult::Wake`] when there may be something for a share group, until
+    /// [`Op::Unwatch`].
+    ShareWatch {
+        group: Arc<str>,
+        /// What is there already does not count.
+        only_news: bool,
+    },
+    /// How many bytes there are for a share group, up to a limit: [`OpResult::ShareProbed`].
+    ShareProbe {
+        group: Arc<str>,
+        max_bytes: u32,
+    },
 }
 
 /// Who wants a marker written, and so hears of it.
@@ -217,6 +246,18 @@ pub(crate) enum OpResult {
     TxnVerified(Result<TxnVerified, ErrorCode>),
     TxnDescribed(Box<wire::describe_transactions_response::TransactionState<'static>>),
     TxnListed(Box<wire::ListTransactionsResponse<'static>>),
+    /// Of the stored state of a share partition, for a request.
+    ShareState(ShareStateResult),
+    /// The same, for a share partition.
+    ShareStored(ShareStateResult),
+    /// The same, for the group coordinator.
+    ShareCalled(ErrorCode),
+    ShareAcquired(Box<ShareAcquired>),
+    ShareProbed(u64),
+    ShareAcknowledged(ErrorCode),
+    ShareReleased,
+    /// Whether there is room for one more share session.
+    ShareSession(bool),
     /// First id and how many.
     ProducerIds(Result<(i64, i32), ErrorCode>),
     AutoCreate(Vec<(String, ErrorCode)>),
@@ -322,6 +363,10 @@ pub(crate) struct ProducerLine {
 
 /// Marks gather numbers of reads for loads of coordinators; those of gathers and fetches are below.
 pub(crate) const OF_GROUPS: u64 = 1 << 62;
+/// Marks gather numbers of share fetches.
+pub(crate) const OF_SHARES: u64 = 1 << 61;
+/// In place of a gather: share groups of the shard wait for the topic of their stored states.
+pub(crate) const FOR_SHARE_TOPIC: u64 = OF_GROUPS;
 /// Marks gather numbers of watches for fetch sessions.
 pub(crate) const OF_SESSIONS: u64 = 1 << 63;
 
@@ -356,91 +401,6 @@ pub(crate) struct OpFrom {
     pub(crate) shard: ShardId,
     pub(crate) gather: u64,
     pub(crate) index: u32,
-}
-
-/// What waits for the end of the turn.
-#[derive(Debug)]
-pub(crate) struct Outbox {
-    me: ShardId,
-    /// By shard; `None` until something comes up.
-    out: Vec<Option<Box<Batch>>>,
-    here: VecDeque<OpReply>,
-    /// Batches that came and are done with, empty, for those to come.
-    #[allow(clippy::vec_box)] // the box is what is kept: messages between shards carry it
-    spare: Vec<Box<Batch>>,
-}
-
-/// Batches kept for reuse: about as many as two shards have on the way.
-const SPARE_BATCHES_MAX: usize = 64;
-/// A longer one is not kept.
-const SPARE_ITEMS_MAX: usize = 4096;
-
-impl Outbox {
-    /// Empty, for shard `me` of `shards`.
-    pub(crate) fn new(me: ShardId, shards: u16) -> Self {
-        Self {
-            me,
-            out: (0..shards).map(|_| None).collect(),
-            here: VecDeque::new(),
-            spare: Vec::new(),
-        }
-    }
-
-    /// Sends an operation with the turn's message.
-    pub(crate) fn op(&mut self, to: ShardId, op: OpRequest) {
-        if let Some(batch) = self.batch(to) {
-            batch.items.push(BatchItem::Op(op));
-        }
-    }
-
-    /// Sends a result: into the queue of local ones, or with the turn's message.
-    pub(crate) fn result(&mut self, to: OpFrom, result: OpResult) {
-        let reply = OpReply {
-            gather: to.gather,
-            index: to.index,
-            result,
-        };
-        if to.shard == self.me {
-            self.here.push_back(reply);
-        } else if let Some(batch) = self.batch(to.shard) {
-            batch.items.push(BatchItem::Result(reply));
-        }
-    }
-
-    /// Gives a part of a frame back to the shard it came from; travels with the next results.
-    pub(crate) fn give_back(&mut self, to: ShardId, part: Bytes) {
-        if to != self.me
-            && let Some(batch) = self.batch(to)
-        {
-            batch.returned.push(part);
-        }
-    }
-
-    fn batch(&mut self, to: ShardId) -> Option<&mut Batch> {
-        let out = self.out.get_mut(to.index())?;
-        if out.is_none() {
-            *out = Some(self.spare.pop().unwrap_or_default());
-        }
-        out.as_deref_mut()
-    }
-
-    /// Sends what waits for other shards: one message per shard.
-    pub(crate) fn flush(&mut self, turn: &mut Turn<'_>) {
-        for (n, out) in self.out.iter_mut().enumerate() {
-            if let Some(batch) = out.take_if(|batch| !batch.items.is_empty()) {
-                let effect = Effect::Mesh(ShardId(n as u16), Message::Batch(batch));
-                turn.fx.push(effect);
-            }
-        }
-    }
-
-    /// Keeps the memory of a batch that came.
-    fn reuse(&mut self, mut batch: Box<Batch>) {
-        batch.returned.clear();
-        if self.spare.len() < SPARE_BATCHES_MAX && batch.items.capacity() <= SPARE_ITEMS_MAX {
-            self.spare.push(batch);
-        }
-    }
 }
 
 impl Shard {
@@ -507,7 +467,7 @@ impl Shard {
 
     /// Hands over the results of local operations, those that come up meanwhile included.
     pub(crate) fn drain_results(&mut self, turn: &mut Turn<'_>) {
-        while let Some(reply) = self.outbox.here.pop_front() {
+        while let Some(reply) = self.outbox.next_here() {
             self.take_result(turn, reply);
         }
         self.partitions.shared = None;
@@ -516,6 +476,9 @@ impl Shard {
     /// One result of an operation of ours. A gather that is gone (its connection closed) is
     /// ignored.
     pub(crate) fn take_result(&mut self, turn: &mut Turn<'_>, reply: OpReply) {
+        if reply.gather & OF_SHARES != 0 && reply.gather != FOR_TXNS {
+            return self.take_share_result(turn, reply);
+        }
         if matches!(reply.result, OpResult::Read(_) | OpResult::Wake(_)) {
             self.take_fetch_result(turn, reply);
             return;
@@ -523,13 +486,28 @@ impl Shard {
         if reply.gather == FOR_TXNS {
             return self.txn_ids_came(turn, reply.result);
         }
-        if let OpResult::TxnMarked(error) = reply.result {
-            return self.txn_marked(turn, reply.gather, reply.index, error);
-        }
-        if let OpResult::CreatedTopics(results) = reply.result {
-            self.streams_topics_created(turn.now.mono, results);
-            return;
-        }
+        let reply = match reply.result {
+            OpResult::TxnMarked(error) => {
+                return self.txn_marked(turn, reply.gather, reply.index, error);
+            }
+            OpResult::CreatedTopics(results) => {
+                self.streams_topics_created(turn.now.mono, results);
+                return;
+            }
+            OpResult::ShareStored(result) => {
+                return self.share_stored(turn, reply.gather, result);
+            }
+            OpResult::ShareCalled(error) => {
+                return self.share_called(turn, reply.gather, reply.index, error);
+            }
+            OpResult::ListOffset(found) if reply.gather & OF_GROUPS != 0 => {
+                return self.share_start_found(turn, reply.gather & !OF_GROUPS, found);
+            }
+            OpResult::AutoCreate(_) if reply.gather == FOR_SHARE_TOPIC => {
+                return self.share_topic_made(turn);
+            }
+            _ => reply,
+        };
         let Some(gather) = self.gathers.get_mut(reply.gather) else {
             return;
         };
@@ -553,10 +531,16 @@ impl Shard {
         match op {
             Op::Group(op) => self.run_group_op(turn, from, op),
             Op::Txn(op) => self.run_txn_op(turn, from, op),
+            Op::ShareState(op) => self.run_share_state_op(turn, from, op),
+            Op::ShareSession(op) => self.run_share_session_op(turn, from, op),
+            Op::ShareGroupIdle(group) => self.share_group_idle(turn, &group),
             Op::ProducerIds => self.run_producer_ids(turn, from),
             Op::AutoCreate(names) => self.run_create(turn, from, Wanted::ByDefaults(names)),
             Op::CreateTopics(topics) => self.run_create(turn, from, Wanted::AsTheyAre(topics)),
-            Op::Unwatch => self.partitions.unwatch(&from),
+            Op::Unwatch => {
+                self.partitions.unwatch(&from);
+                self.shares.unwatch(&from);
+            }
             Op::Space => {
                 let job = self.space_job();
                 self.start_job(turn, PendingJob::DescribeSpace(from), job);

@@ -96,6 +96,8 @@ pub(crate) enum AckTo {
     Groups(WriteToken),
     /// The transaction coordinator of this shard.
     Txns(WriteToken),
+    /// The home of stored share states of this shard.
+    ShareState(u64),
     /// Whoever sent a transaction marker.
     Marker(OpFrom, MarkerFor),
 }
@@ -122,6 +124,8 @@ pub(crate) enum Outcome {
     GroupsFailed(WriteToken, ErrorCode),
     /// The same of the transaction coordinator; NONE: it is written.
     Txns(WriteToken, ErrorCode),
+    /// A record of a stored share state is written at this offset, or not.
+    ShareState(u64, Result<i64, ErrorCode>),
     /// A part of a frame of this shard is no longer needed.
     GiveBack(ShardId, Bytes),
 }

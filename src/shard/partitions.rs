@@ -64,7 +64,10 @@ pub(crate) enum Pending {
     OpenForSwap(TopicPartition),
     Scan(Box<PendingScan>),
     GroupRead(Box<GroupRead>),
-    TxnRead(u64),
+    /// A chunk of a coordinator's topic.
+    Replay(u64),
+    /// Records for a share partition.
+    ShareRead(u64),
     QuorumAppend,
     Job(PendingJob),
 }
@@ -206,7 +209,7 @@ impl Shard {
             };
             if let Some(result) = error {
                 self.outbox.result(from, result);
-            } else if matches!(op, PartitionOp::Watch(_)) {
+            } else if matches!(op, PartitionOp::Watch(_) | PartitionOp::ShareWatch { .. }) {
                 // A read tells more, and waits; a watch that waits could not be taken back.
                 self.outbox.result(from, OpResult::Wake(u64::MAX));
             } else {
@@ -230,6 +233,18 @@ impl Shard {
                 self.outbox.result(from, OpResult::MoveTo(error));
             }
             PartitionOp::Marker(marker, who) => self.write_marker(turn, (from, who), tp, marker),
+            PartitionOp::ShareAcquire(op) => self.share_acquire(turn, from, tp, op),
+            PartitionOp::ShareAcknowledge(op) => self.share_acknowledge(turn, from, tp, &op),
+            PartitionOp::ShareRelease { group, member } => {
+                self.share_release(turn, tp, &group, &member);
+            }
+            PartitionOp::ShareWatch { group, only_news } => {
+                self.share_watch(from, tp, &group, only_news);
+            }
+            PartitionOp::ShareProbe { group, max_bytes } => {
+                let bytes = self.share_bytes(turn, tp, &group, max_bytes);
+                self.outbox.result(from, OpResult::ShareProbed(bytes));
+            }
             op => {
                 let result = simple_op(p, &op);
                 self.outbox.result(from, result);
@@ -397,6 +412,9 @@ impl Shard {
                 Outcome::GroupsDone(token) => self.group_append_done(turn, token, None),
                 Outcome::GroupsFailed(token, e) => self.group_append_done(turn, token, Some(e)),
                 Outcome::Txns(token, error) => self.txn_append_done(turn, token, error),
+                Outcome::ShareState(token, result) => {
+                    self.share_state_written(turn, token, result);
+                }
             }
         }
         self.partitions.scratch = out;

@@ -130,6 +130,9 @@ impl Driver {
         broker.transactions.state_log_replication_factor = 1;
         broker.transactions.state_log_num_partitions = 5;
         broker.groups.initial_rebalance_delay_ms = 0;
+        broker.share.state_topic_replication_factor = 1;
+        broker.share.state_topic_min_isr = 1;
+        broker.share.state_topic_num_partitions = 5;
         broker
     }
 

@@ -42,8 +42,14 @@ pub(crate) enum TimerKey {
     Retry(u64),
     /// The next deadline of the transaction coordinator.
     Txns,
-    /// A failed read of transactions to be tried again.
-    TxnLoad(u64),
+    /// A failed read of a coordinator's topic to be tried again.
+    Replay(u64),
+    /// Stored share states that nobody needs are to be looked for.
+    PruneShareStates,
+    /// Locks of a share partition run out, by its number.
+    ShareLocks(u64),
+    /// The time of a share fetch is over.
+    ShareFetch(u64),
     /// A produce request to be verified again, by its number.
     Verify(u64),
     /// A shutdown has waited long enough for what is in flight.

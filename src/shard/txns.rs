@@ -3,23 +3,17 @@
 //! start its state is read back.
 
 use crate::Shard;
-use crate::dirs::{NO_ROOM, fault_of};
+use crate::dirs::NO_ROOM;
 use crate::incoming::{TXN_SEQUENCE, coordinator_batch, marker_batch};
-use crate::io::{DiskOp, Effect, FileSlice, IoFailure, IoOutput, Segment};
-use crate::ops::{
-    FOR_TXNS, MarkerFor, OF_GROUPS, Op, OpFrom, OpResult, PartitionOp, ReadOp, ReadResult, TxnOp,
-};
+use crate::ops::{FOR_TXNS, MarkerFor, Op, OpFrom, OpResult, PartitionOp, TxnOp};
 use crate::partition::AckTo;
-use crate::partitions::Pending;
+use crate::replay::ReplayTo;
 use crate::request::Reply;
 use crate::timers::TimerKey;
 use crate::turn::Turn;
-use bytes::Bytes;
-use flumen_base::limits::DECOMPRESSED_BATCH_BYTES_MAX;
 use flumen_base::{ErrorCode, IdMap, IdSet, Mono, PartitionIndex, ShardId, TopicPartition};
 use flumen_coordinator::txn::{Markers, TransactionCoordinator, TxnConfig, TxnOut, TxnReply};
 use flumen_coordinator::{Append, ReplyToken, TxnMarker, WriteToken, partition_for};
-use flumen_log::batch::{Batches, Records};
 use flumen_quorum::Image;
 use flumen_quorum::controller::TRANSACTION_VERSION_FEATURE;
 use flumen_settings::BrokerConfig;
@@ -28,8 +22,6 @@ use flumen_wire::messages::ListTransactionsRequest;
 
 /// The topic that transactions live in.
 pub(crate) const TXN_TOPIC: &str = "__transaction_state";
-/// Pause after a read that failed.
-const LOAD_RETRY_MS: i64 = 500;
 
 /// Whether a topic is the one that transactions live in.
 pub(crate) fn is_txn_topic(name: &str) -> bool {
@@ -41,8 +33,6 @@ pub(crate) struct Txns {
     pub(crate) coordinator: TransactionCoordinator,
     pub(crate) out: TxnOut,
     waiting: IdMap<ReplyToken, WaitingFor>,
-    /// Partitions that are being read: where each goes on.
-    loads: IdMap<u64, (TopicPartition, i64)>,
     served: IdMap<PartitionIndex, TopicPartition>,
     /// Those of them that are not known yet.
     loading: IdSet<PartitionIndex>,
@@ -71,7 +61,6 @@ impl Txns {
             coordinator: TransactionCoordinator::new(config_of(broker, image)),
             out: TxnOut::default(),
             waiting: IdMap::default(),
-            loads: IdMap::default(),
             served: IdMap::default(),
             loading: IdSet::default(),
             created: Vec::new(),
@@ -357,7 +346,6 @@ impl Shard {
         let Txns {
             coordinator,
             out,
-            loads,
             served,
             loading,
             created,
@@ -367,8 +355,8 @@ impl Shard {
             served.remove(&tp.partition);
             loading.remove(&tp.partition);
             created.retain(|c| *c != tp.partition);
-            loads.retain(|_, (of, _)| *of != tp);
             coordinator.unload(tp.partition, out);
+            self.replays.retain(|_, replay| replay.tp != tp);
         }
     }
 
@@ -384,7 +372,8 @@ impl Shard {
         }
     }
 
-    fn txns_known(&mut self, turn: &mut Turn<'_>, index: PartitionIndex) {
+    /// All that a partition holds is known: it serves.
+    pub(crate) fn txns_known(&mut self, turn: &mut Turn<'_>, index: PartitionIndex) {
         let Txns {
             coordinator,
             out,
@@ -399,142 +388,8 @@ impl Shard {
     /// Its log is loaded: reads the transactions from it, unless they are known.
     pub(crate) fn load_txns(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
         self.stage_waiting(turn, tp);
-        if !self.txns.loading.contains(&tp.partition) {
-            return;
+        if self.txns.loading.contains(&tp.partition) {
+            self.begin_replay(turn, tp, ReplayTo::Txns);
         }
-        let log = self.partitions.get(&tp).and_then(|p| p.log());
-        let start = log.map_or(0, |log| log.log_start_offset().0);
-        let load = self.next_id();
-        self.txns.loads.insert(load, (tp, start));
-        self.read_txns(turn, load);
-    }
-
-    /// Reads the next chunk, or ends the load.
-    fn read_txns(&mut self, turn: &mut Turn<'_>, load: u64) {
-        let Some(&(tp, offset)) = self.txns.loads.get(&load) else {
-            return;
-        };
-        let end = self.partitions.get(&tp).map_or(-1, |p| p.high_watermark());
-        if offset >= end {
-            self.txns.loads.remove(&load);
-            self.txns_known(turn, tp.partition);
-            return;
-        }
-        let chunk = self.broker.transactions.state_log_load_buffer_size;
-        let op = PartitionOp::Read(ReadOp {
-            offset,
-            max_bytes: u32::try_from(chunk).unwrap_or(0),
-            min_one: true,
-            current_leader_epoch: -1,
-            last_fetched_epoch: -1,
-            committed_only: false,
-        });
-        self.send_op(turn, self.id, OF_GROUPS | load, 0, Op::Partition(tp, op));
-    }
-
-    /// A chunk's place is known: bytes in memory, or a range of a file to be read.
-    pub(crate) fn take_txn_read(&mut self, turn: &mut Turn<'_>, load: u64, result: ReadResult) {
-        if !self.txns.loads.contains_key(&load) {
-            return;
-        }
-        if result.error.is_none() && result.data.is_empty() {
-            // Compaction has left nothing up to the end.
-            if let Some((tp, _)) = self.txns.loads.remove(&load) {
-                self.txns_known(turn, tp.partition);
-            }
-            return;
-        }
-        if !result.error.is_none() {
-            tracing::error!(error = %result.error, "transactions could not be read");
-            self.retry_txn_load(turn, load);
-            return;
-        }
-        let mut file = None;
-        for segment in result.data {
-            match segment {
-                Segment::Bytes(bytes) => {
-                    self.replay_txns(load, &bytes);
-                }
-                Segment::File(slice) => file = Some(slice),
-            }
-        }
-        match file {
-            None => self.read_txns(turn, load),
-            Some(FileSlice { file, pos, len }) => {
-                let token = self.park(Pending::TxnRead(load));
-                turn.fx
-                    .push(Effect::Io(token, DiskOp::Read { file, pos, len }));
-            }
-        }
-    }
-
-    /// A chunk has been read.
-    pub(crate) fn txn_read_done(
-        &mut self,
-        turn: &mut Turn<'_>,
-        load: u64,
-        result: Result<IoOutput, IoFailure>,
-    ) {
-        match result {
-            Ok(IoOutput::Read(bytes)) if self.replay_txns(load, &bytes) => {
-                self.read_txns(turn, load);
-            }
-            result => {
-                tracing::error!("transactions could not be read, will try again");
-                let tp = self.txns.loads.get(&load).map(|(tp, _)| *tp);
-                if let (Some(tp), Err(failure)) = (tp, result) {
-                    let n = self.dir_of(tp);
-                    self.dir_error(turn, n, fault_of(&failure), &failure);
-                }
-                self.retry_txn_load(turn, load);
-            }
-        }
-    }
-
-    fn retry_txn_load(&mut self, turn: &mut Turn<'_>, load: u64) {
-        let at = turn.now.mono.plus_ms(LOAD_RETRY_MS);
-        self.timers.arm(at, TimerKey::TxnLoad(load));
-    }
-
-    /// The pause after a failed read is over.
-    pub(crate) fn txn_load_due(&mut self, turn: &mut Turn<'_>, load: u64) {
-        let tp = self.txns.loads.get(&load).map(|(tp, _)| *tp);
-        if tp.is_some_and(|tp| self.partitions.get(&tp).is_some()) {
-            self.read_txns(turn, load);
-        } else {
-            self.txns.loads.remove(&load);
-        }
-    }
-
-    /// Replays the whole batches of a chunk; false if there was none.
-    fn replay_txns(&mut self, load: u64, bytes: &Bytes) -> bool {
-        let Txns {
-            coordinator, loads, ..
-        } = &mut self.txns;
-        let Some((tp, next_offset)) = loads.get_mut(&load) else {
-            return false;
-        };
-        let mut moved = false;
-        for batch in Batches::new(bytes) {
-            let Ok(batch) = batch else {
-                break;
-            };
-            let header = batch.header;
-            if header.last_offset() >= *next_offset
-                && let Ok(section) = batch.unfold(DECOMPRESSED_BATCH_BYTES_MAX)
-            {
-                for record in Records::new(&section, header.count()).map_while(Result::ok) {
-                    if let Some(key) = record.key
-                        && let Err(error) = coordinator.replay(tp.partition, key, record.value)
-                    {
-                        let partition = tp.partition;
-                        tracing::warn!(partition, %error, "a record of {TXN_TOPIC} is skipped");
-                    }
-                }
-            }
-            *next_offset = (*next_offset).max(header.last_offset() + 1);
-            moved = true;
-        }
-        moved
     }
 }

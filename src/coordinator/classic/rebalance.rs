@@ -273,6 +273,9 @@ impl Group {
             TimerKey::Join(_) => classic.join_deadline.owns(at),
             TimerKey::Sync(_) => classic.sync_deadline.owns(at),
             TimerKey::Member(_, serial, timer) => {
+                if let Some(share) = &self.share {
+                    return share.owns_entry(at, serial);
+                }
                 let consumer = self.consumer.as_ref().map(|c| &c.timers);
                 let timers = consumer.or(self.streams.as_ref().map(|s| &s.timers));
                 timers.is_some_and(|t| t.owns_entry(at, serial, timer))

@@ -102,19 +102,21 @@ impl Group {
 
     /// Kafka's name of its state.
     pub(crate) fn state_name(&self) -> &'static str {
-        match (&self.consumer, &self.streams) {
-            (Some(consumer), _) => consumer.state().name(),
-            (None, Some(streams)) => streams.state().name(),
-            (None, None) => self.shown_state().name(),
+        match (&self.consumer, &self.streams, &self.share) {
+            (Some(consumer), _, _) => consumer.state().name(),
+            (_, Some(streams), _) => streams.state().name(),
+            (_, _, Some(share)) => share.state_name(),
+            (None, None, None) => self.shown_state().name(),
         }
     }
 
     /// Kafka's name of its kind.
     pub(crate) fn type_name(&self) -> &'static str {
-        match (&self.consumer, &self.streams) {
-            (Some(_), _) => "consumer",
-            (None, Some(_)) => "streams",
-            (None, None) => "classic",
+        match (&self.consumer, &self.streams, &self.share) {
+            (Some(_), _, _) => "consumer",
+            (_, Some(_), _) => "streams",
+            (_, _, Some(_)) => "share",
+            (None, None, None) => "classic",
         }
     }
 }

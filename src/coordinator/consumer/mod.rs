@@ -31,7 +31,6 @@ mod records;
 mod regex;
 mod state;
 mod static_member;
-mod subscriptions;
 mod target;
 mod timers;
 mod view;

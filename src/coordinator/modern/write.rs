@@ -265,6 +265,10 @@ impl Group {
         match record {
             Replayed::Consumer(_, record) => record.apply_to(self),
             Replayed::Streams(_, record) => record.apply_to(self),
+            Replayed::Share(_, record) => {
+                self.apply_share(record);
+                None
+            }
             Replayed::Group(_, Some(value)) => {
                 self.classic = ClassicGroup::load(value);
                 None

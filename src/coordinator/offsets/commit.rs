@@ -157,6 +157,9 @@ impl Group {
         draft: &OffsetCommitResponse<'static>,
         (api_version, topics): (i16, &dyn Topics),
     ) -> Result<(), ErrorCode> {
+        if self.share.is_some() {
+            return Err(ErrorCode::GroupIdNotFound);
+        }
         if let Some(consumer) = self.consumer.as_ref().filter(|_| !self.is_dead()) {
             return consumer.validate_commit(request, draft, topics, api_version);
         }

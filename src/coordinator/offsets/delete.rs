@@ -36,6 +36,9 @@ impl Group {
         topics: &dyn Topics,
     ) {
         match self.classic.state {
+            _ if self.share.is_some() => {
+                return env.reply(token, delete_error(ErrorCode::GroupIdNotFound));
+            }
             State::Dead => return env.reply(token, delete_error(ErrorCode::GroupIdNotFound)),
             State::Empty => {}
             _ if self.classic.is_consumer() => {}
@@ -139,6 +142,10 @@ impl Group {
     /// What ends the group in the log, beside its offsets.
     pub(crate) fn tombstones(&self) -> Vec<Record> {
         let name = &*self.name;
+        if self.share.is_some() {
+            let tombstones = self.share_tombstones();
+            return tombstones.iter().filter_map(|r| r.encode(name)).collect();
+        }
         if let Some(consumer) = &self.consumer {
             let tombstones = consumer.tombstones();
             return tombstones.iter().filter_map(|r| r.encode(name)).collect();

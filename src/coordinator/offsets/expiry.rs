@@ -81,8 +81,8 @@ impl Group {
         records: &mut Vec<Record>,
         parts: &mut Vec<Part>,
     ) -> bool {
-        if self.classic.state == State::Dead {
-            return true;
+        if self.classic.state == State::Dead || self.share.is_some() {
+            return true; // share groups stay until they are deleted
         }
         let write = env.next_write();
         let gone = self.expired(env);

@@ -260,6 +260,9 @@ impl Group {
         draft: &TxnOffsetCommitResponse<'static>,
         metadata: &dyn Metadata,
     ) -> Result<(), ErrorCode> {
+        if self.share.is_some() {
+            return Err(ErrorCode::GroupIdNotFound);
+        }
         if let Some(consumer) = self.consumer.as_ref().filter(|_| !self.is_dead()) {
             return consumer.validate_txn_commit(request, draft, metadata);
         }

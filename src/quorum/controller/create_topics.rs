@@ -116,6 +116,7 @@ pub fn auto_create_topics(
 
 fn auto_topic<'a>(ctx: &Context<'_>, name: &'a str) -> CreatableTopic<'a> {
     let (offsets, transactions) = (&ctx.broker.offsets, &ctx.broker.transactions);
+    let shares = &ctx.broker.share;
     let (partitions, factor, configs) = match name {
         CONSUMER_OFFSETS => (
             offsets.topic_num_partitions,
@@ -141,6 +142,23 @@ fn auto_topic<'a>(ctx: &Context<'_>, name: &'a str) -> CreatableTopic<'a> {
                     transactions.state_log_segment_bytes.to_string(),
                 ),
                 ("unclean.leader.election.enable", "false".to_owned()),
+            ],
+        ),
+        SHARE_GROUP_STATE => (
+            shares.state_topic_num_partitions,
+            shares.state_topic_replication_factor,
+            vec![
+                ("cleanup.policy", "delete".to_owned()),
+                ("compression.type", "producer".to_owned()),
+                (
+                    "min.insync.replicas",
+                    shares.state_topic_min_isr.to_string(),
+                ),
+                ("retention.ms", "-1".to_owned()),
+                (
+                    "segment.bytes",
+                    shares.state_topic_segment_bytes.to_string(),
+                ),
             ],
         ),
         _ => (-1, -1, Vec::new()),

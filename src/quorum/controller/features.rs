@@ -26,6 +26,9 @@ pub struct BuiltFeature {
 /// Consumer groups of KIP-848.
 pub const GROUP_VERSION_FEATURE: &str = "group.version";
 
+/// Share groups (KIP-932).
+pub const SHARE_VERSION_FEATURE: &str = "share.version";
+
 /// Streams groups of KIP-1071.
 pub const STREAMS_VERSION_FEATURE: &str = "streams.version";
 
@@ -38,6 +41,11 @@ pub const BUILT_FEATURES: &[BuiltFeature] = &[
         name: GROUP_VERSION_FEATURE,
         max: 1,
         first_metadata_version: 22, // 4.0-IV0
+    },
+    BuiltFeature {
+        name: SHARE_VERSION_FEATURE,
+        max: 1,
+        first_metadata_version: 28, // 4.2-IV0
     },
     BuiltFeature {
         name: STREAMS_VERSION_FEATURE,

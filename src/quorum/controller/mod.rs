@@ -29,8 +29,9 @@ pub use describe_quorum::describe_quorum;
 pub use directories::{assign_directories, directories_left, directory_moved, directory_records};
 pub use elections::elect_leaders;
 pub use features::{
-    BUILT_FEATURES, BuiltFeature, GROUP_VERSION_FEATURE, STREAMS_VERSION_FEATURE,
-    TRANSACTION_VERSION_FEATURE, built_feature, first_features, update_features,
+    BUILT_FEATURES, BuiltFeature, GROUP_VERSION_FEATURE, SHARE_VERSION_FEATURE,
+    STREAMS_VERSION_FEATURE, TRANSACTION_VERSION_FEATURE, built_feature, first_features,
+    update_features,
 };
 pub(crate) use metadata_version::read_bootstrap;
 pub use metadata_version::{

@@ -1,18 +1,16 @@
 //! FindCoordinator (key 10), versions 0 to 6. A single node coordinates every group and
 //! transaction itself; the topic that they live in is created with the first question, which is
 //! answered COORDINATOR_NOT_AVAILABLE as Kafka answers it. v1: key type (KIP-98). v3: flexible. v4:
-//! many keys (KIP-699). v6: share groups (KIP-932).
-//!
-//! Gaps: share coordinators are answered UNSUPPORTED_VERSION, which clients report instead of
-//! asking on.
+//! many keys (KIP-699). v6: share partitions, as `group:topic id:partition` (KIP-932).
 
 use super::decode;
 use crate::groups::OFFSETS_TOPIC;
 use crate::ops::{Gathering, Op, OpResult};
 use crate::request::{Reply, Request};
+use crate::share_states::SHARE_STATE_TOPIC;
 use crate::txns::TXN_TOPIC;
 use crate::{Shard, Turn};
-use flumen_base::{ErrorCode, ShardId};
+use flumen_base::{ErrorCode, ShardId, Uuid};
 use flumen_coordinator::partition_for;
 use flumen_wire::messages::find_coordinator_response as wire;
 use flumen_wire::messages::{FindCoordinatorRequest, FindCoordinatorResponse};
@@ -22,10 +20,20 @@ const GROUP: i8 = 0;
 const TRANSACTION: i8 = 1;
 const SHARE: i8 = 2;
 const BATCHED_FROM: i16 = 4;
+const SHARES_FROM: i16 = 6;
 /// What Kafka says of a request that breaks the protocol.
 pub(super) const MALFORMED: &str = "This most likely occurs because of a request being malformed \
     by the client library or the message was sent to an incompatible broker. See the broker logs \
     for more details.";
+
+/// Whether a key names a share partition.
+fn is_share_key(key: &str) -> bool {
+    let mut parts = key.rsplitn(3, ':');
+    let partition = parts.next().map(str::parse::<i32>);
+    let topic = parts.next().and_then(Uuid::parse);
+    let group = parts.next().filter(|group| !group.is_empty());
+    matches!(partition, Some(Ok(0..))) && topic.is_some() && group.is_some()
+}
 
 pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     let message = decode!(shard, turn, request, FindCoordinatorRequest<'_>);
@@ -40,19 +48,24 @@ pub(crate) fn run(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     };
     let topic = match message.key_type {
         TRANSACTION => TXN_TOPIC,
+        SHARE => SHARE_STATE_TOPIC,
         _ => OFFSETS_TOPIC,
     };
-    let known = matches!(message.key_type, GROUP | TRANSACTION);
-    let creates = known && shard.image.topic(topic).is_none();
+    let known = match message.key_type {
+        GROUP | TRANSACTION => true,
+        SHARE => shard.serves_share_groups() && request.reply.version >= SHARES_FROM,
+        _ => false,
+    };
+    let asks = message.key_type != SHARE || keys.iter().any(|key| is_share_key(key));
+    let creates = known && asks && shard.image.topic(topic).is_none();
     let question = Question {
         keys,
         listener: request.listener,
         topic,
         creates,
-        error: match message.key_type {
-            GROUP | TRANSACTION => ErrorCode::None,
-            SHARE => ErrorCode::UnsupportedVersion,
-            _ => ErrorCode::InvalidRequest,
+        error: match known {
+            true => ErrorCode::None,
+            false => ErrorCode::InvalidRequest,
         },
     };
     let mut ops = Vec::new();
@@ -100,26 +113,35 @@ impl Gathering for Question {
             Some(endpoint) => (shard.broker.node_id, endpoint),
             None => (-1, (String::new(), -1)),
         };
+        let batched = reply.version >= BATCHED_FROM;
         let message = match error {
             // Kafka's answers carry text on success, too.
-            ErrorCode::None if reply.version < BATCHED_FROM => "NONE",
-            ErrorCode::UnsupportedVersion => "this kind of coordinator is not built yet",
+            ErrorCode::None if !batched => "NONE",
+            ErrorCode::InvalidRequest if self.topic == SHARE_STATE_TOPIC && batched => "",
             ErrorCode::InvalidRequest => MALFORMED,
-            ErrorCode::CoordinatorNotAvailable if reply.version < BATCHED_FROM => {
-                "The coordinator is not available."
-            }
+            ErrorCode::CoordinatorNotAvailable if !batched => "The coordinator is not available.",
             _ => "",
         };
         let message = Some(message.to_owned());
         let mut response = FindCoordinatorResponse::default();
-        if reply.version >= BATCHED_FROM {
-            let line = |key: String| wire::Coordinator {
-                key: Cow::Owned(key),
-                node_id,
-                host: Cow::Owned(host.clone()),
-                port,
-                error_code: error.code(),
-                error_message: message.clone().map(Cow::Owned),
+        if batched {
+            let line = |key: String| match self.topic == SHARE_STATE_TOPIC && !is_share_key(&key) {
+                true => wire::Coordinator {
+                    key: Cow::Owned(key),
+                    node_id: -1,
+                    port: -1,
+                    error_code: ErrorCode::InvalidRequest.code(),
+                    error_message: Some(Cow::Borrowed("")),
+                    ..Default::default()
+                },
+                false => wire::Coordinator {
+                    key: Cow::Owned(key),
+                    node_id,
+                    host: Cow::Owned(host.clone()),
+                    port,
+                    error_code: error.code(),
+                    error_message: message.clone().map(Cow::Owned),
+                },
             };
             response.coordinators = self.keys.into_iter().map(line).collect();
         } else {

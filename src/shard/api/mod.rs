@@ -30,10 +30,16 @@ pub(crate) mod metadata;
 pub(crate) mod multi_group_apis;
 pub(crate) mod offset_for_leader_epoch;
 pub(crate) mod produce;
+pub(crate) mod share_acks;
+mod share_answer;
+mod share_begin;
+pub(crate) mod share_fetch;
+pub(crate) mod share_group_apis;
+pub(crate) mod share_offsets;
+pub(crate) mod share_state_apis;
 pub(crate) mod streams_group_apis;
 pub(crate) mod txn_apis;
 pub(crate) mod txn_offset_commit;
-pub(crate) mod unbuilt;
 pub(crate) mod verify;
 
 use crate::request::Request;
@@ -122,7 +128,7 @@ handlers! {
     Metadata 0 13 Here metadata::run, "";
     OffsetCommit 2 10 Here group_apis::offset_commit, "";
     OffsetFetch 1 10 Here multi_group_apis::offset_fetch, "";
-    FindCoordinator 0 6 Here find_coordinator::run, "share coordinators";
+    FindCoordinator 0 6 Here find_coordinator::run, "";
     JoinGroup 0 9 Here group_apis::join_group, "";
     Heartbeat 0 4 Here group_apis::heartbeat, "";
     LeaveGroup 0 5 Here group_apis::leave_group, "";
@@ -162,6 +168,18 @@ handlers! {
     ConsumerGroupDescribe 0 1 Here consumer_group_apis::describe, "";
     ListConfigResources 0 1 Here list_config_resources::run, "";
     DescribeTopicPartitions 0 0 Here describe_topic_partitions::run, "";
+    ShareGroupHeartbeat 1 1 Here share_group_apis::heartbeat, "";
+    ShareGroupDescribe 1 1 Here share_group_apis::describe, "";
+    ShareFetch 1 2 Here share_fetch::run, "CurrentLeader tags";
+    ShareAcknowledge 1 2 Here share_acks::run, "CurrentLeader tags";
+    InitializeShareGroupState 0 0 Here share_state_apis::initialize, "";
+    ReadShareGroupState 0 0 Here share_state_apis::read, "";
+    WriteShareGroupState 0 1 Here share_state_apis::write, "";
+    DeleteShareGroupState 0 0 Here share_state_apis::delete, "";
+    ReadShareGroupStateSummary 0 1 Here share_state_apis::summary, "";
+    DescribeShareGroupOffsets 0 1 Here share_offsets::run, "";
+    AlterShareGroupOffsets 0 0 Here share_group_apis::alter_offsets, "";
+    DeleteShareGroupOffsets 0 0 Here share_group_apis::delete_offsets, "";
     StreamsGroupHeartbeat 0 0 Here streams_group_apis::heartbeat, "";
     StreamsGroupDescribe 0 0 Here streams_group_apis::describe, "";
 }

@@ -481,21 +481,6 @@ fn a_controller_listener_serves_what_controllers_do() {
 }
 
 #[test]
-fn groups_of_other_protocols_are_refused_by_an_answer() {
-    let mut d = start(1, 9);
-    let c = d.connect(0);
-    let beat = wire::ShareGroupHeartbeatRequest::default();
-    let r: wire::ShareGroupHeartbeatResponse<'_> = d.call(c, &beat, 1);
-    assert_eq!(r.error_code, 35);
-    let describe = wire::ShareGroupDescribeRequest {
-        group_ids: vec!["g".into()],
-        ..Default::default()
-    };
-    let r: wire::ShareGroupDescribeResponse<'_> = d.call(c, &describe, 1);
-    assert_eq!((r.groups[0].error_code, &*r.groups[0].group_id), (35, "g"));
-}
-
-#[test]
 fn without_the_offsets_topic_no_group_is_coordinated_here() {
     let mut d = start(2, 6);
     let c = d.connect(0);

@@ -661,3 +661,80 @@ fn requests_behind_one_that_is_verified_do_not_overtake_it() {
         }
     });
 }
+
+/// Reads for a share group, whose states are not stored: offsets that are handed out.
+fn share_fetch(d: &mut Driver, c: Client, epoch: i32, topic: &str) -> Vec<i64> {
+    use wire::share_fetch_request as share;
+    let about = wire::MetadataRequest {
+        topics: Some(vec![wire::metadata_request::MetadataRequestTopic {
+            name: Some(topic.into()),
+            ..Default::default()
+        }]),
+        ..Default::default()
+    };
+    let about: wire::MetadataResponse<'_> = d.call(c, &about, 12);
+    let request = wire::ShareFetchRequest {
+        group_id: Some("g".into()),
+        member_id: Some("m".into()),
+        share_session_epoch: epoch,
+        max_wait_ms: 100,
+        max_bytes: 1 << 20,
+        max_records: 500,
+        batch_size: 500,
+        topics: vec![share::FetchTopic {
+            topic_id: about.topics[0].topic_id,
+            partitions: vec![share::FetchPartition::default()],
+        }],
+        ..Default::default()
+    };
+    let r: wire::ShareFetchResponse<'_> = d.call(c, &request, 1);
+    assert_eq!(r.error_code, 0);
+    let partitions = r.responses.iter().flat_map(|t| &t.partitions);
+    let acquired = partitions.flat_map(|p| &p.acquired_records);
+    acquired
+        .flat_map(|a| a.first_offset..=a.last_offset)
+        .collect()
+}
+
+#[test]
+fn share_groups_of_readers_of_committed_records_get_no_others() {
+    use wire::incremental_alter_configs_request as alter;
+    let mut settings = Driver::settings();
+    settings.share.stores_state = false;
+    let mut d = Driver::start(3, 6, settings, MemDisk::new());
+    d.run_until_ready();
+    let c = d.connect(0);
+    create(&mut d, c, "t", 1);
+    let configs = [
+        ("share.auto.offset.reset", "earliest"),
+        ("share.isolation.level", "read_committed"),
+    ];
+    let configs = configs.map(|(name, value)| alter::AlterableConfig {
+        name: name.into(),
+        value: Some(value.into()),
+        ..Default::default()
+    });
+    let request = wire::IncrementalAlterConfigsRequest {
+        resources: vec![alter::AlterConfigsResource {
+            resource_type: 32,
+            resource_name: "g".into(),
+            configs: configs.to_vec(),
+        }],
+        ..Default::default()
+    };
+    let r: wire::IncrementalAlterConfigsResponse<'_> = d.call(c, &request, 1);
+    assert_eq!(r.responses[0].error_code, 0);
+    let who = init(&mut d, c, "a");
+    write(&mut d, c, who, 0, ("t", 0), "yes");
+    write(&mut d, c, who, 1, ("t", 0), "yes too");
+    assert_eq!(share_fetch(&mut d, c, 0, "t"), [], "open");
+    let who = end(&mut d, c, "a", who, true).unwrap();
+    settle(&mut d, c, "a");
+    write(&mut d, c, who, 0, ("t", 0), "no");
+    let who = end(&mut d, c, "a", who, false).unwrap();
+    settle(&mut d, c, "a");
+    write(&mut d, c, who, 0, ("t", 0), "open");
+    // Markers are handed out, too: members pass over them. 3 was rolled back.
+    assert_eq!(share_fetch(&mut d, c, 1, "t"), [0, 1, 2, 4]);
+    assert_eq!(share_fetch(&mut d, c, 2, "t"), []);
+}

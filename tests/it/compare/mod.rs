@@ -16,6 +16,7 @@ mod offsets;
 mod pair;
 mod produce;
 mod schema;
+mod shares;
 mod streams;
 mod topics;
 mod txns;
@@ -177,6 +178,12 @@ const INTENDED: &[Intended] = &[
         "producer ids, and times of markers",
     ),
     (
+        "shares: ",
+        "Share",
+        "ErrorMessage",
+        "texts are not copied",
+    ),
+    (
         "listed at the end",
         "ListGroups",
         "",
@@ -192,6 +199,8 @@ const PROPERTIES: &[(&str, &str)] = &[
     ("max.incremental.fetch.session.cache.slots", "1000"),
     // Answers must not depend on how much time lies between two requests.
     ("group.consumer.assignment.interval.ms", "0"),
+    ("group.share.assignment.interval.ms", "0"),
+    ("share.coordinator.state.topic.num.partitions", "4"),
     ("group.streams.assignment.interval.ms", "0"),
     ("group.streams.initial.rebalance.delay.ms", "0"),
 ];
@@ -209,6 +218,7 @@ const CASES: &[Case] = &[
     ("offsets", offsets::run),
     ("groups", groups::run),
     ("consumers", consumers::run),
+    ("shares", shares::run),
     ("txns", txns::run),
     ("streams", streams::run),
 ];

@@ -18,7 +18,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 const CLOSED: &str = "connection closed";
 
 /// What Kafka switches on by default and Flumen does not have: off, so that both are alike.
-const FEATURES: [&str; 2] = ["eligible.leader.replicas.version", "share.version"];
+const FEATURES: [&str; 1] = ["eligible.leader.replicas.version"];
 
 /// Fields whose value is the broker's own; only "none" and "some" are told apart.
 const OWN: &[&str] = &[

@@ -34,6 +34,7 @@ mod power;
 mod recovery;
 mod retention;
 mod robust;
+mod shares;
 mod tools_data;
 mod txns;
 mod unreadable;

@@ -7,6 +7,7 @@
 
 mod mixed;
 mod range;
+pub(crate) mod simple;
 mod uniform;
 
 #[cfg(test)]

@@ -3,14 +3,15 @@
 #![allow(clippy::unwrap_used)] // tests, though outside of a #[test]
 
 pub mod consumers;
+pub mod shares;
 pub mod streams;
 
 use bytes::Bytes;
 use consumers::TestMetadata;
 use flumen_base::{ErrorCode, Mono, Now, PartitionIndex, Prng, Uuid};
 use flumen_coordinator::{
-    Append, CoordinatorConfig, GroupCoordinator, Out, Reply, ReplyToken, RequestContext, Topics,
-    WriteToken, partition_for,
+    Append, CoordinatorConfig, GroupCoordinator, Out, Reply, ReplyToken, RequestContext, ShareCall,
+    Topics, WriteToken, partition_for,
 };
 use flumen_wire::messages::join_group_request::JoinGroupRequestProtocol;
 use flumen_wire::messages::leave_group_request::MemberIdentity;
@@ -65,6 +66,8 @@ pub struct World {
     pub appends: VecDeque<Append>,
     /// Answers not looked at.
     pub replies: BTreeMap<ReplyToken, Reply>,
+    /// Calls for stored share states that are not answered, oldest first.
+    pub share_calls: VecDeque<(u64, ShareCall)>,
     pub token_last: u64,
     /// Appends are committed at once.
     pub auto_commit: bool,
@@ -103,6 +106,7 @@ impl World {
             log: Vec::new(),
             appends: VecDeque::new(),
             replies: BTreeMap::new(),
+            share_calls: VecDeque::new(),
             token_last: 0,
             auto_commit: true,
             seed,
@@ -136,6 +140,7 @@ impl World {
     /// The process restarts: everything in flight is lost.
     pub fn restart(&mut self) {
         self.appends.clear();
+        self.share_calls.clear();
         self.seed += 1;
         self.coordinator = self.replayed(self.log.len());
     }
@@ -154,6 +159,7 @@ impl World {
                 self.seed
             );
         }
+        self.share_calls.extend(out.share_calls);
         for append in out.appends {
             assert!(!append.records.is_empty());
             self.appends.push_back(append);

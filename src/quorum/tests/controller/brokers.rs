@@ -175,10 +175,10 @@ fn features_that_are_not_complete_are_refused() {
     };
     for (request, message) in [
         (
-            ask("share.version", 1, 1),
+            ask("eligible.leader.replicas.version", 1, 1),
             "The update failed for all features since the following feature had an error: Invalid \
-             update version 1 for feature share.version. Local controller 0 does not support this \
-             feature.",
+             update version 1 for feature eligible.leader.replicas.version. Local controller 0 \
+             does not support this feature.",
         ),
         (
             ask("group.version", 2, 1),

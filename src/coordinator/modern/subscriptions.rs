@@ -1,6 +1,6 @@
 //! Which topics a group subscribes to, and how often: by name and by expression.
 
-use crate::modern::metadata_hash;
+use super::metadata_hash;
 use crate::out::Metadata;
 use std::collections::BTreeMap;
 
@@ -51,8 +51,13 @@ impl TopicCounts {
         self.0.contains_key(topic)
     }
 
+    /// Their names, ascending.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(|t| &**t)
+    }
+
     /// The hash over their metadata.
     pub(crate) fn metadata_hash(&self, metadata: &dyn Metadata) -> i64 {
-        metadata_hash(metadata, self.0.keys().map(|t| &**t))
+        metadata_hash(metadata, self.names())
     }
 }
