@@ -47,7 +47,7 @@ impl GroupCoordinator {
     ) -> Result<(GroupSerial, bool), Refusal> {
         let partition = self.route_write(name)?;
         if let Some(serial) = self.find(partition, name) {
-            if self.groups.get(&serial).is_some_and(|g| g.share.is_some()) {
+            if self.is_share_group(serial) {
                 let kind = kind.to_lowercase();
                 let message = format!("Group {name} is not a {kind}.");
                 return Err(Refusal::new(ErrorCode::GroupIdNotFound, message));

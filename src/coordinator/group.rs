@@ -33,12 +33,12 @@ pub(crate) struct Group {
     pub(crate) classic: ClassicGroup,
     /// Set: this is a consumer group.
     pub(crate) consumer: Option<Box<ConsumerGroup>>,
-    /// Set: this is a streams group.
-    pub(crate) streams: Option<Box<StreamsGroup>>,
-    /// Changes of the consumer or streams group that are being written.
-    pub(crate) history: History,
     /// Set: this is a share group.
     pub(crate) share: Option<Box<ShareGroup>>,
+    /// Set: this is a streams group.
+    pub(crate) streams: Option<Box<StreamsGroup>>,
+    /// Changes of the consumer, share or streams group that are being written.
+    pub(crate) history: History,
     /// Committed offsets and those being committed.
     pub(crate) offsets: Offsets,
 }
@@ -60,9 +60,9 @@ impl Group {
             write_last: None,
             classic: ClassicGroup::new(wall_ms),
             consumer: None,
+            share: None,
             streams: None,
             history: History::default(),
-            share: None,
             offsets: Offsets::default(),
         }
     }

@@ -413,7 +413,7 @@ impl GroupCoordinator {
     }
 
     /// Whether a group is a share group: no other protocol has members of it.
-    fn is_share_group(&self, serial: GroupSerial) -> bool {
+    pub(crate) fn is_share_group(&self, serial: GroupSerial) -> bool {
         self.groups.get(&serial).is_some_and(|g| g.share.is_some())
     }
 

@@ -216,10 +216,8 @@ impl Group {
             (Effect::Replaced(replaced), false) => {
                 self.static_replacement_failed(env, *replaced, error);
             }
-            (Effect::Consumer, true) => self.change_written(write),
-            (Effect::Consumer, false) => self.change_failed(env, write, error),
-            (Effect::Share, true) => self.share_written(write),
-            (Effect::Share, false) => self.share_failed(env, write),
+            (Effect::Change, true) => self.change_written(write),
+            (Effect::Change, false) => self.change_failed(env, write, error),
             (Effect::Deleted, true) => return true,
             (Effect::Deleted, false) => self.revive(),
         }
@@ -265,13 +263,16 @@ impl Group {
                     self.sync_timer_fired(env);
                 }
             }
-            TimerKey::Member(_, serial, _) if self.share.is_some() => {
-                self.share_timer(env, entry, serial);
+            TimerKey::Member(_, serial, timer) => {
+                let of = (serial, timer);
+                if self.share.is_some() {
+                    self.share_timer(env, entry, of);
+                } else if self.streams.is_some() {
+                    self.streams_timer(env, entry, of);
+                } else {
+                    self.consumer_timer(env, entry, of);
+                }
             }
-            TimerKey::Member(_, serial, timer) => match self.streams {
-                Some(_) => self.streams_timer(env, entry, (serial, timer)),
-                None => self.consumer_timer(env, entry, (serial, timer)),
-            },
             TimerKey::Delay(_) => self.streams_delay(env, entry),
             TimerKey::Expiry(_) => {}
         }

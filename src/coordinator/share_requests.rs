@@ -1,8 +1,8 @@
 //! The entries of the APIs of share groups, and of what coordinators of stored share state answer.
 
-use crate::consumer::Refusal;
 use crate::coordinator::GroupCoordinator;
 use crate::group::{Env, Group};
+use crate::modern::Refusal;
 use crate::out::{Out, ReplyToken, RequestContext};
 use crate::share_group::{
     ShareCalled, ShareGroup, ShareThen, alter_answer, alter_error, delete_offsets_error,
@@ -56,8 +56,7 @@ impl GroupCoordinator {
     ) -> Result<GroupSerial, Refusal> {
         let partition = self.route_write(name)?;
         if let Some(serial) = self.find(partition, name) {
-            let group = self.groups.get(&serial);
-            return match group.is_some_and(|g| g.share.is_some()) {
+            return match self.is_share_group(serial) {
                 true => Ok(serial),
                 false => Err(no_share_group(name, true)),
             };
@@ -209,7 +208,7 @@ impl GroupCoordinator {
         out: &mut Out,
         run: impl FnOnce(&mut Group, &mut Env<'_>),
     ) -> bool {
-        let found = serial.filter(|s| self.groups.get(s).is_some_and(|g| g.share.is_some()));
+        let found = serial.filter(|serial| self.is_share_group(*serial));
         found.is_some_and(|serial| self.with_group(serial, now, out, run).is_some())
     }
 }

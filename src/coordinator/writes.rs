@@ -54,10 +54,8 @@ pub(crate) enum Effect {
     },
     /// A static member came back under a new id while the group was stable.
     Replaced(Box<StaticReplacement>),
-    /// A change of a consumer or streams group, or of the kind of the group.
-    Consumer,
-    /// A change of a share group.
-    Share,
+    /// A change of a consumer, share or streams group, or of the kind of the group.
+    Change,
     /// The group's tombstone.
     Deleted,
     /// Its offsets are those of a transaction.
@@ -80,6 +78,16 @@ pub(crate) enum Done {
     DeletedGroup { gather: u64, index: usize },
     /// A waiting request, if any; and stored states of share partitions are made or deleted.
     Share(Box<ShareDone>),
+}
+
+impl Done {
+    /// The waiting request is answered, if there is one.
+    pub(crate) fn answer(reply: Option<(ReplyToken, Reply)>) -> Self {
+        match reply {
+            Some((token, reply)) => Self::Reply(token, reply),
+            None => Self::Nothing,
+        }
+    }
 }
 
 /// What follows a write of a share group, beside the answer.

@@ -273,12 +273,13 @@ impl Group {
             TimerKey::Join(_) => classic.join_deadline.owns(at),
             TimerKey::Sync(_) => classic.sync_deadline.owns(at),
             TimerKey::Member(_, serial, timer) => {
-                if let Some(share) = &self.share {
-                    return share.owns_entry(at, serial);
-                }
-                let consumer = self.consumer.as_ref().map(|c| &c.timers);
-                let timers = consumer.or(self.streams.as_ref().map(|s| &s.timers));
-                timers.is_some_and(|t| t.owns_entry(at, serial, timer))
+                let timers = match (&self.consumer, &self.streams, &self.share) {
+                    (Some(consumer), _, _) => &consumer.timers,
+                    (_, Some(streams), _) => &streams.timers,
+                    (_, _, Some(share)) => &share.timers,
+                    (None, None, None) => return false,
+                };
+                timers.owns_entry(at, serial, timer)
             }
             TimerKey::Delay(_) => self.streams.as_ref().is_some_and(|s| s.delay.owns(at)),
             TimerKey::Expiry(_) => false,

@@ -12,6 +12,7 @@ use crate::consumer::{self, ConsumerGroup, ConsumerRecord, Conversion};
 use crate::group::{Env, Group};
 use crate::out::{Record, Reply, ReplyToken};
 use crate::records::{self, Replayed};
+use crate::share_group::{self, ShareGroup, ShareRecord};
 use crate::streams::{self, StreamsGroup, StreamsRecord};
 use crate::writes::{Done, Effect, Part};
 use flumen_base::ErrorCode;
@@ -35,6 +36,16 @@ impl ChangeRecord for ConsumerRecord {
     }
 }
 
+impl ChangeRecord for ShareRecord {
+    fn encode(&self, group: &str) -> Option<Record> {
+        self.encode(group)
+    }
+
+    fn apply_to(&self, group: &mut Group) -> Option<AnyUndo> {
+        group.apply_share(self).map(AnyUndo::Share)
+    }
+}
+
 impl ChangeRecord for StreamsRecord {
     fn encode(&self, group: &str) -> Option<Record> {
         self.encode(group)
@@ -49,6 +60,7 @@ impl ChangeRecord for StreamsRecord {
 #[derive(Debug)]
 pub(crate) enum AnyUndo {
     Consumer(consumer::Undo),
+    Share(share_group::Undo),
     Streams(streams::Undo),
 }
 
@@ -110,7 +122,7 @@ impl History {
     pub(crate) fn consumer_undos(&self) -> impl Iterator<Item = &consumer::Undo> {
         self.undos().filter_map(|undo| match undo {
             AnyUndo::Consumer(undo) => Some(undo),
-            AnyUndo::Streams(_) => None,
+            AnyUndo::Share(_) | AnyUndo::Streams(_) => None,
         })
     }
 
@@ -118,7 +130,7 @@ impl History {
     pub(crate) fn streams_undos(&self) -> impl Iterator<Item = &streams::Undo> {
         self.undos().filter_map(|undo| match undo {
             AnyUndo::Streams(undo) => Some(undo),
-            AnyUndo::Consumer(_) => None,
+            AnyUndo::Consumer(_) | AnyUndo::Share(_) => None,
         })
     }
 }
@@ -135,9 +147,19 @@ impl Group {
         change: Change<R>,
         reply: Option<(ReplyToken, Reply)>,
     ) -> Result<(), Refusal> {
+        self.write_change_then(env, change, Done::answer(reply))
+    }
+
+    /// The same with whatever follows. Without records that can only be a reply.
+    pub(crate) fn write_change_then<R: ChangeRecord>(
+        &mut self,
+        env: &mut Env<'_>,
+        change: Change<R>,
+        done: Done,
+    ) -> Result<(), Refusal> {
         let records = self.encode(&change)?;
         if records.is_empty() {
-            if let Some((token, reply)) = reply {
+            if let Done::Reply(token, reply) = done {
                 self.reply_when_written(env, token, reply);
             }
             return Ok(());
@@ -161,13 +183,9 @@ impl Group {
         let part = Part {
             group: self.serial,
             offsets: Vec::new(),
-            effect: Effect::Consumer,
+            effect: Effect::Change,
         };
         let part = self.part(env.next_write(), part);
-        let done = match reply {
-            Some((token, reply)) => Done::Reply(token, reply),
-            None => Done::Nothing,
-        };
         env.append(self.partition, records, vec![part], done);
         if converts && self.is_classic_kind() {
             self.begin_classic_sessions(env);
@@ -246,6 +264,19 @@ impl Group {
         self.consumer.get_or_insert_with(new).apply(record)
     }
 
+    /// Applies a record of a share group, live or in replay; how to undo it.
+    pub(crate) fn apply_share(&mut self, record: &ShareRecord) -> Option<share_group::Undo> {
+        if matches!(record, ShareRecord::Epoch(None)) {
+            self.share = None;
+            return None;
+        }
+        if self.share.is_none() && record.is_tombstone() {
+            return None;
+        }
+        let new = || Box::new(ShareGroup::new());
+        self.share.get_or_insert_with(new).apply(record)
+    }
+
     /// Applies a record of a streams group, live or in replay; how to undo it. The topology is
     /// buried after the group has ended.
     pub(crate) fn apply_streams(&mut self, record: &StreamsRecord) -> Option<streams::Undo> {
@@ -264,11 +295,8 @@ impl Group {
     pub(crate) fn replay(&mut self, record: &Replayed<'_>) -> Option<AnyUndo> {
         match record {
             Replayed::Consumer(_, record) => record.apply_to(self),
+            Replayed::Share(_, record) => record.apply_to(self),
             Replayed::Streams(_, record) => record.apply_to(self),
-            Replayed::Share(_, record) => {
-                self.apply_share(record);
-                None
-            }
             Replayed::Group(_, Some(value)) => {
                 self.classic = ClassicGroup::load(value);
                 None
@@ -307,6 +335,9 @@ impl Group {
             consumer.recount();
             consumer.timers.clear();
             consumer.fit_timers(env, group);
+        } else if let Some(share) = &mut self.share {
+            share.timers.clear();
+            share.fit_timers(env, group);
         } else if let Some(streams) = &mut self.streams {
             streams.recount();
             streams.timers.clear();
@@ -325,9 +356,10 @@ impl Group {
             return true;
         }
         for undo in step.undo.drain(..).rev() {
-            match (undo, &mut self.consumer, &mut self.streams) {
-                (AnyUndo::Consumer(undo), Some(consumer), _) => consumer.undo(undo),
-                (AnyUndo::Streams(undo), _, Some(streams)) => streams.undo(undo),
+            match (undo, &mut self.consumer, &mut self.share, &mut self.streams) {
+                (AnyUndo::Consumer(undo), Some(consumer), _, _) => consumer.undo(undo),
+                (AnyUndo::Share(undo), _, Some(share), _) => share.undo(undo),
+                (AnyUndo::Streams(undo), _, _, Some(streams)) => streams.undo(undo),
                 _ => {}
             }
         }

@@ -411,7 +411,7 @@ impl Group {
             reply: Some((token, reply)),
             call: plan.call.map(|call| (call, ShareThen::Heartbeat { group })),
         };
-        self.write_share(env, &plan.records, after)?;
+        self.write_share(env, plan.records, after)?;
         let name = (self.serial, &*self.name);
         if let Some(share) = &mut self.share {
             share.refresh = plan.refresh.unwrap_or(share.refresh);
@@ -457,12 +457,12 @@ impl Group {
         }
         let epoch = share.records.epoch.saturating_add(1);
         let hash = topics.metadata_hash(env.metadata);
-        let records = [
+        let records = vec![
             ShareRecord::Current(id.clone(), None),
             ShareRecord::Target(id.clone(), None),
             ShareRecord::Member(id.clone(), None),
             ShareRecord::Epoch(Some((epoch, hash))),
         ];
-        self.write_share(env, &records, After { reply, call: None })
+        self.write_share(env, records, After { reply, call: None })
     }
 }

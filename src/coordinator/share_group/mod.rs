@@ -27,5 +27,5 @@ pub(crate) use calls::ShareThen;
 pub(crate) use heartbeat::{share_heartbeat_error, validate as validate_share_heartbeat};
 pub(crate) use offsets::{alter_answer, alter_error, delete_offsets_error};
 pub(crate) use records::{ShareRecord, read as read_share_record};
-pub(crate) use state::ShareGroup;
+pub(crate) use state::{ShareGroup, Undo};
 pub(crate) use view::{no_share_group, share_described_error};

@@ -6,8 +6,8 @@ use super::calls::{ShareCall, ShareCalled, ShareThen};
 use super::records::ShareRecord;
 use super::state::{StateTopic, StateTopics};
 use super::write::After;
-use crate::consumer::Refusal;
 use crate::group::{Env, Group};
+use crate::modern::Refusal;
 use crate::out::{Metadata, Reply, ReplyToken};
 use flumen_base::{ErrorCode, PartitionIndex, Uuid};
 use flumen_wire::messages::alter_share_group_offsets_request::AlterShareGroupOffsetsRequestTopic;
@@ -158,12 +158,12 @@ impl Group {
             draft: Box::new(response),
         };
         let call = ShareCall::initialize(&self.name, state_epoch, starts);
-        let records = [Self::stored_record(env, stored)];
+        let records = vec![Self::stored_record(env, stored)];
         let after = After {
             reply: None,
             call: Some((call, then)),
         };
-        self.write_share(env, &records, after)
+        self.write_share(env, records, after)
     }
 
     /// DeleteShareGroupOffsets, when the group was found.
@@ -209,12 +209,12 @@ impl Group {
             refused,
         };
         let call = ShareCall::delete(&self.name, &gone);
-        let records = [Self::stored_record(env, stored)];
+        let records = vec![Self::stored_record(env, stored)];
         let after = After {
             reply: None,
             call: Some((call, then)),
         };
-        self.write_share(env, &records, after)
+        self.write_share(env, records, after)
     }
 
     /// The first step of deleting a share group: its stored states go. False where there are none.
@@ -236,12 +236,12 @@ impl Group {
             index,
         };
         let call = ShareCall::delete(&self.name, &gone);
-        let records = [Self::stored_record(env, stored)];
+        let records = vec![Self::stored_record(env, stored)];
         let after = After {
             reply: None,
             call: Some((call, then)),
         };
-        let written = self.write_share(env, &records, after);
+        let written = self.write_share(env, records, after);
         written.map(|()| true).map_err(|refusal| refusal.error)
     }
 
@@ -261,9 +261,9 @@ impl Group {
         if stored == share.stored() {
             return;
         }
-        let records = [Self::stored_record(env, stored)];
+        let records = vec![Self::stored_record(env, stored)];
         // It can't fail: the group's name stands in records already.
-        let _ = self.write_share(env, &records, After::default());
+        let _ = self.write_share(env, records, After::default());
     }
 
     /// Stored states were deleted for a DeleteShareGroupOffsets, or not; its answer leaves.
@@ -308,12 +308,12 @@ impl Group {
             return env.reply(token, reply);
         }
         stored.deleting.retain(|id, _| !done.contains(id));
-        let records = [Self::stored_record(env, stored)];
+        let records = vec![Self::stored_record(env, stored)];
         let after = After {
             reply: Some((token, reply)),
             call: None,
         };
-        if let Err(refusal) = self.write_share(env, &records, after) {
+        if let Err(refusal) = self.write_share(env, records, after) {
             env.reply(token, delete_offsets_error(refusal));
         }
     }
@@ -324,9 +324,9 @@ impl Group {
             return;
         };
         if stored.forget(gone) {
-            let records = [Self::stored_record(env, stored)];
+            let records = vec![Self::stored_record(env, stored)];
             // It can't fail: the group's name stands in records already.
-            let _ = self.write_share(env, &records, After::default());
+            let _ = self.write_share(env, records, After::default());
         }
     }
 }

@@ -2,11 +2,9 @@
 //! computed from them follows along. Nothing here decides.
 
 use super::records::ShareRecord;
-use super::timers::Sessions;
-use super::write::Step;
-use crate::modern::{Partitions, TopicCounts};
+use crate::modern::{MemberTimers, Partitions, TopicCounts};
 use flumen_base::{PartitionIndex, Uuid};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The epoch that a group and its target begin with.
@@ -122,6 +120,16 @@ impl ShareRecords {
     }
 }
 
+/// How to take one record back.
+#[derive(Debug)]
+pub(crate) enum Undo {
+    Member(Arc<str>, Option<Arc<ShareMember>>),
+    Target(Arc<str>, Option<Arc<Partitions>>),
+    TargetEpoch(i32, i64),
+    Epoch(i32, i64),
+    Stored(Option<Arc<StateTopics>>),
+}
+
 /// A share group.
 #[derive(Debug)]
 pub(crate) struct ShareGroup {
@@ -136,9 +144,8 @@ pub(crate) struct ShareGroup {
     /// A look at topics, stored states and targets has found nothing to do, and nothing changed
     /// since.
     pub(crate) settled: bool,
-    pub(super) sessions: Sessions,
-    /// Changes that are being written, oldest first.
-    pub(super) history: VecDeque<Step>,
+    /// Members' sessions.
+    pub(crate) timers: MemberTimers,
 }
 
 impl ShareGroup {
@@ -148,8 +155,7 @@ impl ShareGroup {
             topics: TopicCounts::default(),
             refresh: (0, 0),
             settled: false,
-            sessions: Sessions::default(),
-            history: VecDeque::new(),
+            timers: MemberTimers::default(),
         }
     }
 
@@ -167,7 +173,7 @@ impl ShareGroup {
 
     /// Whether no record says anything of it.
     pub(crate) fn is_blank(&self) -> bool {
-        self.history.is_empty() && self.records == ShareRecords::new()
+        self.records == ShareRecords::new()
     }
 
     /// Kafka's name of its state.
@@ -201,12 +207,13 @@ impl ShareGroup {
 
     // ---- records ----
 
-    /// Applies a record. The tombstone of the group itself is its owner's affair.
-    pub(crate) fn apply(&mut self, record: &ShareRecord) {
+    /// Applies a record; how to take it back, unless it changes nothing. The tombstone of the group
+    /// itself is its owner's affair.
+    pub(crate) fn apply(&mut self, record: &ShareRecord) -> Option<Undo> {
         use ShareRecord as R;
         self.settled = false;
         let records = &mut self.records;
-        match record {
+        Some(match record {
             R::Member(id, Some(said)) => {
                 let mut member = self.get_or_new(id);
                 let m = Arc::make_mut(&mut member);
@@ -214,47 +221,68 @@ impl ShareGroup {
                 m.client_id.clone_from(&said.client_id);
                 m.client_host.clone_from(&said.client_host);
                 m.topics.clone_from(&said.topics);
-                self.put_member(id, Some(member));
+                Undo::Member(id.clone(), self.put_member(id, Some(member)))
             }
-            R::Member(id, None) => self.put_member(id, None),
+            R::Member(id, None) => Undo::Member(id.clone(), self.put_member(id, None)),
             R::Current(id, Some(has)) => {
                 let mut member = self.get_or_new(id);
                 let m = Arc::make_mut(&mut member);
                 m.epoch = has.epoch;
                 m.previous_epoch = has.previous_epoch;
                 m.assigned.clone_from(&has.assigned);
-                self.put_member(id, Some(member));
+                Undo::Member(id.clone(), self.put_member(id, Some(member)))
             }
             R::Current(id, None) => {
-                if let Some(member) = records.members.get_mut(id) {
-                    let m = Arc::make_mut(member);
-                    m.epoch = LEAVE_EPOCH;
-                    m.previous_epoch = LEAVE_EPOCH;
-                    m.assigned.clear();
-                }
+                let mut member = records.members.get(id)?.clone();
+                let m = Arc::make_mut(&mut member);
+                m.epoch = LEAVE_EPOCH;
+                m.previous_epoch = LEAVE_EPOCH;
+                m.assigned.clear();
+                Undo::Member(id.clone(), self.put_member(id, Some(member)))
             }
             R::Target(id, Some(target)) => {
-                records.targets.insert(id.clone(), target.clone());
+                let before = records.targets.insert(id.clone(), target.clone());
+                Undo::Target(id.clone(), before)
             }
-            R::Target(id, None) => {
-                records.targets.remove(id);
-            }
+            R::Target(id, None) => Undo::Target(id.clone(), records.targets.remove(id)),
             R::TargetEpoch(value) => {
+                let undo = Undo::TargetEpoch(records.target_epoch, records.target_ms);
                 (records.target_epoch, records.target_ms) = value.unwrap_or((-1, 0));
+                undo
             }
-            R::Epoch(Some(value)) => (records.epoch, records.metadata_hash) = *value,
-            R::Epoch(None) => {}
-            R::Stored(stored) => records.stored.clone_from(stored),
-        }
+            R::Epoch(Some(value)) => {
+                let undo = Undo::Epoch(records.epoch, records.metadata_hash);
+                (records.epoch, records.metadata_hash) = *value;
+                undo
+            }
+            R::Epoch(None) => return None,
+            R::Stored(stored) => {
+                Undo::Stored(std::mem::replace(&mut records.stored, stored.clone()))
+            }
+        })
     }
 
-    /// Takes over what records said at another time.
-    pub(super) fn set_records(&mut self, records: ShareRecords) {
-        self.records = records;
+    /// Takes a record back.
+    pub(crate) fn undo(&mut self, undo: Undo) {
         self.settled = false;
-        self.topics = TopicCounts::default();
-        for topic in self.records.members.values().flat_map(|m| &m.topics) {
-            self.topics.by_name(topic, true);
+        let records = &mut self.records;
+        match undo {
+            Undo::Member(id, before) => {
+                self.put_member(&id, before);
+            }
+            Undo::Target(id, Some(before)) => {
+                records.targets.insert(id, before);
+            }
+            Undo::Target(id, None) => {
+                records.targets.remove(&id);
+            }
+            Undo::TargetEpoch(epoch, ms) => {
+                (records.target_epoch, records.target_ms) = (epoch, ms);
+            }
+            Undo::Epoch(epoch, hash) => {
+                (records.epoch, records.metadata_hash) = (epoch, hash);
+            }
+            Undo::Stored(before) => records.stored = before,
         }
     }
 
@@ -265,23 +293,31 @@ impl ShareGroup {
         }
     }
 
-    fn put_member(&mut self, id: &Arc<str>, new: Option<Arc<ShareMember>>) {
+    /// Puts a member in its place; who was there before.
+    fn put_member(
+        &mut self,
+        id: &Arc<str>,
+        new: Option<Arc<ShareMember>>,
+    ) -> Option<Arc<ShareMember>> {
         let members = &mut self.records.members;
         let old = match &new {
             Some(member) => members.insert(id.clone(), member.clone()),
             None => members.remove(id),
         };
-        for (member, add) in [(old, false), (new, true)] {
+        for (member, add) in [(&old, false), (&new, true)] {
             for topic in member.iter().flat_map(|m| &m.topics) {
                 self.topics.by_name(topic, add);
             }
         }
+        old
     }
 
     /// For tests: panics when something computed does not follow from the records.
     pub(crate) fn check(&self) {
-        let mut again = Self::new();
-        again.set_records(self.records.clone());
-        assert_eq!(again.topics, self.topics, "topic counts");
+        let mut counts = TopicCounts::default();
+        for topic in self.records.members.values().flat_map(|m| &m.topics) {
+            counts.by_name(topic, true);
+        }
+        assert_eq!(counts, self.topics, "topic counts");
     }
 }

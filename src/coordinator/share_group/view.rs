@@ -1,8 +1,8 @@
 //! What admin requests see of a share group: ShareGroupDescribe (77), version 1.
 
 use super::state::ShareMember;
-use crate::consumer::Refusal;
 use crate::group::Group;
+use crate::modern::Refusal;
 use crate::out::Metadata;
 use flumen_base::ErrorCode;
 use flumen_wire::messages::share_group_describe_response::{
