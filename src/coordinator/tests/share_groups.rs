@@ -4,7 +4,9 @@
 
 mod common;
 
+use common::consumers::join_consumers;
 use common::shares::share_request;
+use common::streams::{join_streams, simple};
 use common::{World, join_request, topic_id};
 use flumen_base::{ErrorCode, Prng};
 use flumen_coordinator::ShareDeed;
@@ -150,6 +152,36 @@ fn requests_that_do_not_fit_are_refused() {
         ErrorCode::UnknownMemberId,
         "a classic heartbeat"
     );
+}
+
+#[test]
+fn groups_of_other_protocols_are_kept_apart() {
+    let mut world = with_member();
+    let r = world.ask(&join_consumers("g", "c", &["t0"]));
+    assert_eq!(r.error_code, ErrorCode::GroupIdNotFound.code());
+    assert_eq!(
+        r.error_message.as_deref(),
+        Some("Group g is not a consumer group.")
+    );
+    let r = world.ask_streams(&join_streams("g", "s", simple()));
+    assert_eq!(r.error_code, ErrorCode::GroupIdNotFound.code());
+    assert_eq!(
+        r.error_message.as_deref(),
+        Some("Group g is not a streams group.")
+    );
+    let r = world.ask_streams(&join_streams("app", "s", simple()));
+    assert_eq!(r.error_code, 0);
+    let r = world.share_beat("app", "m", 0, Some(&["t0"]));
+    assert_eq!(r.error_code, ErrorCode::GroupIdNotFound.code());
+    assert_eq!(
+        r.error_message.as_deref(),
+        Some("Group app is not a share group.")
+    );
+    assert_eq!(&*world.describe_share("g").group_state, "Stable");
+    let restarted = world.replayed(world.log.len());
+    assert_eq!(&*restarted.describe_share_group("g").group_state, "Stable");
+    assert_eq!(&*restarted.describe_streams_group("app").group_id, "app");
+    assert_eq!(restarted.describe_streams_group("app").error_code, 0);
 }
 
 #[test]
