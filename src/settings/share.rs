@@ -1,7 +1,7 @@
 //! Keys of share groups and of the coordinator of their stored state (`group.share.*`,
 //! `share.coordinator.*`).
 
-use crate::validate::require;
+use crate::validate::group_kind;
 use crate::view::View;
 use crate::{BrokerConfig, ConfigError};
 
@@ -119,34 +119,15 @@ pub(crate) fn load(v: &View<'_>) -> Result<ShareSettings, ConfigError> {
 /// Values within their bounds, and heartbeats within sessions.
 pub(crate) fn validate(c: &BrokerConfig) -> Result<(), ConfigError> {
     let s = &c.share;
+    let bounded = |key, of: Bounded| (key, of.min, of.value, of.max);
     let all = [
-        ("heartbeat.interval.ms", s.heartbeat_interval_ms),
-        ("session.timeout.ms", s.session_timeout_ms),
-        ("assignment.interval.ms", s.assignment_interval_ms),
-        ("record.lock.duration.ms", s.record_lock_duration_ms),
-        ("delivery.count.limit", s.delivery_count_limit),
-        ("partition.max.record.locks", s.partition_max_record_locks),
+        bounded("heartbeat.interval.ms", s.heartbeat_interval_ms),
+        bounded("session.timeout.ms", s.session_timeout_ms),
+        bounded("assignment.interval.ms", s.assignment_interval_ms),
+        bounded("record.lock.duration.ms", s.record_lock_duration_ms),
+        bounded("delivery.count.limit", s.delivery_count_limit),
+        bounded("partition.max.record.locks", s.partition_max_record_locks),
     ];
-    for (rest, Bounded { value, min, max }) in all {
-        let key = |bound: &str| format!("group.share.{bound}{rest}");
-        require(max >= min, || {
-            let (max, min) = (key("max."), key("min."));
-            format!("{max} must be greater than or equal to {min}")
-        })?;
-        require(value >= min, || {
-            let (key, min) = (key(""), key("min."));
-            format!("{key} must be greater than or equal to {min}")
-        })?;
-        require(value <= max, || {
-            let (key, max) = (key(""), key("max."));
-            format!("{key} must be less than or equal to {max}")
-        })?;
-    }
-    require(
-        s.heartbeat_interval_ms.value < s.session_timeout_ms.value,
-        || {
-            "group.share.heartbeat.interval.ms must be less than group.share.session.timeout.ms"
-                .to_owned()
-        },
-    )
+    let beats = s.heartbeat_interval_ms.value < s.session_timeout_ms.value;
+    group_kind("share", &all, beats)
 }

@@ -8,7 +8,7 @@ use crate::view::View;
 use crate::{ConfigError, ConfigMap, TopicConfig};
 use std::collections::BTreeSet;
 
-pub(crate) fn require(holds: bool, message: impl FnOnce() -> String) -> Result<(), ConfigError> {
+fn require(holds: bool, message: impl FnOnce() -> String) -> Result<(), ConfigError> {
     if holds {
         Ok(())
     } else {
@@ -270,7 +270,7 @@ pub(crate) fn broker_values(v: &View<'_>, c: &BrokerConfig) -> Result<(), Config
 }
 
 /// A key with the key below and the key above it.
-type Bounded = (&'static str, i32, i32, i32);
+pub(crate) type Bounded = (&'static str, i32, i32, i32);
 
 /// `group.consumer.*` within their bounds.
 fn consumer_groups(c: &BrokerConfig) -> Result<(), ConfigError> {
@@ -333,7 +333,7 @@ fn streams_groups(c: &BrokerConfig) -> Result<(), ConfigError> {
 }
 
 /// The keys of one kind of groups; `beats`: a heartbeat comes within the session.
-fn group_kind(kind: &str, bounded: &[Bounded], beats: bool) -> Result<(), ConfigError> {
+pub(crate) fn group_kind(kind: &str, bounded: &[Bounded], beats: bool) -> Result<(), ConfigError> {
     for (key, min, value, max) in bounded {
         let key = |bound: &str| format!("group.{kind}.{bound}{key}");
         require(max >= min, || {

@@ -127,7 +127,7 @@ impl Group {
         if self.consumer.is_some() {
             return Ok(None);
         }
-        if !joins || self.streams.is_some() {
+        if !joins || !self.is_classic_kind() {
             let message = format!("Group {} is not a consumer group.", self.name);
             return Err(Refusal::new(ErrorCode::GroupIdNotFound, message));
         }
