@@ -126,8 +126,8 @@ impl Shard {
         };
         let here = self.is_controller_listener(listener);
         let unstable = self.broker.quorum.unstable_api_versions;
-        let handler = api::handler(key)
-            .filter(|h| h.serves(first.api_version, unstable) && h.is_on(here));
+        let handler =
+            api::handler(key).filter(|h| h.serves(first.api_version, unstable) && h.is_on(here));
         let Some(handler) = handler else {
             if key == ApiKey::ApiVersions {
                 reply.version = 0;

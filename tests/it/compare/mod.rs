@@ -177,12 +177,7 @@ const INTENDED: &[Intended] = &[
         "/Records",
         "producer ids, and times of markers",
     ),
-    (
-        "shares: ",
-        "Share",
-        "ErrorMessage",
-        "texts are not copied",
-    ),
+    ("shares: ", "Share", "ErrorMessage", "texts are not copied"),
     (
         "listed at the end",
         "ListGroups",
