@@ -177,11 +177,11 @@ handlers! {
     WriteShareGroupState 0 1 Here share_state_apis::write, "";
     DeleteShareGroupState 0 0 Here share_state_apis::delete, "";
     ReadShareGroupStateSummary 0 1 Here share_state_apis::summary, "";
+    StreamsGroupHeartbeat 0 0 Here streams_group_apis::heartbeat, "";
+    StreamsGroupDescribe 0 0 Here streams_group_apis::describe, "";
     DescribeShareGroupOffsets 0 1 Here share_offsets::run, "";
     AlterShareGroupOffsets 0 0 Here share_group_apis::alter_offsets, "";
     DeleteShareGroupOffsets 0 0 Here share_group_apis::delete_offsets, "";
-    StreamsGroupHeartbeat 0 0 Here streams_group_apis::heartbeat, "";
-    StreamsGroupDescribe 0 0 Here streams_group_apis::describe, "";
 }
 
 /// The handler of an API.
