@@ -168,7 +168,7 @@ fn records(pair: &mut Pair) -> Result<()> {
             .count()
             == 1
     };
-    // A long wait: what one side gave out it keeps locked, so a second try would find nothing there.
+    // A long wait: what one side gave out it keeps locked, a second try would find nothing.
     let patient = |member: &str| {
         let mut request = fetch(member, 0, &[0], &[]);
         request["MaxWaitMs"] = json!(10_000);
