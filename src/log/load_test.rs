@@ -335,3 +335,94 @@ fn retention_by_time_looks_at_the_batches_before_it_believes_an_index() {
     assert_eq!(job.segments(), [0, 3, 6, 9], "all are older than that");
     assert!(rig.log.take_times_job().is_none());
 }
+
+/// Reads one record at an offset, as a client that wants little.
+fn read_one(rig: &mut Rig, offset: i64) -> Result<usize, ()> {
+    let bytes = rig.try_read(offset, 12, 100)?;
+    Ok(crate::testing_rig::values(&bytes.unwrap(), offset).len())
+}
+
+#[test]
+fn a_sealed_segment_that_lost_its_end_is_noticed_by_who_reads_there() {
+    let third = written().len(&path(3, LOG_SUFFIX)).unwrap() / 3;
+    for (len, first_lost) in [(0, 3), (1, 3), (third, 4), (2 * third, 5)] {
+        let disk = written();
+        cut(&disk, &path(3, LOG_SUFFIX), len);
+        let mut rig = Rig::open(disk, config(), 12, 0, true);
+        for offset in (0..12).filter(|o| !(first_lost..6).contains(o)) {
+            assert_eq!(read_one(&mut rig, offset), Ok(1), "{len} {offset}");
+        }
+        assert!(!rig.log.is_troubled(), "{len}");
+        for offset in first_lost..6 {
+            assert_eq!(read_one(&mut rig, offset), Err(()), "{len} {offset}");
+            let told = rig.log.take_trouble();
+            if offset == first_lost {
+                let told = told.unwrap();
+                let name = path(3, LOG_SUFFIX).to_string_lossy().into_owned();
+                let named = told.contains(&name) && told.contains(&format!("offset {offset} "));
+                assert!(named, "{told}");
+            }
+        }
+        // Compaction would have been allowed to.
+        rig.log.set_cleaned_offset(Some(Offset(6)));
+        for offset in first_lost..6 {
+            let bytes = rig.read(offset, 12, 100).unwrap();
+            let first = crate::batch::Batches::new(&bytes).next().unwrap().unwrap();
+            assert_eq!(first.header.base_offset(), 6, "{len} {offset}");
+        }
+        assert_eq!(rig.log.take_trouble(), None);
+    }
+}
+
+#[test]
+fn a_lost_end_that_no_start_can_see_is_noticed_by_who_reads_there() {
+    let sparse = || LogConfig {
+        index_interval_bytes: 4096,
+        ..config()
+    };
+    let mut rig = Rig::new(sparse());
+    for i in 0..12 {
+        rig.append(batch(1 + i, i as u64, 1, 500)).unwrap();
+    }
+    rig.write();
+    rig.seal();
+    let (disk, _) = rig.close();
+    let len = disk.len(&path(3, LOG_SUFFIX)).unwrap();
+    cut(&disk, &path(3, LOG_SUFFIX), len / 3 * 2);
+    let before = disk.bytes_read(&format!("{:020}{LOG_SUFFIX}", 3));
+    let mut rig = Rig::open(disk.clone(), sparse(), 12, 0, true);
+    let read = disk.bytes_read(&format!("{:020}{LOG_SUFFIX}", 3)) - before;
+    assert_eq!(read, 0, "a clean start reads no sealed segment");
+    for offset in (0..12).filter(|o| *o != 5) {
+        assert_eq!(read_one(&mut rig, offset), Ok(1), "{offset}");
+    }
+    assert_eq!(read_one(&mut rig, 5), Err(()));
+    assert!(rig.log.take_trouble().unwrap().contains("offset 5 "));
+}
+
+/// The place of the last batch's `last_offset_delta`, its lowest byte.
+fn last_delta(disk: &MemDisk) -> u64 {
+    disk.len(&path(9, LOG_SUFFIX)).unwrap() / 3 * 2 + 26
+}
+
+#[test]
+fn the_last_header_is_not_believed_against_what_the_clean_stop_wrote_down() {
+    let disk = written();
+    let last = disk.len(&path(9, LOG_SUFFIX)).unwrap() / 3 * 2;
+    flip(&disk, &path(9, LOG_SUFFIX), last_delta(&disk)); // 11 to 12 then
+    for point in [12, 0, -1] {
+        let refused = refusal(&disk, params(point, true));
+        assert_eq!(refused.file, path(9, LOG_SUFFIX));
+        assert_eq!((refused.position, refused.offset), (last, 11));
+    }
+    let accept = Path::new(DIR).join(ACCEPT_LOSS);
+    disk.open(&accept, OpenMode::Create).unwrap();
+    let loaded = load(&disk, params(12, true)).unwrap();
+    assert_eq!(loaded.log_end_offset(), Offset(11));
+    // An older recovery point is no reason to refuse: the batch is whole.
+    for point in [10, 0, -1] {
+        let loaded = load(&written(), params(point, true)).unwrap();
+        assert_eq!(loaded.log_end_offset(), Offset(12), "{point}");
+        assert_eq!(loaded.report.segments_recovered, 0);
+    }
+}

@@ -236,7 +236,8 @@ impl Log {
             return ReadPlan::Empty;
         }
         if segment.written == 0 {
-            return self.plan_in_segment(index + 1, request); // compaction has left nothing
+            // Compaction has left nothing, or the file has lost all.
+            return self.plan_after_gap(index, request, 0);
         }
         let floor = if offset <= segment.base_offset {
             Floor::Exact(0)
@@ -292,8 +293,9 @@ impl Log {
         let looked = look(segment, request, (bound, end), (start, by_index), bytes);
         if let Looked::Found(found) = looked
             && found.after_gap
+            && self.is_loss(index, request.offset.0, found.pos)
         {
-            self.note_gap(index, request.offset.0, found.pos);
+            return ReadPlan::Corrupt;
         }
         let Some(segment) = self.segments.get(index) else {
             return ReadPlan::Corrupt; // it was there
@@ -315,8 +317,7 @@ impl Log {
             }
             Looked::Ended => ReadPlan::Empty,
             Looked::Passed(pos) if pos >= segment.written => {
-                self.note_gap(index, request.offset.0, pos);
-                self.plan_in_segment(index + 1, request)
+                self.plan_after_gap(index, request, pos)
             }
             Looked::Passed(pos) if pos == start => {
                 // Not even one header: the file is too short.
@@ -336,13 +337,29 @@ impl Log {
         }
     }
 
-    /// The batches before this place don't hold `offset`, and those from it on are above.
-    fn note_gap(&mut self, index: usize, offset: i64, pos: u64) {
-        let base = self.segments.get(index).map(|s| s.base_offset);
-        if let Some(base) = base.filter(|_| !self.config.cleanup_policy.compact) {
-            // No error to the reader: the log may have been compacted once.
+    /// The batches before this place don't hold `offset`, and those from it on are above. Compaction
+    /// leaves such gaps; where there never was one, records are lost, and a reader that went on
+    /// would not know.
+    fn is_loss(&mut self, index: usize, offset: i64, pos: u64) -> bool {
+        if !self.is_dense() {
+            return false;
+        }
+        if let Some(base) = self.segments.get(index).map(|s| s.base_offset) {
             let why = format!("offset {offset} should stand before it");
             self.note_damage(base, pos, &why);
+        }
+        true
+    }
+
+    /// The segment ends before the offset: its place is in the next one, if that may be.
+    fn plan_after_gap(&mut self, index: usize, request: &ReadRequest, end: u64) -> ReadPlan {
+        let offset = request.offset.0;
+        if offset >= self.read_bound(request) {
+            return ReadPlan::Empty; // taken back since the read was planned
+        }
+        match self.is_loss(index, offset, end) {
+            true => ReadPlan::Corrupt,
+            false => self.plan_in_segment(index + 1, request),
         }
     }
 
@@ -355,8 +372,7 @@ impl Log {
         };
         let pos = start.pos;
         if pos >= segment.written {
-            self.note_gap(index, request.offset.0, pos);
-            return self.plan_in_segment(index + 1, request);
+            return self.plan_after_gap(index, request, pos);
         }
         let whole = bound >= next_base.unwrap_or(self.written_end).min(self.written_end);
         let limit = if whole {

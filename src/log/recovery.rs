@@ -409,7 +409,8 @@ impl Loader<'_> {
         self.report.segments_recovered += 1;
         let rules = Rules {
             is_last: next.is_none(),
-            point: match self.params.clean {
+            // A clean stop synced everything; what is said to follow its end must prove itself.
+            point: match self.params.clean && next.is_some() {
                 true => i64::MAX,
                 false => self.params.recovery_point.0,
             },

@@ -163,6 +163,7 @@ impl Loader<'_> {
             indexed: entries.last().copied(),
             last,
             end: None,
+            batch: None,
             epoch: -1,
             seen: (false, false),
         };
@@ -172,11 +173,20 @@ impl Loader<'_> {
             if !end.take(&scanned) {
                 return Ok(None);
             }
+            end.batch = Some(scanned);
         }
         let whole = scanner.pos() == size && end.seen == (true, true);
         let Some(log_end) = end.end.filter(|_| whole) else {
             return Ok(None);
         };
+        // A clean stop has written down where the log ends. Where that says something else, the
+        // last batch must show that its header is right.
+        if log_end != self.params.recovery_point.0
+            && let Some(batch) = &end.batch
+            && scanner.check(batch)?.is_err()
+        {
+            return Ok(None);
+        }
         self.check_epoch(end.epoch, log_end - 1);
         let mut mark = SegmentMark::empty(base);
         mark.first_timestamp = first_timestamp(&*file, size)?;
@@ -208,6 +218,8 @@ struct ActiveEnd {
     last: TimeEntry,
     /// One above the last record so far.
     end: Option<i64>,
+    /// The last one so far.
+    batch: Option<Scanned>,
     epoch: LeaderEpoch,
     /// Whether the batches have come that the two entries name.
     seen: (bool, bool),

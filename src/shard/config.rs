@@ -43,6 +43,8 @@ pub struct LogDirState {
     pub log_starts: BTreeMap<(String, PartitionIndex), Offset>,
     /// `cleaner-offset-checkpoint`.
     pub cleaned: BTreeMap<(String, PartitionIndex), Offset>,
+    /// That file is damaged: any log may have been cleaned.
+    pub cleaned_lost: bool,
     /// Partition directories that are there (topic, partition), ascending, those being deleted
     /// excepted.
     pub partitions: Vec<(String, PartitionIndex)>,

@@ -37,9 +37,11 @@ impl LogDirState {
     /// If the directory can't be listed, or a checkpoint can't be read from the disk.
     pub fn load(disk: &dyn Disk, dir: &Path, image: &Image) -> io::Result<Self> {
         let points = read_offsets(disk, dir, RECOVERY_POINT)?;
+        let cleaned = read_cleaned(disk, dir)?;
         let mut state = Self {
             clean: checkpoint::has_clean_shutdown(disk, dir),
-            cleaned: read_cleaned(disk, dir)?,
+            cleaned_lost: cleaned.is_none(),
+            cleaned: cleaned.unwrap_or_default(),
             points_lost: points.is_none(),
             recovery_points: points.unwrap_or_default(),
             log_starts: read_offsets(disk, dir, LOG_START)?.unwrap_or_default(),
@@ -102,14 +104,15 @@ impl LogDirState {
     }
 }
 
-/// What compaction has cleaned. A file that is damaged costs no more than cleaning again.
-fn read_cleaned(disk: &dyn Disk, dir: &Path) -> io::Result<Offsets> {
+/// What compaction has cleaned; `None` if the file is damaged, which costs no more than cleaning
+/// again.
+fn read_cleaned(disk: &dyn Disk, dir: &Path) -> io::Result<Option<Offsets>> {
     match checkpoint::read_offsets(disk, dir, CLEANER) {
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
             tracing::warn!(%error, "logs will be cleaned from their start");
-            Ok(Offsets::new())
+            Ok(None)
         }
-        result => result,
+        result => result.map(Some),
     }
 }
 

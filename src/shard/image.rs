@@ -299,7 +299,10 @@ impl crate::partitions::Partitions {
                 None if dir.points_lost => Offset::UNKNOWN,
                 None => Offset(0),
             },
-            cleaned: dir.cleaned.get(&key).copied(),
+            cleaned: match dir.cleaned.get(&key) {
+                Some(cleaned) => Some(*cleaned),
+                None => dir.cleaned_lost.then_some(Offset(0)),
+            },
             log_start: log_start.unwrap_or(elsewhere),
         }
     }

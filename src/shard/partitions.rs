@@ -465,7 +465,13 @@ impl Shard {
         step: ReadStep,
     ) {
         match step {
-            ReadStep::Done(result) => self.outbox.result(from, OpResult::Read(result)),
+            ReadStep::Done(result) => {
+                let failed = result.error == ErrorCode::KafkaStorageError;
+                self.outbox.result(from, OpResult::Read(result));
+                if failed {
+                    self.start_mending(turn, tp); // and told of
+                }
+            }
             ReadStep::Scan(scan) => {
                 let read = DiskOp::Read {
                     file: scan.range.file.clone(),

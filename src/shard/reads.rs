@@ -90,13 +90,13 @@ impl Shard {
             return Some(spare.fill(result.clone()));
         }
         match p.read(&op, spare) {
-            ReadStep::Done(result) => {
+            ReadStep::Done(result) if result.error != ErrorCode::KafkaStorageError => {
                 if let Some(shared) = shared {
                     shared.known = Some((op, (*result).clone()));
                 }
                 Some(result)
             }
-            step @ ReadStep::Scan(_) => {
+            step => {
                 self.read_step(turn, from, tp, op, step);
                 None
             }

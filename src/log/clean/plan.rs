@@ -88,6 +88,11 @@ impl Log {
         self.clean.swapping.is_some()
     }
 
+    /// Whether every offset has its record: nothing was ever compacted away, as far as is known.
+    pub(crate) fn is_dense(&self) -> bool {
+        !self.config.cleanup_policy.compact && self.clean.cleaned.is_none()
+    }
+
     /// What may be cleaned, if the topic is compacted and anything is dirty. Nothing at or above
     /// the last stable offset, in the active segment or younger than `min.compaction.lag.ms`.
     pub fn cleanable(&self, now: Now, high_watermark: Offset) -> Option<Cleanable> {
@@ -217,6 +222,8 @@ impl Log {
         }
         job.files = held;
         self.clean.swapping = Some((first, last));
+        // Should this be all that is done of it: from now on there are gaps.
+        self.clean.cleaned.get_or_insert(self.log_start);
         Some(to_open)
     }
 

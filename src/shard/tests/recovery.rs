@@ -7,6 +7,7 @@ use flumen_base::{Disk, OpenMode};
 use flumen_log::BatchBuilder;
 use flumen_log::recovery::ACCEPT_LOSS;
 use flumen_log::testing::MemDisk;
+use flumen_settings::BrokerConfig;
 use flumen_shard::testing::{Client, Driver};
 use flumen_wire::messages as wire;
 use std::borrow::Cow;
@@ -16,7 +17,11 @@ const STORAGE_ERROR: i16 = 56;
 
 /// A broker with topic "t" of two partitions and three records in each.
 fn start() -> (Driver, Client) {
-    let mut d = Driver::start(2, 9, Driver::settings(), MemDisk::new());
+    start_with(Driver::settings())
+}
+
+fn start_with(settings: BrokerConfig) -> (Driver, Client) {
+    let mut d = Driver::start(2, 9, settings, MemDisk::new());
     d.run_until_ready();
     let c = d.connect(0);
     let request = wire::CreateTopicsRequest {
@@ -146,4 +151,47 @@ fn a_damaged_identity_is_written_again() {
         assert_eq!(produce(&mut d, c, 1), (0, 3));
         assert_eq!(d.disk.contents(&file).unwrap(), before);
     }
+}
+
+#[test]
+fn records_that_a_sealed_segment_lost_are_not_passed_over() {
+    let mut settings = Driver::settings();
+    settings.topics.log.segment_bytes = 400; // two batches
+    let (mut d, _) = start_with(settings);
+    d.run_for_ms(120_000); // sealed
+    d.shutdown();
+    let log = path(&d, Some("t-0"), "00000000000000000000.log");
+    let len = d.disk.len(&log).unwrap();
+    let file = d.disk.open(&log, OpenMode::ReadWrite).unwrap();
+    file.set_len(len / 2).unwrap();
+    let c = restart(&mut d);
+    assert_eq!(fetch(&mut d, c, 0), (0, len as usize / 2));
+    assert_eq!(fetch(&mut d, c, 1), (STORAGE_ERROR, 0));
+    let (error, bytes) = fetch(&mut d, c, 2);
+    assert!(error == 0 && bytes > 0, "{error} {bytes}");
+    assert_eq!(produce(&mut d, c, 0), (0, 3));
+}
+
+/// Error, and bytes of records.
+fn fetch(d: &mut Driver, c: Client, offset: i64) -> (i16, usize) {
+    let request = wire::FetchRequest {
+        max_wait_ms: 0,
+        min_bytes: 1,
+        max_bytes: 1 << 20,
+        topics: vec![wire::fetch_request::FetchTopic {
+            topic: "t".into(),
+            partitions: vec![wire::fetch_request::FetchPartition {
+                fetch_offset: offset,
+                current_leader_epoch: -1,
+                partition_max_bytes: 1 << 20,
+                ..Default::default()
+            }],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let r: wire::FetchResponse<'_> = d.call(c, &request, 11);
+    let answer = &r.responses[0].partitions[0];
+    let records = answer.records.as_ref();
+    (answer.error_code, records.map_or(0, |r| r.len()))
 }
