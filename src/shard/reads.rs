@@ -111,6 +111,12 @@ impl Shard {
         if !p.is_some_and(|p| p.watch(from, op, watches)) {
             self.outbox.result(from, OpResult::Wake(u64::MAX));
         }
+        if let Some((tp, at)) = self.partitions.watches.take_replaced()
+            && let Some(p) = self.partitions.map.get_mut(&tp)
+        {
+            let watches = &mut self.partitions.watches;
+            watches.end_replaced(&mut p.watches, at);
+        }
     }
 
     /// Something about a partition has changed besides its end: those who watch for that are told.

@@ -53,6 +53,9 @@ pub(crate) struct Watches {
     slots: Vec<Slot>,
     free: Vec<u32>,
     by: IdMap<OpFrom, u32>,
+    /// The one whose place another of its origin has taken, until it is ended: its partition and
+    /// its slot.
+    replaced: Option<(TopicPartition, u32)>,
 }
 
 impl Watches {
@@ -61,8 +64,9 @@ impl Watches {
         self.by.len()
     }
 
-    /// Adds a watch to the list of `tp`, in the place of one of the same origin: a fetch that a
-    /// watch before this one has told late believes that its watch is gone, and arms it again.
+    /// Adds a watch to the list of `tp`. It takes the place of one of the same origin, which
+    /// [`Watches::take_replaced`] names then: who watches may have been told by the one before that,
+    /// after it had taken that one back and begun this one.
     pub(crate) fn add(&mut self, list: &mut WatchList, tp: TopicPartition, watch: Watch) {
         let before = list.last;
         let slot = Slot {
@@ -89,12 +93,20 @@ impl Watches {
         }
         list.last = at;
         if let Some(other) = self.by.insert(watch.from, at) {
-            let in_list = self.slots.get(other as usize).is_some_and(|s| s.tp == tp);
-            debug_assert!(in_list, "one origin watches two partitions");
-            if in_list {
-                self.unlink(list, other);
-            }
+            let slot = self.slots.get(other as usize);
+            self.replaced = slot.map(|slot| (slot.tp, other));
         }
+    }
+
+    /// The watch that has to be ended by [`Watches::end_replaced`] after one was added, with its
+    /// partition.
+    pub(crate) fn take_replaced(&mut self) -> Option<(TopicPartition, u32)> {
+        self.replaced.take()
+    }
+
+    /// Ends a watch whose place another one has taken; the list is that of its partition.
+    pub(crate) fn end_replaced(&mut self, list: &mut WatchList, at: u32) {
+        self.unlink(list, at);
     }
 
     /// The partition that `from` watches.
@@ -218,6 +230,25 @@ mod tests {
         watches.remove(&mut list, &last);
         assert_eq!((watches.len(), watches.partition_of(&last)), (0, None));
         assert!(woken(&mut watches, &mut list, 99).is_empty());
+    }
+
+    #[test]
+    fn a_watch_takes_the_place_of_one_of_its_origin() {
+        let (mut watches, mut a, mut b) = (
+            Watches::default(),
+            WatchList::default(),
+            WatchList::default(),
+        );
+        watches.add(&mut a, tp(0), watch(1, 5, false));
+        assert_eq!(watches.take_replaced(), None);
+        watches.add(&mut b, tp(1), watch(1, 7, false));
+        let (of, at) = watches.take_replaced().unwrap();
+        assert_eq!(of, tp(0));
+        watches.end_replaced(&mut a, at);
+        assert!(woken(&mut watches, &mut a, 99).is_empty());
+        assert_eq!(woken(&mut watches, &mut b, 8), [1]);
+        watches.remove(&mut b, &watch(1, 7, false).from);
+        assert_eq!((watches.len(), watches.free.len()), (0, 2));
     }
 
     /// Against a plain map, two partitions.
