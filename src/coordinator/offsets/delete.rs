@@ -77,7 +77,8 @@ impl Group {
         self.append_tombstones(env, records, keys, Effect::None, Done::Reply(token, reply));
     }
 
-    /// Puts the tombstone of an offset on its way, if there is one to bury.
+    /// Puts the tombstone of an offset on its way, if there is one to bury. One that another
+    /// tombstone is on its way to counts: that may not be written, and this one be.
     fn bury(
         &mut self,
         write: u64,
@@ -86,11 +87,7 @@ impl Group {
         records: &mut Vec<Record>,
         keys: &mut Vec<OffsetKey>,
     ) {
-        let exists = self
-            .offsets
-            .slot(topic, index)
-            .and_then(|s| s.latest())
-            .is_some();
+        let exists = self.offsets.slot(topic, index).is_some();
         let exists = exists || self.offsets.is_unstable(topic, index);
         if exists && let Some(record) = records::offset(&self.name, topic, index, None) {
             records.push(record);
@@ -127,7 +124,7 @@ impl Group {
     /// Writes the tombstones of all its offsets and of itself. Until that ends the group is dead.
     pub(crate) fn delete(&mut self, env: &mut Env<'_>, done: Done) {
         let mut keys: BTreeSet<_> = self.offsets.unstable().into_iter().collect();
-        keys.extend(self.offsets.latest().map(|(t, p, _)| (t.clone(), p)));
+        keys.extend(self.offsets.keys());
         let write = env.next_write();
         let mut records = Vec::new();
         let mut buried = Vec::new();

@@ -181,6 +181,14 @@ impl Offsets {
         })
     }
 
+    /// Every partition with an offset, committed or on its way, or a tombstone on its way.
+    fn keys(&self) -> impl Iterator<Item = OffsetKey> {
+        self.topics.iter().flat_map(|(topic, slots)| {
+            let partitions = slots.keys();
+            partitions.map(move |partition| (topic.clone(), *partition))
+        })
+    }
+
     /// Every latest value.
     fn latest(&self) -> impl Iterator<Item = (&Arc<str>, PartitionIndex, &OffsetValue)> {
         self.topics.iter().flat_map(|(topic, slots)| {

@@ -367,6 +367,31 @@ fn deleting_a_group_buries_commits_still_in_flight() {
     assert_eq!(w.offset_of(G, "t0", 0), -1);
 }
 
+/// The tombstone that is on its way already may not be written, and the later one be.
+#[test]
+fn an_offset_whose_tombstone_is_on_its_way_is_buried_again() {
+    for whole_group in [true, false] {
+        let mut w = World::new();
+        commit(&mut w, 8, G, "", -1);
+        w.auto_commit = false;
+        let first = w.delete_offset(G, "t0", 0);
+        let second = match whole_group {
+            true => w.delete_groups(&[G]),
+            false => w.delete_offset(G, "t0", 0),
+        };
+        w.fail_next(ErrorCode::NotEnoughReplicas);
+        w.commit_all();
+        assert_ne!(w.offset_deleted(first).0, 0);
+        match whole_group {
+            true => assert_eq!(w.deleted(second), [0]),
+            false => assert_eq!(w.offset_deleted(second), (0, Some(0))),
+        }
+        assert_eq!(w.offset_of(G, "t0", 0), -1);
+        w.restart();
+        assert_eq!(w.offset_of(G, "t0", 0), -1, "whole group: {whole_group}");
+    }
+}
+
 #[test]
 fn offsets_of_a_simple_group_expire_each_on_its_own() {
     let mut w = World::new();

@@ -422,7 +422,11 @@ impl Client for Consumer {
         if self.link.in_flight() > 0 || !self.link.open(cx) {
             return Ok(());
         }
-        let lost = self.positions.iter().find(|(_, p)| p.lost);
+        // What rots may be refused for good: the other partitions are read all the same.
+        let (model, rng) = (&*cx.model, &mut *cx.rng);
+        let may_wait = |p: &Position| model.is_rotten(p.tp);
+        let mut positions = self.positions.iter();
+        let lost = positions.find(|(_, p)| p.lost && !(may_wait(p) && rng.one_in(2)));
         if let Some((key, tp)) = lost.map(|(key, p)| (*key, p.tp)) {
             return match tp_of(cx, &self.specs, key) == Some(tp) {
                 true => self.list(cx, key, tp, EARLIEST),

@@ -404,8 +404,13 @@ impl Client for Producer {
     }
 
     fn left_to_do(&self, cx: &Cx<'_>) -> Option<String> {
-        if self.link.in_flight() > 0 {
-            return Some(format!("waits for {:?}", self.link.pending().next()));
+        // What rots may be refused for good, and is sent again and again.
+        let rotten = |ask: &&Ask| match ask {
+            Ask::Produce(batches) => batches.iter().all(|(_, tp, _)| cx.model.is_rotten(*tp)),
+            _ => false,
+        };
+        if let Some(ask) = self.link.pending().find(|ask| !rotten(ask)) {
+            return Some(format!("waits for {ask:?}"));
         }
         let open = self.parts.iter().find(|(key, part)| {
             !part.unacked.is_empty()
