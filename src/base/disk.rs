@@ -117,6 +117,12 @@ pub trait DiskFile: Send {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Data on disk (fdatasync).
     fn sync(&self) -> io::Result<()>;
+    /// Lets go of what is cached and does not wait to be written: it is read from the disk again.
+    /// After a sync that failed a kernel keeps what it could not write, as if it had. Nothing by
+    /// default, for disks without a cache of that kind.
+    fn drop_clean(&self) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Fills `buf` or fails with `UnexpectedEof`.
     fn read_exact_at(&self, mut buf: &mut [u8], mut pos: u64) -> io::Result<()> {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::LogConfig;
-use crate::testing::MemDisk;
+use crate::testing::{MemDisk, SyncFailure};
 use crate::testing_rig::{DIR, Rig, batch, batch_values};
 use flumen_base::aligned;
 use std::path::Path;
@@ -265,5 +265,37 @@ fn dump_for_kafkas_tool() {
     for path in disk.paths() {
         let name = path.file_name().unwrap();
         std::fs::write(Path::new(&target).join(name), disk.contents(&path).unwrap()).unwrap();
+    }
+}
+
+/// A kernel that failed to sync keeps what it could not write as if it had, and a later sync says
+/// that all is well.
+#[test]
+fn what_a_failed_sync_left_in_memory_is_not_promised() {
+    for acked in [1, 2] {
+        let mut rig = Rig::new(LogConfig::default());
+        let path = segment_path(Path::new(DIR), 0, LOG_SUFFIX);
+        let sync = |rig: &Rig| rig.disk.open(&path, OpenMode::ReadWrite).unwrap().sync();
+        for n in 0..acked {
+            rig.append(batch(1, n, 1, 300)).unwrap();
+            rig.write();
+        }
+        sync(&rig).unwrap();
+        rig.append(batch(1, acked, 1, 300)).unwrap();
+        rig.write();
+        rig.disk.fail_next_sync(SyncFailure::Loses);
+        sync(&rig).unwrap_err();
+        rig.append(batch(1, acked + 1, 1, 300)).unwrap();
+        rig.write();
+        let end = acked as i64;
+        let mut rig = Rig::open(rig.disk, LogConfig::default(), 0, 0, false);
+        assert_eq!(rig.log.log_end_offset(), Offset(end));
+        // What comes now is as safe as it says.
+        rig.append(batch(1, 9, 1, 300)).unwrap();
+        rig.write();
+        sync(&rig).unwrap();
+        rig.disk.crash(&mut flumen_base::Prng::new(3));
+        let rig = Rig::open(rig.disk, LogConfig::default(), end + 1, 0, false);
+        assert_eq!(rig.log.log_end_offset(), Offset(end + 1));
     }
 }

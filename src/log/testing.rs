@@ -33,6 +33,8 @@ struct State {
     capacity: Option<u64>,
     /// The next sync of a file fails, so.
     sync_failure: Option<SyncFailure>,
+    /// A sync has lost what it was to write.
+    lost_syncs: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -43,6 +45,8 @@ struct MemFile {
     synced: Vec<u8>,
     /// Since then, in order.
     unsynced: Vec<Change>,
+    /// A sync failed and lost what it was to write: `data` has it, the disk never will.
+    lost: bool,
     /// Bytes ever read, for tests that bound it.
     bytes_read: u64,
 }
@@ -50,6 +54,18 @@ struct MemFile {
 impl MemFile {
     fn is_synced(&self) -> bool {
         self.unsynced.is_empty() && self.data == self.synced
+    }
+
+    /// As a sync of now would leave it.
+    fn kept(&self) -> Vec<u8> {
+        if !self.lost {
+            return self.data.clone();
+        }
+        let mut data = self.synced.clone();
+        for change in &self.unsynced {
+            change.apply(&mut data);
+        }
+        data
     }
 }
 
@@ -334,7 +350,7 @@ impl DiskFile for Handle {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let failure = lock(&self.disk).sync_failure.take();
+        let failure = lock(&self.disk).take_sync_failure();
         let mut file = lock(&self.file);
         if let Some(failure) = failure {
             return Err(failure.strike(&mut file));
@@ -344,6 +360,16 @@ impl DiskFile for Handle {
         } = &mut *file;
         for change in unsynced.drain(..) {
             change.apply(synced);
+        }
+        Ok(())
+    }
+
+    fn drop_clean(&self) -> io::Result<()> {
+        let mut file = lock(&self.file);
+        if file.lost {
+            let mut data = file.kept();
+            data.resize(file.data.len(), 0); // a file's length comes to the disk another way
+            (file.data, file.lost) = (data, false);
         }
         Ok(())
     }

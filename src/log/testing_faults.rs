@@ -23,6 +23,7 @@ impl SyncFailure {
     pub(super) fn strike(self, file: &mut MemFile) -> io::Error {
         if self == Self::Loses {
             file.unsynced.clear();
+            file.lost = true;
         }
         io::Error::other("the disk failed to sync")
     }
@@ -33,6 +34,12 @@ impl State {
     fn room(&self) -> u64 {
         self.capacity
             .map_or(u64::MAX, |all| all.saturating_sub(used(&self.names.now)))
+    }
+
+    pub(super) fn take_sync_failure(&mut self) -> Option<SyncFailure> {
+        let failure = self.sync_failure.take();
+        self.lost_syncs |= failure == Some(SyncFailure::Loses);
+        failure
     }
 
     /// A new name takes space too.
@@ -81,6 +88,11 @@ impl MemDisk {
         lock(&self.0).sync_failure = Some(how);
     }
 
+    /// Whether a sync has lost something since the last call.
+    pub fn take_lost_syncs(&self) -> bool {
+        std::mem::take(&mut lock(&self.0).lost_syncs)
+    }
+
     /// As [`MemDisk::crash`]; and sectors that were new hold in some files what nobody wrote.
     pub fn crash_with_garbage(&self, prng: &mut Prng) {
         self.lose_power(prng, |old, prng| {
@@ -113,17 +125,18 @@ impl MemDisk {
         flipped
     }
 
-    /// Another disk with the same content, on which everything is synced.
+    /// Another disk with the same content, on which everything is synced that can be.
     pub fn fork(&self) -> Self {
         let state = lock(&self.0);
         let now = &state.names.now;
         let mut copies: BTreeMap<*const Mutex<MemFile>, File> = BTreeMap::new();
         let mut copy = |(path, file): (&PathBuf, &File)| {
             let copied = copies.entry(Arc::as_ptr(file)).or_insert_with(|| {
-                let data = lock(file).data.clone();
+                let file = lock(file);
                 Arc::new(Mutex::new(MemFile {
-                    synced: data.clone(),
-                    data,
+                    synced: file.kept(),
+                    data: file.data.clone(),
+                    lost: file.lost,
                     ..MemFile::default()
                 }))
             });

@@ -81,6 +81,10 @@ impl Walk {
 
     /// Goes on for about `left` bytes, which are taken off.
     pub(crate) fn slice(&mut self, file: &dyn DiskFile, left: &mut u64) -> io::Result<Slice> {
+        if self.mark.size == 0 {
+            // What an earlier process could not sync may stand in memory, and nowhere else.
+            file.drop_clean()?;
+        }
         self.slice_to(file, file.len()?, left)
     }
 

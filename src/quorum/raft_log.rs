@@ -256,9 +256,11 @@ impl Scan<'_> {
     /// Reads one segment; returns its length without a torn tail.
     fn segment(&mut self, number: u64) -> Result<u64, LoadError> {
         let path = segment_path(self.dir, number);
-        let bytes = self
-            .disk
-            .read_all(&path, SEGMENT_BYTES_MAX)
+        // What an earlier process could not sync may stand in memory, and nowhere else.
+        let on_disk = self.disk.open(&path, OpenMode::Read);
+        let bytes = on_disk
+            .and_then(|file| file.drop_clean())
+            .and_then(|()| self.disk.read_all(&path, SEGMENT_BYTES_MAX))
             .map_err(|e| LoadError::Io(path.clone(), e))?;
         let corrupt = |pos: usize, reason: &str| LoadError::Corrupt {
             path: path.clone(),

@@ -163,6 +163,10 @@ impl DiskFile for FsFile {
     fn sync(&self) -> io::Result<()> {
         self.0.sync_data().map_err(|e| sync_failed(&e))
     }
+
+    fn drop_clean(&self) -> io::Result<()> {
+        sys::drop_clean(&self.0)
+    }
 }
 
 #[cfg(test)]
@@ -177,6 +181,11 @@ mod tests {
         let path = sub.join("f");
         assert!(FsDisk.open(&path, OpenMode::ReadWrite).is_err());
         FsDisk.write_atomic(&path, b"hello").unwrap();
+        FsDisk
+            .open(&path, OpenMode::Read)
+            .unwrap()
+            .drop_clean()
+            .unwrap();
         assert_eq!(FsDisk.read_all(&path, 5).unwrap(), b"hello");
         assert!(FsDisk.read_all(&path, 4).is_err());
         let space = FsDisk.space(&sub).unwrap().unwrap();

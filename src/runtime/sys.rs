@@ -62,6 +62,15 @@ pub(crate) fn disk_space(path: &std::path::Path) -> io::Result<(u64, u64)> {
     Ok((bytes(stat.f_blocks), bytes(stat.f_bavail)))
 }
 
+/// Takes those pages of a file out of the page cache that do not wait to be written.
+pub(crate) fn drop_clean(file: &File) -> io::Result<()> {
+    // SAFETY: the call takes no pointers.
+    match unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
 /// The file system of an open file.
 pub(crate) fn file_system(fd: BorrowedFd<'_>) -> io::Result<FileSystem> {
     // SAFETY: an all-zero statfs is valid, and the struct lives over the call.

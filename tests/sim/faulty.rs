@@ -158,4 +158,8 @@ impl DiskFile for FaultyFile {
         }
         self.file.sync()
     }
+
+    fn drop_clean(&self) -> io::Result<()> {
+        self.file.drop_clean()
+    }
 }

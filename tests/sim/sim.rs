@@ -236,6 +236,8 @@ impl Sim {
             self.with_client(n, |client, cx| client.receive(cx))?;
         }
         self.model.new_life();
+        // What a sync could not write may go with the process that knew it.
+        let loses = loses || self.broker.disk.take_lost_syncs();
         if loses {
             self.model.power_lost();
         }
