@@ -337,9 +337,9 @@ impl Log {
         }
     }
 
-    /// The batches before this place don't hold `offset`, and those from it on are above. Compaction
-    /// leaves such gaps; where there never was one, records are lost, and a reader that went on
-    /// would not know.
+    /// The batches before this place don't hold `offset`, and those from it on are above.
+    /// Compaction leaves such gaps; where there never was one, records are lost, and a reader that
+    /// went on would not know.
     fn is_loss(&mut self, index: usize, offset: i64, pos: u64) -> bool {
         if !self.is_dense() {
             return false;

@@ -65,8 +65,8 @@ impl Watches {
     }
 
     /// Adds a watch to the list of `tp`. It takes the place of one of the same origin, which
-    /// [`Watches::take_replaced`] names then: who watches may have been told by the one before that,
-    /// after it had taken that one back and begun this one.
+    /// [`Watches::take_replaced`] names then: a late wake by a watch that was taken back makes who
+    /// watches begin once more.
     pub(crate) fn add(&mut self, list: &mut WatchList, tp: TopicPartition, watch: Watch) {
         let before = list.last;
         let slot = Slot {
