@@ -2,23 +2,20 @@
 //! `__consumer_offsets`, and after a start its groups are read back from there.
 
 use crate::Shard;
-use crate::dirs::{NO_ROOM, fault_of};
+use crate::dirs::NO_ROOM;
 use crate::group_metadata::{ImageTopics, with_consumer_settings};
 use crate::group_ops::group_error;
-use crate::incoming::{GROUP_SEQUENCE, coordinator_batch, replay_group_record};
-use crate::io::{DiskOp, Effect, FileSlice, IoFailure, IoOutput, Segment};
-use crate::ops::{
-    GroupResult, MarkerFor, OF_GROUPS, Op, OpFrom, OpResult, PartitionOp, ReadOp, ReadResult,
-};
+use crate::homes::Homes;
+use crate::incoming::{GROUP_SEQUENCE, coordinator_batch};
+use crate::ops::{GroupResult, MarkerFor, OpFrom, OpResult};
 use crate::partition::AckTo;
-use crate::partitions::Pending;
+use crate::replay::ReplayTo;
 use crate::request::{Reply, Request};
 use crate::streams_topics::StreamsTopics;
 use crate::timers::TimerKey;
 use crate::turn::Turn;
-use bytes::Bytes;
 use flumen_base::{
-    ErrorCode, IdMap, IdSet, Mono, Now, PartitionIndex, Prng, ShardId, TopicPartition, Uuid,
+    ErrorCode, IdMap, Mono, Now, PartitionIndex, Prng, ShardId, TopicPartition, Uuid,
 };
 use flumen_coordinator::{
     Append, CoordinatorConfig, GroupCoordinator, Out, ReplyToken, RequestContext as Context,
@@ -28,12 +25,8 @@ use flumen_settings::BrokerConfig;
 
 /// The topic that groups live in.
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
-/// Pause after a read that failed.
-const LOAD_RETRY_MS: i64 = 500;
 /// How much longer than its time a join phase lasts, for members that are on their way.
 const JOIN_GRACE_MS: i32 = 25;
-/// Bytes read at a time while groups are loaded: one slice of work.
-const LOAD_CHUNK_BYTES: u32 = 1 << 20;
 
 /// Whether a topic is the one that groups live in.
 pub(crate) fn is_offsets_topic(name: &str) -> bool {
@@ -46,14 +39,8 @@ pub(crate) struct Groups {
     pub(crate) out: Out,
     /// Who waits for which answer.
     pub(crate) waiting: IdMap<ReplyToken, WaitingFor>,
-    /// Partitions that are being read, by the number of the read.
-    loads: IdMap<u64, GroupLoad>,
     /// Partitions that the coordinator serves or loads.
-    served: IdMap<PartitionIndex, TopicPartition>,
-    /// Those of them whose groups are not known yet.
-    loading: IdSet<PartitionIndex>,
-    /// Those of them that were created just now: there is nothing to read.
-    created: Vec<PartitionIndex>,
+    homes: Homes,
     timer: Option<Mono>,
     /// Topics that streams groups want.
     pub(crate) streams_topics: StreamsTopics,
@@ -67,17 +54,6 @@ pub(crate) enum WaitingFor {
     Marker(OpFrom, MarkerFor),
 }
 
-/// A partition whose groups are being read.
-struct GroupLoad {
-    tp: TopicPartition,
-    next_offset: i64,
-}
-
-/// A range of a log file that groups are read from.
-pub(crate) struct GroupRead {
-    load: u64,
-}
-
 impl Groups {
     /// None yet.
     pub(crate) fn new(broker: &BrokerConfig, prng: Prng) -> Self {
@@ -85,10 +61,7 @@ impl Groups {
             coordinator: GroupCoordinator::new(config_of(broker), prng),
             out: Out::default(),
             waiting: IdMap::default(),
-            loads: IdMap::default(),
-            served: IdMap::default(),
-            loading: IdSet::default(),
-            created: Vec::new(),
+            homes: Homes::default(),
             timer: None,
             streams_topics: StreamsTopics::default(),
         }
@@ -183,14 +156,14 @@ impl Shard {
 
     /// At the end of a turn: appends and answers of the coordinator leave.
     pub(crate) fn poll_groups(&mut self, turn: &mut Turn<'_>) {
-        if !self.groups.created.is_empty() || !self.groups.is_quiet() {
+        if self.groups.homes.has_created() || !self.groups.is_quiet() {
             self.carry_groups(turn);
         }
     }
 
     #[inline(never)]
     fn carry_groups(&mut self, turn: &mut Turn<'_>) {
-        for index in std::mem::take(&mut self.groups.created) {
+        for index in self.groups.homes.take_created() {
             self.groups_known(turn, index);
         }
         while !self.groups.is_quiet() {
@@ -208,7 +181,7 @@ impl Shard {
     }
 
     fn append_group_records(&mut self, turn: &mut Turn<'_>, append: Append) {
-        let tp = self.groups.served.get(&append.partition).copied();
+        let tp = self.groups.homes.get(append.partition);
         if tp.is_some_and(|tp| self.dirs.is_full(self.dir_of(tp))) {
             self.group_append_done(turn, append.write_token, Some(NO_ROOM));
             return;
@@ -315,16 +288,13 @@ impl Shard {
         let Groups {
             coordinator,
             out,
-            served,
-            loading,
-            created,
+            homes,
             ..
         } = &mut self.groups;
         if deleted.iter().any(|(name, _)| is_offsets_topic(name)) {
-            for (index, _) in served.drain() {
-                loading.remove(&index);
-                created.retain(|c| *c != index);
-                coordinator.unload(turn.now, index, out);
+            for tp in homes.all() {
+                homes.remove(tp);
+                coordinator.unload(turn.now, tp.partition, out);
             }
         }
         coordinator.on_topics_deleted(turn.now, deleted, out);
@@ -334,12 +304,8 @@ impl Shard {
     /// COORDINATOR_LOAD_IN_PROGRESS until it is read. One that was not there when this process
     /// started is new, and serves at once: what it appends waits for its log.
     pub(crate) fn announce_groups(&mut self, tp: TopicPartition) {
-        if self.groups.served.insert(tp.partition, tp).is_none() {
-            self.groups.loading.insert(tp.partition);
+        if self.groups.homes.add(tp, self.image_followed) {
             self.groups.coordinator.begin_load(tp.partition);
-            if self.image_followed {
-                self.groups.created.push(tp.partition);
-            }
         }
     }
 
@@ -349,30 +315,24 @@ impl Shard {
         let Groups {
             coordinator,
             out,
-            loads,
-            served,
-            loading,
-            created,
+            homes,
             ..
         } = &mut self.groups;
-        if served.get(&tp.partition) == Some(&tp) {
-            served.remove(&tp.partition);
-            loading.remove(&tp.partition);
-            created.retain(|c| *c != tp.partition);
-            loads.retain(|_, load| load.tp != tp);
+        if homes.remove(tp) {
             coordinator.unload(turn.now, tp.partition, out);
+            self.replays.retain(|_, replay| replay.tp != tp);
         }
     }
 
     /// All groups of a partition are known: it serves.
-    fn groups_known(&mut self, turn: &mut Turn<'_>, index: PartitionIndex) {
+    pub(crate) fn groups_known(&mut self, turn: &mut Turn<'_>, index: PartitionIndex) {
         let Groups {
             coordinator,
             out,
-            loading,
+            homes,
             ..
         } = &mut self.groups;
-        if loading.remove(&index) {
+        if homes.known(index) {
             coordinator.finish_load(turn.now, index, out);
         }
     }
@@ -381,155 +341,8 @@ impl Shard {
     /// again after a failed write). What the coordinator has appended meanwhile is staged.
     pub(crate) fn load_groups(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
         self.stage_waiting(turn, tp);
-        let Some(p) = self.partitions.get(&tp) else {
-            return;
-        };
-        let next_offset = p.log().map_or(0, |log| log.log_start_offset().0);
-        if !self.groups.loading.contains(&tp.partition) {
-            return;
+        if self.groups.homes.is_loading(tp.partition) {
+            self.begin_replay(turn, tp, ReplayTo::Groups);
         }
-        let load = self.next_id();
-        self.groups
-            .loads
-            .insert(load, GroupLoad { tp, next_offset });
-        self.read_groups(turn, load);
-    }
-
-    /// Reads the next chunk, or ends the load.
-    fn read_groups(&mut self, turn: &mut Turn<'_>, load: u64) {
-        let Some(GroupLoad { tp, next_offset }) = self.groups.loads.get(&load) else {
-            return;
-        };
-        let (tp, offset) = (*tp, *next_offset);
-        let end = self.partitions.get(&tp).map_or(-1, |p| p.high_watermark());
-        if offset >= end {
-            self.groups.loads.remove(&load);
-            self.groups_known(turn, tp.partition);
-            return;
-        }
-        let op = PartitionOp::Read(ReadOp {
-            offset,
-            max_bytes: LOAD_CHUNK_BYTES,
-            min_one: true,
-            current_leader_epoch: -1,
-            last_fetched_epoch: -1,
-            committed_only: false,
-        });
-        self.send_op(turn, self.id, OF_GROUPS | load, 0, Op::Partition(tp, op));
-    }
-
-    /// A chunk's place is known: bytes in memory, or a range of a file to be read.
-    pub(crate) fn take_group_read(&mut self, turn: &mut Turn<'_>, load: u64, result: ReadResult) {
-        if !self.groups.loads.contains_key(&load) {
-            self.take_other_read(turn, load, result);
-            return;
-        }
-        if result.error.is_none() && result.data.is_empty() {
-            // Compaction has left nothing up to the end.
-            if let Some(load) = self.groups.loads.remove(&load) {
-                self.groups_known(turn, load.tp.partition);
-            }
-            return;
-        }
-        if !result.error.is_none() {
-            tracing::error!(error = %result.error, "groups could not be read, will try again");
-            self.retry_group_load(turn, load);
-            return;
-        }
-        let mut file = None;
-        for segment in result.data {
-            match segment {
-                Segment::Bytes(bytes) => {
-                    self.replay_groups(load, &bytes);
-                }
-                Segment::File(slice) => file = Some(slice),
-            }
-        }
-        match file {
-            None => self.read_groups(turn, load),
-            Some(FileSlice { file, pos, len }) => {
-                let token = self.park(Pending::GroupRead(Box::new(GroupRead { load })));
-                turn.fx
-                    .push(Effect::Io(token, DiskOp::Read { file, pos, len }));
-            }
-        }
-    }
-
-    /// A chunk has been read.
-    pub(crate) fn group_read_done(
-        &mut self,
-        turn: &mut Turn<'_>,
-        read: GroupRead,
-        result: Result<IoOutput, IoFailure>,
-    ) {
-        let bytes = match result {
-            Ok(IoOutput::Read(bytes)) => bytes,
-            result => {
-                let tp = self.groups.loads.get(&read.load).map(|l| l.tp);
-                if let (Some(tp), Err(failure)) = (tp, result) {
-                    let n = self.dir_of(tp);
-                    self.dir_error(turn, n, fault_of(&failure), &failure);
-                }
-                self.retry_group_load(turn, read.load);
-                return;
-            }
-        };
-        if self.replay_groups(read.load, &bytes) {
-            self.read_groups(turn, read.load);
-        } else {
-            tracing::error!("groups could not be read: no whole batch");
-            self.retry_group_load(turn, read.load);
-        }
-    }
-
-    /// Reading groups failed: goes on where it was after a pause, while clients hear
-    /// COORDINATOR_LOAD_IN_PROGRESS.
-    fn retry_group_load(&mut self, turn: &mut Turn<'_>, load: u64) {
-        let at = turn.now.mono.plus_ms(LOAD_RETRY_MS);
-        self.timers.arm(at, TimerKey::GroupLoad(load));
-    }
-
-    /// The pause after a failed read is over.
-    pub(crate) fn group_load_due(&mut self, turn: &mut Turn<'_>, load: u64) {
-        let tp = self.groups.loads.get(&load).map(|l| l.tp);
-        if tp.is_some_and(|tp| self.partitions.get(&tp).is_some()) {
-            self.read_groups(turn, load);
-        } else {
-            self.groups.loads.remove(&load);
-        }
-    }
-
-    /// Replays the whole batches of a chunk; false if there was none.
-    fn replay_groups(&mut self, load: u64, bytes: &Bytes) -> bool {
-        let Groups {
-            coordinator, loads, ..
-        } = &mut self.groups;
-        let Some(load) = loads.get_mut(&load) else {
-            return false;
-        };
-        let partition = load.tp.partition;
-        let mut moved = false;
-        for batch in flumen_log::batch::Batches::new(bytes) {
-            let Ok(batch) = batch else {
-                break;
-            };
-            let header = batch.header;
-            if header.last_offset() >= load.next_offset
-                && let Ok(section) = batch.unfold(flumen_base::limits::DECOMPRESSED_BATCH_BYTES_MAX)
-            {
-                for record in flumen_log::batch::Records::new(&section, header.count()) {
-                    let Ok(record) = record else {
-                        break;
-                    };
-                    let replayed = replay_group_record(coordinator, partition, &header, &record);
-                    if let Err(error) = replayed {
-                        tracing::warn!(partition, %error, "a record of {OFFSETS_TOPIC} is skipped");
-                    }
-                }
-            }
-            load.next_offset = load.next_offset.max(header.last_offset() + 1);
-            moved = true;
-        }
-        moved
     }
 }

@@ -35,6 +35,7 @@ mod found;
 mod group_metadata;
 mod group_ops;
 mod groups;
+mod homes;
 mod housekeeping;
 mod image;
 mod in_order;
@@ -317,7 +318,6 @@ impl Shard {
                 TimerKey::Groups => self.tick_groups(turn),
                 TimerKey::Housekeeping(task) => self.run_housekeeping(turn, task),
                 TimerKey::Unlink(n) => self.unlink_due(turn, n),
-                TimerKey::GroupLoad(n) => self.group_load_due(turn, n),
                 TimerKey::Txns => self.tick_txns(turn),
                 TimerKey::Replay(n) => self.replay_due(turn, n),
                 TimerKey::PruneShareStates => self.prune_share_states(turn),
@@ -382,7 +382,6 @@ impl Shard {
             Pending::OpenForSwap(tp) => self.opened_for_swap(turn, tp, result.is_ok()),
             Pending::Sync(tp, end) => self.sync_done(turn, tp, end, &result),
             Pending::Scan(scan) => self.scan_done(turn, *scan, result),
-            Pending::GroupRead(read) => self.group_read_done(turn, *read, result),
             Pending::QuorumAppend => self.quorum_append_done(turn.now, result),
             Pending::Replay(n) => self.replay_read_done(turn, n, result),
             Pending::ShareRead(n) => self.share_read_done(turn, n, result),

@@ -5,7 +5,6 @@ use crate::LogDirState;
 use crate::Shard;
 use crate::answers::{refused_batch, refused_op};
 use crate::dirs::{fault_of, no_room};
-use crate::groups::GroupRead;
 use crate::incoming::{Incoming, is_zstd, verification};
 use crate::io::{DiskOp, Effect, IoFailure, IoOutput, Token};
 use crate::jobs::{Job, ValidateJob};
@@ -63,7 +62,6 @@ pub(crate) enum Pending {
     /// A file that is about to be replaced is being opened.
     OpenForSwap(TopicPartition),
     Scan(Box<PendingScan>),
-    GroupRead(Box<GroupRead>),
     /// A chunk of a coordinator's topic.
     Replay(u64),
     /// Records for a share partition.

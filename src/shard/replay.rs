@@ -3,6 +3,7 @@
 
 use crate::Shard;
 use crate::dirs::fault_of;
+use crate::incoming::replay_group_record;
 use crate::io::{DiskOp, Effect, FileSlice, IoFailure, IoOutput, Segment};
 use crate::ops::{OF_GROUPS, Op, PartitionOp, ReadOp, ReadResult};
 use crate::partitions::Pending;
@@ -16,10 +17,14 @@ use flumen_log::batch::{Batches, Records};
 
 /// Pause after a read that failed.
 const RETRY_MS: i64 = 500;
+/// Bytes of the offsets topic that are read at a time: one slice of work.
+const GROUPS_CHUNK_BYTES: i32 = 1 << 20;
 
 /// Whose records they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReplayTo {
+    /// The group coordinator.
+    Groups,
     /// The transaction coordinator.
     Txns,
     /// Stored states of share partitions.
@@ -54,6 +59,7 @@ impl Shard {
             return;
         };
         match to {
+            ReplayTo::Groups => self.groups_known(turn, tp.partition),
             ReplayTo::Txns => self.txns_known(turn, tp.partition),
             ReplayTo::ShareStates => self.share_states_known(turn, tp.partition),
         }
@@ -74,6 +80,7 @@ impl Shard {
             return self.replayed(turn, n);
         }
         let chunk = match to {
+            ReplayTo::Groups => GROUPS_CHUNK_BYTES,
             ReplayTo::Txns => self.broker.transactions.state_log_load_buffer_size,
             ReplayTo::ShareStates => self.broker.share.load_buffer_size,
         };
@@ -117,11 +124,14 @@ impl Shard {
                 Segment::File(slice) => in_file = Some(slice.clone()),
             }
         }
+        let mut moved = false;
         for bytes in whole_batches(in_memory) {
-            self.replay_chunk(n, &bytes);
+            moved |= self.replay_chunk(n, &bytes);
         }
         match in_file {
-            None => self.replay_more(turn, n),
+            None if moved => self.replay_more(turn, n),
+            // To ask at once would give the same.
+            None => self.retry_replay(turn, n),
             Some(FileSlice { file, pos, len }) => {
                 let token = self.park(Pending::Replay(n));
                 turn.fx
@@ -183,14 +193,16 @@ impl Shard {
                 && let Ok(section) = batch.unfold(DECOMPRESSED_BATCH_BYTES_MAX)
             {
                 for record in Records::new(&section, header.count()).map_while(Result::ok) {
-                    let Some(key) = record.key else {
-                        continue;
-                    };
-                    let replayed = match replay.to {
-                        ReplayTo::Txns => {
+                    let replayed = match (replay.to, record.key) {
+                        (ReplayTo::Groups, _) => {
+                            let groups = &mut self.groups.coordinator;
+                            replay_group_record(groups, partition, &header, &record)
+                        }
+                        (_, None) => Ok(()),
+                        (ReplayTo::Txns, Some(key)) => {
                             self.txns.coordinator.replay(partition, key, record.value)
                         }
-                        ReplayTo::ShareStates => {
+                        (ReplayTo::ShareStates, Some(key)) => {
                             let at = header.base_offset();
                             self.share_states.replay(partition, at, key, record.value)
                         }

@@ -7,14 +7,15 @@
 
 use crate::Shard;
 use crate::dirs::NO_ROOM;
-use crate::incoming::Incoming;
+use crate::homes::Homes;
+use crate::incoming::{GROUP_SEQUENCE, Incoming};
 use crate::ops::{Op, OpFrom, OpResult};
 use crate::partition::AckTo;
 use crate::replay::ReplayTo;
 use crate::timers::TimerKey;
 use crate::turn::Turn;
 use flumen_base::limits::SHARE_STATE_OPS_WAITING_MAX;
-use flumen_base::{ErrorCode, IdMap, IdSet, Offset, PartitionIndex, ShardId, TopicPartition, Uuid};
+use flumen_base::{ErrorCode, IdMap, Offset, PartitionIndex, ShardId, TopicPartition, Uuid};
 use flumen_coordinator::share::{ShareKey, ShareState, ShareStates, ShareWrite, Stored};
 use flumen_coordinator::{Record, ReplayError};
 use flumen_log::{BatchBuilder, TxnContext};
@@ -83,11 +84,7 @@ struct Writing {
 /// The states and who waits for them.
 pub(crate) struct ShareStatesHome {
     states: ShareStates,
-    served: IdMap<PartitionIndex, TopicPartition>,
-    /// Those of them that are not known yet.
-    loading: IdSet<PartitionIndex>,
-    /// Those of them that were created just now: there is nothing to read.
-    created: Vec<PartitionIndex>,
+    homes: Homes,
     /// Operations that wait for a partition to be known.
     early: Vec<Waiting>,
     /// Operations behind a record that is being written.
@@ -106,9 +103,7 @@ impl ShareStatesHome {
         let updates = u32::try_from(broker.share.snapshot_update_records).unwrap_or(0);
         Self {
             states: ShareStates::new(updates),
-            served: IdMap::default(),
-            loading: IdSet::default(),
-            created: Vec::new(),
+            homes: Homes::default(),
             early: Vec::new(),
             busy: BTreeMap::new(),
             waiting: 0,
@@ -239,9 +234,9 @@ impl Shard {
         let count = self.share_state_partitions().unwrap_or(0);
         let index = op.key.state_partition(count);
         let home = &mut self.share_states;
-        let refusal = if count == 0 || !home.served.contains_key(&index) {
+        let refusal = if count == 0 || home.homes.get(index).is_none() {
             ErrorCode::NotCoordinator
-        } else if home.loading.contains(&index) {
+        } else if home.homes.is_loading(index) {
             if op.who != ShareStateFor::Request && home.early.len() < SHARE_STATE_OPS_WAITING_MAX {
                 home.early.push((from, op));
                 return;
@@ -331,8 +326,9 @@ impl Shard {
 
     fn write_share_state(&mut self, turn: &mut Turn<'_>, writing: Writing) {
         let token = self.next_id();
-        let tp = self.share_states.served.get(&writing.partition).copied();
-        let mut batch = BatchBuilder::new();
+        let tp = self.share_states.homes.get(writing.partition);
+        // As batches of group coordinators are: one program writes both in Kafka.
+        let mut batch = BatchBuilder::new().producer(-1, -1, GROUP_SEQUENCE);
         let record = &writing.record;
         batch.push(turn.now.wall_ms, Some(&record.key), record.value.as_deref());
         self.share_states
@@ -406,26 +402,20 @@ impl Shard {
     /// A partition of the topic is this shard's. One that was not there when this process started
     /// is new, and serves at once.
     pub(crate) fn announce_share_states(&mut self, tp: TopicPartition) {
-        let home = &mut self.share_states;
-        if home.served.insert(tp.partition, tp).is_none() {
-            home.loading.insert(tp.partition);
-            if self.image_followed {
-                home.created.push(tp.partition);
-            }
-        }
+        self.share_states.homes.add(tp, self.image_followed);
     }
 
     /// Its log is loaded: reads the states from it, unless they are known.
     pub(crate) fn load_share_states(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
         self.stage_waiting(turn, tp);
-        if self.share_states.loading.contains(&tp.partition) {
+        if self.share_states.homes.is_loading(tp.partition) {
             self.begin_replay(turn, tp, ReplayTo::ShareStates);
         }
     }
 
     /// All that a partition holds is known: it serves.
     pub(crate) fn share_states_known(&mut self, turn: &mut Turn<'_>, index: PartitionIndex) {
-        if !self.share_states.loading.remove(&index) {
+        if !self.share_states.homes.known(index) {
             return;
         }
         for (from, op) in std::mem::take(&mut self.share_states.early) {
@@ -438,10 +428,10 @@ impl Shard {
 
     /// At the end of a turn: partitions that are new serve.
     pub(crate) fn poll_share_states(&mut self, turn: &mut Turn<'_>) {
-        if self.share_states.created.is_empty() {
+        if !self.share_states.homes.has_created() {
             return;
         }
-        for index in std::mem::take(&mut self.share_states.created) {
+        for index in self.share_states.homes.take_created() {
             self.share_states_known(turn, index);
         }
     }
@@ -450,12 +440,9 @@ impl Shard {
     pub(crate) fn unload_share_states(&mut self, tp: TopicPartition) {
         let count = self.share_state_partitions().unwrap_or(tp.partition + 1);
         let home = &mut self.share_states;
-        if home.served.get(&tp.partition) != Some(&tp) {
+        if !home.homes.remove(tp) {
             return;
         }
-        home.served.remove(&tp.partition);
-        home.loading.remove(&tp.partition);
-        home.created.retain(|c| *c != tp.partition);
         home.snapshots.remove(&tp.partition);
         home.states.unload(tp.partition, count);
         self.replays.retain(|_, replay| replay.tp != tp);
@@ -483,8 +470,7 @@ impl Shard {
 
     /// The topic of share states is gone, all of it.
     pub(crate) fn forget_share_states(&mut self) {
-        let served: Vec<_> = self.share_states.served.values().copied().collect();
-        for tp in served {
+        for tp in self.share_states.homes.all() {
             self.unload_share_states(tp);
         }
     }
@@ -517,9 +503,8 @@ impl Shard {
 
     /// Records that no state needs any more are deleted.
     pub(crate) fn prune_share_states(&mut self, turn: &mut Turn<'_>) {
-        let served: Vec<_> = self.share_states.served.values().copied().collect();
-        for tp in served {
-            if self.share_states.loading.contains(&tp.partition) {
+        for tp in self.share_states.homes.all() {
+            if self.share_states.homes.is_loading(tp.partition) {
                 continue;
             }
             let snapshots = self.share_states.snapshots.get(&tp.partition);

@@ -32,8 +32,6 @@ pub(crate) enum TimerKey {
     ReadyBy,
     /// Operations have waited long enough for this partition to load.
     Patience(TopicPartition),
-    /// A failed read of groups to be tried again.
-    GroupLoad(u64),
     /// The next slice of a partition's move to another log directory.
     Move(TopicPartition),
     /// The next look at the free space.

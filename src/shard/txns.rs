@@ -4,6 +4,7 @@
 
 use crate::Shard;
 use crate::dirs::NO_ROOM;
+use crate::homes::Homes;
 use crate::incoming::{TXN_SEQUENCE, coordinator_batch, marker_batch};
 use crate::ops::{FOR_TXNS, MarkerFor, Op, OpFrom, OpResult, PartitionOp, TxnOp};
 use crate::partition::AckTo;
@@ -11,7 +12,7 @@ use crate::replay::ReplayTo;
 use crate::request::Reply;
 use crate::timers::TimerKey;
 use crate::turn::Turn;
-use flumen_base::{ErrorCode, IdMap, IdSet, Mono, PartitionIndex, ShardId, TopicPartition};
+use flumen_base::{ErrorCode, IdMap, Mono, PartitionIndex, ShardId, TopicPartition};
 use flumen_coordinator::txn::{Markers, TransactionCoordinator, TxnConfig, TxnOut, TxnReply};
 use flumen_coordinator::{Append, ReplyToken, TxnMarker, WriteToken, partition_for};
 use flumen_quorum::Image;
@@ -33,11 +34,7 @@ pub(crate) struct Txns {
     pub(crate) coordinator: TransactionCoordinator,
     pub(crate) out: TxnOut,
     waiting: IdMap<ReplyToken, WaitingFor>,
-    served: IdMap<PartitionIndex, TopicPartition>,
-    /// Those of them that are not known yet.
-    loading: IdSet<PartitionIndex>,
-    /// Those of them that were created just now: there is nothing to read.
-    created: Vec<PartitionIndex>,
+    homes: Homes,
     /// Markers on their way, by number.
     marking: IdMap<u64, Marking>,
     timer: Option<Mono>,
@@ -61,9 +58,7 @@ impl Txns {
             coordinator: TransactionCoordinator::new(config_of(broker, image)),
             out: TxnOut::default(),
             waiting: IdMap::default(),
-            served: IdMap::default(),
-            loading: IdSet::default(),
-            created: Vec::new(),
+            homes: Homes::default(),
             marking: IdMap::default(),
             timer: None,
         }
@@ -137,7 +132,7 @@ impl Shard {
 
     /// At the end of a turn: appends, markers and answers of the coordinator leave.
     pub(crate) fn poll_txns(&mut self, turn: &mut Turn<'_>) {
-        if !self.txns.created.is_empty() || !self.txns.out.is_empty() {
+        if self.txns.homes.has_created() || !self.txns.out.is_empty() {
             self.carry_txns(turn);
         }
     }
@@ -145,7 +140,7 @@ impl Shard {
     /// Not inlined: what it keeps on the stack would be made room for in every turn.
     #[inline(never)]
     fn carry_txns(&mut self, turn: &mut Turn<'_>) {
-        for index in std::mem::take(&mut self.txns.created) {
+        for index in self.txns.homes.take_created() {
             self.txns_known(turn, index);
         }
         while !self.txns.out.is_empty() {
@@ -166,7 +161,7 @@ impl Shard {
     }
 
     fn append_txn_record(&mut self, turn: &mut Turn<'_>, append: Append) {
-        let tp = self.txns.served.get(&append.partition).copied();
+        let tp = self.txns.homes.get(append.partition);
         if tp.is_some_and(|tp| self.dirs.is_full(self.dir_of(tp))) {
             self.txn_append_done(turn, append.write_token, NO_ROOM);
             return;
@@ -328,15 +323,12 @@ impl Shard {
         let Txns {
             coordinator,
             out,
-            served,
-            loading,
-            created,
+            homes,
             ..
         } = &mut self.txns;
-        for (index, _) in served.drain() {
-            loading.remove(&index);
-            created.retain(|c| *c != index);
-            coordinator.unload(index, out);
+        for tp in homes.all() {
+            homes.remove(tp);
+            coordinator.unload(tp.partition, out);
         }
     }
 
@@ -346,15 +338,10 @@ impl Shard {
         let Txns {
             coordinator,
             out,
-            served,
-            loading,
-            created,
+            homes,
             ..
         } = &mut self.txns;
-        if served.get(&tp.partition) == Some(&tp) {
-            served.remove(&tp.partition);
-            loading.remove(&tp.partition);
-            created.retain(|c| *c != tp.partition);
+        if homes.remove(tp) {
             coordinator.unload(tp.partition, out);
             self.replays.retain(|_, replay| replay.tp != tp);
         }
@@ -363,12 +350,8 @@ impl Shard {
     /// A partition of the topic of transactions is this shard's. One that was not there when this
     /// process started is new, and serves at once.
     pub(crate) fn announce_txns(&mut self, tp: TopicPartition, epoch: i32) {
-        if self.txns.served.insert(tp.partition, tp).is_none() {
-            self.txns.loading.insert(tp.partition);
+        if self.txns.homes.add(tp, self.image_followed) {
             self.txns.coordinator.begin_load(tp.partition, epoch);
-            if self.image_followed {
-                self.txns.created.push(tp.partition);
-            }
         }
     }
 
@@ -377,10 +360,10 @@ impl Shard {
         let Txns {
             coordinator,
             out,
-            loading,
+            homes,
             ..
         } = &mut self.txns;
-        if loading.remove(&index) {
+        if homes.known(index) {
             coordinator.finish_load(turn.now, index, out);
         }
     }
@@ -388,7 +371,7 @@ impl Shard {
     /// Its log is loaded: reads the transactions from it, unless they are known.
     pub(crate) fn load_txns(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
         self.stage_waiting(turn, tp);
-        if self.txns.loading.contains(&tp.partition) {
+        if self.txns.homes.is_loading(tp.partition) {
             self.begin_replay(turn, tp, ReplayTo::Txns);
         }
     }

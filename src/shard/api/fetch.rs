@@ -360,7 +360,7 @@ impl Shard {
         }
         if id & OF_GROUPS != 0 {
             if let OpResult::Read(result) = reply.result {
-                self.take_group_read(turn, id & !OF_GROUPS, *result);
+                self.take_other_read(turn, id & !OF_GROUPS, *result);
             }
             return;
         }
