@@ -205,7 +205,10 @@ fn records(pair: &mut Pair) -> Result<()> {
     pair.ask("ShareFetch", 2, &fetch("a", -1, &[0], &[(0, 5, 5, 1)]))?;
     pair.case("shares: delivered again");
     pair.until("ShareFetch", 2, &patient("b"), got)?;
-    pair.ask("ShareFetch", 2, &fetch("b", 1, &[0], &[(0, 6, 7, 2)]))?;
+    // What is given back is there when that has been stored, on a slow disk too.
+    let mut gives_back = fetch("b", 1, &[0], &[(0, 6, 7, 2)]);
+    gives_back["MaxWaitMs"] = json!(3_000);
+    pair.ask("ShareFetch", 2, &gives_back)?;
     pair.ask("ShareFetch", 2, &fetch("b", -1, &[], &[]))
 }
 
