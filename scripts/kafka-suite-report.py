@@ -15,6 +15,16 @@ import subprocess
 import sys
 
 
+# Why tests of a class fail, where that is known: what is not built yet.
+KNOWN = {
+    "kafka.server.ApiVersionsRequestTest": "counts Kafka's features and APIs: eligible.leader.replicas.version, and"
+    " the APIs of security, quotas and replication, are not built",
+    "kafka.server.SaslApiVersionsRequestTest": "SASL is not built",
+    "org.apache.kafka.clients.admin.DescribeAuthorizedOperationsTest": "SASL is not built",
+    "org.apache.kafka.clients.consumer.SaslPlainPlaintextConsumerTest": "SASL is not built",
+}
+
+
 def results(files):
     """Test name -> (status, reason) of the last run."""
     rows = {}
@@ -49,12 +59,12 @@ def markdown(path, broker, made_by, per_class, totals, reasons):
         f"**{totals['PASS']} of {sum(totals.values())}** "
         f"({totals['FAIL']} fail, {totals['SKIP']} skipped, {totals['NOT RUN']} not run)",
         "",
-        "|Class|Pass|Of|Most frequent reason of the others|",
+        "|Class|Pass|Of|Reason of the others, where not known the most frequent|",
         "|---|---:|---:|---|",
     ]
     for name, counts in sorted(per_class.items()):
         common = reasons[name].most_common(1)
-        why = short(common[0][0]) if common else ""
+        why = KNOWN.get(name) or short(common[0][0]) if common else ""
         lines.append(f"|{name}|{counts['PASS']}|{sum(counts.values())}|{why}|")
     with open(path, "w") as file:
         file.write("\n".join(lines) + "\n")
