@@ -37,6 +37,7 @@ mod view;
 
 pub(crate) use convert::Conversion;
 pub(crate) use heartbeat::{heartbeat_error, validate};
+pub(crate) use member::Member;
 pub(crate) use records::{ConsumerRecord, read as read_record};
 pub(crate) use state::{ConsumerGroup, ConsumerState, Undo};
 pub(crate) use view::{consumer_described_error, consumer_described_unknown};

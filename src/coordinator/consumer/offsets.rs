@@ -4,7 +4,7 @@
 //! its commit may have crossed the answer that brought the new epoch. It may fetch in its epoch.
 
 use super::member::Member;
-use super::state::{ConsumerGroup, Undo};
+use super::state::ConsumerGroup;
 use crate::group::Group;
 use crate::offsets::older_member;
 use crate::out::{Metadata, Topics};
@@ -12,7 +12,6 @@ use flumen_base::{ErrorCode, PartitionIndex, Uuid};
 use flumen_wire::messages::{
     OffsetCommitRequest, OffsetCommitResponse, TxnOffsetCommitRequest, TxnOffsetCommitResponse,
 };
-use std::sync::Arc;
 
 /// Members that speak the consumer protocol must use this version of OffsetCommit.
 const MEMBER_EPOCHS_FROM: i16 = 9;
@@ -104,33 +103,30 @@ impl Group {
         epoch: i32,
         latest: bool,
     ) -> Result<(), ErrorCode> {
-        if let Some(streams) = &self.streams {
-            return streams.validate_fetch(&self.history, member_id, epoch, latest);
-        }
-        let Some(consumer) = &self.consumer else {
-            return Ok(());
-        };
-        if member_id.is_none() && epoch < 0 {
-            return Ok(());
-        }
         let id = member_id.unwrap_or("");
-        let member = match latest {
-            true => consumer.member(id).cloned(),
-            false => self.committed_member(consumer, id),
+        let found = match (&self.consumer, &self.streams) {
+            (None, None) => return Ok(()),
+            _ if member_id.is_none() && epoch < 0 => return Ok(()),
+            (Some(group), _) => {
+                let now = group.member(id);
+                let seen = if latest {
+                    now
+                } else {
+                    self.history.consumer_member(id, now)
+                };
+                seen.map(|member| (member.epoch, stale(member)))
+            }
+            (None, Some(group)) => {
+                let now = group.member(id);
+                let seen = if latest {
+                    now
+                } else {
+                    self.history.streams_member(id, now)
+                };
+                seen.map(|member| (member.epoch, ErrorCode::StaleMemberEpoch))
+            }
         };
-        let member = member.ok_or(ErrorCode::UnknownMemberId)?;
-        match member.epoch == epoch {
-            true => Ok(()),
-            false => Err(stale(&member)),
-        }
-    }
-
-    /// A member as it is written: as it was before the first of the changes on their way.
-    fn committed_member(&self, consumer: &ConsumerGroup, id: &str) -> Option<Arc<Member>> {
-        let before = self.history.consumer_undos().find_map(|undo| match undo {
-            Undo::Member(of, before) if **of == *id => Some(before.clone()),
-            _ => None,
-        });
-        before.unwrap_or_else(|| consumer.member(id).cloned())
+        let (of_member, stale) = found.ok_or(ErrorCode::UnknownMemberId)?;
+        (of_member == epoch).then_some(()).ok_or(stale)
     }
 }

@@ -58,7 +58,7 @@ pub(crate) struct ConsumerGroup {
     pub(crate) target_epoch: i32,
     /// Wall clock of the target's making; 0: not known.
     pub(crate) target_ms: i64,
-    members: BTreeMap<Arc<str>, Arc<Member>>,
+    pub(super) members: BTreeMap<Arc<str>, Arc<Member>>,
     targets: BTreeMap<Arc<str>, Arc<Partitions>>,
     pub(crate) regexes: BTreeMap<Box<str>, Arc<Resolved>>,
     /// A record of an older version is to be buried.

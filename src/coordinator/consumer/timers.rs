@@ -68,12 +68,7 @@ impl ConsumerGroup {
 
     /// Members that are gone have no deadlines; those that have none get a session.
     pub(crate) fn fit_timers(&mut self, env: &mut Env<'_>, group: (GroupSerial, &str)) {
-        let mut timers = std::mem::take(&mut self.timers);
-        timers.retain(|id| self.member(id).is_some());
-        self.timers = timers;
-        let lacks = |m: &&Arc<Member>| !self.timers.is_set(&m.id, MemberTimer::Session);
-        let new: Vec<_> = self.members().values().filter(lacks).cloned().collect();
-        for member in new {
+        for member in self.timers.fit(&self.members) {
             self.begin_session(env, group, &member);
             if member.state == MemberState::Unrevoked {
                 self.watch_revocation(env, group.0, &member);

@@ -118,16 +118,19 @@ impl MemberTimers {
         }
     }
 
-    /// Forgets the deadlines of all but these members.
-    pub(crate) fn retain(&mut self, is_member: impl Fn(&str) -> bool) {
+    /// Forgets the deadlines of all but these members; those of them that have no session yet.
+    pub(crate) fn fit<M>(&mut self, members: &BTreeMap<Arc<str>, Arc<M>>) -> Vec<Arc<M>> {
         let serials = &mut self.serials;
         self.clocks.retain(|id, clock| {
-            let stays = is_member(id);
+            let stays = members.contains_key(id);
             if !stays {
                 serials.remove(&clock.serial);
             }
             stays
         });
+        let lacks = |id: &Arc<str>| !self.is_set(id, MemberTimer::Session);
+        let new = members.iter().filter(|(id, _)| lacks(id));
+        new.map(|(_, member)| member.clone()).collect()
     }
 
     /// Forgets all deadlines: their queue entries may have come up while the group was put aside.

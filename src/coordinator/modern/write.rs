@@ -17,6 +17,7 @@ use crate::streams::{self, StreamsGroup, StreamsRecord};
 use crate::writes::{Done, Effect, Part};
 use flumen_base::ErrorCode;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// One change of a group, as a record.
 pub(crate) trait ChangeRecord {
@@ -117,21 +118,35 @@ impl History {
         self.0.iter().flat_map(|step| &step.undo)
     }
 
-    /// The members of a consumer group as committed differ from those of the group by these: the
-    /// oldest change of each comes first.
-    pub(crate) fn consumer_undos(&self) -> impl Iterator<Item = &consumer::Undo> {
-        self.undos().filter_map(|undo| match undo {
-            AnyUndo::Consumer(undo) => Some(undo),
-            AnyUndo::Share(_) | AnyUndo::Streams(_) => None,
-        })
+    /// A member of a consumer group as it is written: as it was before the first of the changes on
+    /// their way, or, when none is about it, as it is `now`.
+    pub(crate) fn consumer_member<'a>(
+        &'a self,
+        id: &str,
+        now: Option<&'a Arc<consumer::Member>>,
+    ) -> Option<&'a Arc<consumer::Member>> {
+        let before = self.undos().find_map(|undo| match undo {
+            AnyUndo::Consumer(consumer::Undo::Member(of, before)) if **of == *id => {
+                Some(before.as_ref())
+            }
+            _ => None,
+        });
+        before.unwrap_or(now)
     }
 
     /// The same of a streams group.
-    pub(crate) fn streams_undos(&self) -> impl Iterator<Item = &streams::Undo> {
-        self.undos().filter_map(|undo| match undo {
-            AnyUndo::Streams(undo) => Some(undo),
-            AnyUndo::Consumer(_) | AnyUndo::Share(_) => None,
-        })
+    pub(crate) fn streams_member<'a>(
+        &'a self,
+        id: &str,
+        now: Option<&'a Arc<streams::Member>>,
+    ) -> Option<&'a Arc<streams::Member>> {
+        let before = self.undos().find_map(|undo| match undo {
+            AnyUndo::Streams(streams::Undo::Member(of, before)) if **of == *id => {
+                Some(before.as_ref())
+            }
+            _ => None,
+        });
+        before.unwrap_or(now)
     }
 }
 

@@ -22,12 +22,8 @@ impl ShareGroup {
 
     /// Members that are gone have no session; those that have none get one.
     pub(crate) fn fit_timers(&mut self, env: &mut Env<'_>, group: (GroupSerial, &str)) {
-        let members = &self.records.members;
-        self.timers.retain(|id| members.contains_key(id));
-        let lacks = |id: &&Arc<str>| !self.timers.is_set(id, MemberTimer::Session);
-        let new: Vec<_> = members.keys().filter(lacks).cloned().collect();
-        for id in new {
-            self.begin_session(env, group, &id);
+        for member in self.timers.fit(&self.records.members) {
+            self.begin_session(env, group, &member.id);
         }
     }
 }

@@ -34,6 +34,7 @@ mod view;
 
 use crate::modern::Refusal;
 pub(crate) use heartbeat::heartbeat_error as streams_heartbeat_error;
+pub(crate) use member::Member;
 pub(crate) use records::{StreamsRecord, read as read_streams_record};
 pub(crate) use state::{StreamsGroup, StreamsState, Undo};
 pub(crate) use validate::validate as validate_streams;

@@ -5,14 +5,12 @@
 //! in its epoch.
 
 use super::member::Member;
-use super::state::{StreamsGroup, Undo};
-use crate::modern::History;
+use super::state::StreamsGroup;
 use crate::offsets::older_member;
 use flumen_base::{ErrorCode, PartitionIndex};
 use flumen_wire::messages::{
     OffsetCommitRequest, OffsetCommitResponse, TxnOffsetCommitRequest, TxnOffsetCommitResponse,
 };
-use std::sync::Arc;
 
 /// Members must use this version of OffsetCommit.
 const MEMBER_EPOCHS_FROM: i16 = 9;
@@ -80,38 +78,5 @@ impl StreamsGroup {
             }
         }
         Ok(())
-    }
-
-    /// Whether the sender may fetch. `latest`: by what is on its way to the log (`history`) too,
-    /// else as written.
-    pub(crate) fn validate_fetch(
-        &self,
-        history: &History,
-        member_id: Option<&str>,
-        epoch: i32,
-        latest: bool,
-    ) -> Result<(), ErrorCode> {
-        if member_id.is_none() && epoch < 0 {
-            return Ok(());
-        }
-        let id = member_id.unwrap_or("");
-        let member = match latest {
-            true => self.member(id).cloned(),
-            false => self.committed_member(history, id),
-        };
-        let member = member.ok_or(ErrorCode::UnknownMemberId)?;
-        match member.epoch == epoch {
-            true => Ok(()),
-            false => Err(ErrorCode::StaleMemberEpoch),
-        }
-    }
-
-    /// A member as it is written: as it was before the first of the changes on their way.
-    fn committed_member(&self, history: &History, id: &str) -> Option<Arc<Member>> {
-        let before = history.streams_undos().find_map(|undo| match undo {
-            Undo::Member(of, before) if **of == *id => Some(before.clone()),
-            _ => None,
-        });
-        before.unwrap_or_else(|| self.member(id).cloned())
     }
 }

@@ -60,7 +60,7 @@ pub(crate) struct StreamsGroup {
     pub(super) target_epoch: i32,
     /// Wall clock of the target's making; 0: not known.
     pub(super) target_ms: i64,
-    members: BTreeMap<Arc<str>, Arc<Member>>,
+    pub(super) members: BTreeMap<Arc<str>, Arc<Member>>,
     targets: BTreeMap<Arc<str>, Arc<Tasks>>,
     pub(super) topology: Option<Arc<Topology>>,
 
