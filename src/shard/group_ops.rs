@@ -131,8 +131,9 @@ impl Shard {
     }
 }
 
-/// What a failed append means for a group's client, as Kafka's coordinator says it.
-pub(crate) fn group_error(error: ErrorCode) -> ErrorCode {
+/// What a failed append means for who asked a coordinator of groups or of share states, as Kafka's
+/// say it.
+pub(crate) fn append_error(error: ErrorCode) -> ErrorCode {
     match error {
         ErrorCode::NotLeaderOrFollower | ErrorCode::KafkaStorageError => ErrorCode::NotCoordinator,
         ErrorCode::UnknownTopicOrPartition

@@ -4,7 +4,7 @@
 use crate::Shard;
 use crate::dirs::NO_ROOM;
 use crate::group_metadata::{ImageTopics, with_consumer_settings};
-use crate::group_ops::group_error;
+use crate::group_ops::append_error;
 use crate::homes::Homes;
 use crate::incoming::{GROUP_SEQUENCE, coordinator_batch};
 use crate::ops::{GroupResult, MarkerFor, OpFrom, OpResult};
@@ -108,11 +108,7 @@ impl Shard {
     /// The shard that coordinates a group; NOT_COORDINATOR until the offsets topic exists, so that
     /// clients ask for the coordinator, which creates it.
     pub(crate) fn coordinator_of(&self, group: &str) -> Result<ShardId, ErrorCode> {
-        let topic = self.image.topic(OFFSETS_TOPIC);
-        let topic = topic.ok_or(ErrorCode::NotCoordinator)?;
-        let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
-        let index = partition_for(group, count);
-        Ok(self.owner(crate::image::id_of(topic, index)))
+        self.home_in(OFFSETS_TOPIC, |count| partition_for(group, count))
     }
 
     /// Has the coordinator handle a request whose answer it gives when it is ready. (Answers are
@@ -210,7 +206,7 @@ impl Shard {
         } = &mut self.groups;
         match error {
             None => coordinator.commit(turn.now, token, out),
-            Some(error) => coordinator.append_failed(turn.now, token, group_error(error), out),
+            Some(error) => coordinator.append_failed(turn.now, token, append_error(error), out),
         }
     }
 

@@ -1,7 +1,8 @@
 //! The partitions of a coordinator's topic that this shard has, and which of them it knows what
 //! they hold of.
 
-use flumen_base::{IdMap, IdSet, PartitionIndex, TopicPartition};
+use crate::Shard;
+use flumen_base::{ErrorCode, IdMap, IdSet, PartitionIndex, ShardId, TopicPartition};
 
 /// See the module. Every coordinator of the shard has one.
 #[derive(Debug, Default)]
@@ -66,6 +67,20 @@ impl Homes {
         self.loading.remove(&tp.partition);
         self.created.retain(|index| *index != tp.partition);
         true
+    }
+}
+
+impl Shard {
+    /// The shard of a partition of a coordinator's topic, which `index` chooses among so many;
+    /// NOT_COORDINATOR until the topic exists.
+    pub(crate) fn home_in(
+        &self,
+        topic: &str,
+        index: impl FnOnce(i32) -> PartitionIndex,
+    ) -> Result<ShardId, ErrorCode> {
+        let topic = self.image.topic(topic).ok_or(ErrorCode::NotCoordinator)?;
+        let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+        Ok(self.owner(crate::image::id_of(topic, index(count))))
     }
 }
 

@@ -7,6 +7,7 @@
 
 use crate::Shard;
 use crate::dirs::NO_ROOM;
+use crate::group_ops::append_error;
 use crate::homes::Homes;
 use crate::incoming::{GROUP_SEQUENCE, Incoming};
 use crate::ops::{Op, OpFrom, OpResult};
@@ -155,19 +156,6 @@ fn unknown_state() -> Box<ShareStateAnswer> {
     })
 }
 
-/// What a failed append means for who asked.
-fn state_error(error: ErrorCode) -> ErrorCode {
-    match error {
-        ErrorCode::NotLeaderOrFollower | ErrorCode::KafkaStorageError => ErrorCode::NotCoordinator,
-        ErrorCode::UnknownTopicOrPartition
-        | ErrorCode::NotEnoughReplicas
-        | ErrorCode::NotEnoughReplicasAfterAppend
-        | ErrorCode::RequestTimedOut => ErrorCode::CoordinatorNotAvailable,
-        ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge => ErrorCode::UnknownServerError,
-        other => other,
-    }
-}
-
 impl Shard {
     /// Partitions of the topic of share states; `None` before it is made.
     fn share_state_partitions(&self) -> Option<i32> {
@@ -177,11 +165,7 @@ impl Shard {
 
     /// The shard that has a state; NOT_COORDINATOR until the topic exists.
     pub(crate) fn share_state_owner(&self, key: &ShareKey) -> Result<ShardId, ErrorCode> {
-        let count = self.share_state_partitions();
-        let index = key.state_partition(count.ok_or(ErrorCode::NotCoordinator)?);
-        let topic = self.image.topic(SHARE_STATE_TOPIC);
-        let topic = topic.ok_or(ErrorCode::NotCoordinator)?;
-        Ok(self.owner(crate::image::id_of(topic, index)))
+        self.home_in(SHARE_STATE_TOPIC, |count| key.state_partition(count))
     }
 
     /// Sends an operation to the shard that has the state; refused at once where there is none.
@@ -191,27 +175,22 @@ impl Shard {
         (gather, index): (u64, u32),
         op: ShareStateOp,
     ) {
-        if !self.broker.share.stores_state {
-            let from = OpFrom {
-                shard: self.id,
-                gather,
-                index,
-            };
-            return self.answer_share_state(from, op.who, Ok(unknown_state()));
-        }
-        match self.share_state_owner(&op.key) {
-            Ok(owner) => {
-                self.send_op(turn, owner, gather, index, Op::ShareState(Box::new(op)));
-            }
-            Err(error) => {
-                let from = OpFrom {
-                    shard: self.id,
-                    gather,
-                    index,
-                };
-                self.answer_share_state(from, op.who, Err(error));
-            }
-        }
+        let answer = match self.broker.share.stores_state {
+            false => Ok(unknown_state()),
+            true => match self.share_state_owner(&op.key) {
+                Ok(owner) => {
+                    let op = Op::ShareState(Box::new(op));
+                    return self.send_op(turn, owner, gather, index, op);
+                }
+                Err(error) => Err(error),
+            },
+        };
+        let from = OpFrom {
+            shard: self.id,
+            gather,
+            index,
+        };
+        self.answer_share_state(from, op.who, answer);
     }
 
     fn answer_share_state(&mut self, to: OpFrom, who: ShareStateFor, result: ShareStateResult) {
@@ -376,7 +355,7 @@ impl Shard {
                     ErrorCode::UnknownServerError
                 })
             }
-            Err(error) => Err(state_error(error)),
+            Err(error) => Err(append_error(error)),
         };
         self.answer_share_state(from, who, result);
         loop {

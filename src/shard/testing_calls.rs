@@ -1,10 +1,13 @@
 //! The requests that most tests begin with.
 
 use crate::testing::{Client, Driver};
+use flumen_log::testing::MemDisk;
 use flumen_wire::messages::create_topics_request::CreatableTopic;
 use flumen_wire::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use flumen_wire::messages::update_features_request::FeatureUpdateKey;
 use flumen_wire::messages::{
     CreateTopicsRequest, CreateTopicsResponse, ProduceRequest, ProduceResponse,
+    UpdateFeaturesRequest, UpdateFeaturesResponse,
 };
 use std::borrow::Cow;
 
@@ -45,6 +48,28 @@ pub fn produce_request<'a>(
 }
 
 impl Driver {
+    /// Shards with the settings of tests on an empty disk, ready for clients.
+    pub fn ready(count: u16, seed: u64) -> Self {
+        let mut driver = Self::start(count, seed, Self::settings(), MemDisk::new());
+        driver.run_until_ready();
+        driver
+    }
+
+    /// Lowers a feature to level 0, where it is off; the error code (`UpdateFeatures`, KIP-584).
+    pub fn switch_off(&mut self, client: Client, feature: &str) -> i16 {
+        let request = UpdateFeaturesRequest {
+            feature_updates: vec![FeatureUpdateKey {
+                feature: feature.into(),
+                max_version_level: 0,
+                upgrade_type: 2,
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let r: UpdateFeaturesResponse<'_> = self.call(client, &request, 2);
+        r.error_code
+    }
+
     /// Creates a topic; the error code.
     pub fn create_topic(&mut self, client: Client, name: &str, partitions: i32) -> i16 {
         let request = create_request(name, partitions);

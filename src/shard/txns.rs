@@ -83,10 +83,7 @@ impl Shard {
     /// The shard that coordinates a transactional id; NOT_COORDINATOR until the topic exists, so
     /// that clients ask for the coordinator, which creates it.
     pub(crate) fn txn_coordinator_of(&self, id: &str) -> Result<ShardId, ErrorCode> {
-        let topic = self.image.topic(TXN_TOPIC);
-        let topic = topic.ok_or(ErrorCode::NotCoordinator)?;
-        let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
-        Ok(self.owner(crate::image::id_of(topic, partition_for(id, count))))
+        self.home_in(TXN_TOPIC, |count| partition_for(id, count))
     }
 
     /// Runs `call` for a request whose answer comes out of the coordinator.

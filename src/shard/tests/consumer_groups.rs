@@ -113,17 +113,7 @@ fn without_the_feature_the_protocol_is_not_spoken() {
     let mut d = start(2, 5, MemDisk::new());
     let c = d.connect(0);
     find(&mut d, c);
-    let lower = wire::UpdateFeaturesRequest {
-        feature_updates: vec![wire::update_features_request::FeatureUpdateKey {
-            feature: "group.version".into(),
-            max_version_level: 0,
-            upgrade_type: 2,
-            ..Default::default()
-        }],
-        ..Default::default()
-    };
-    let r: wire::UpdateFeaturesResponse<'_> = d.call(c, &lower, 2);
-    assert_eq!(r.error_code, 0);
+    assert_eq!(d.switch_off(c, "group.version"), 0);
     assert_eq!(beat(&mut d, c, 0).error_code, 35);
     assert_eq!(describe(&mut d, c).error_code, 35);
 }

@@ -4,7 +4,6 @@
 
 use bytes::Bytes;
 use flumen_log::BatchBuilder;
-use flumen_log::testing::MemDisk;
 use flumen_shard::testing::{Client, Driver, decode_answer};
 use flumen_wire::messages as wire;
 
@@ -13,9 +12,7 @@ const VERSION: i16 = 12;
 fn each_shape(test: impl Fn(Driver)) {
     for (shards, seed) in [(1, 1), (4, 2), (3, 3)] {
         println!("shards {shards} seed {seed}");
-        let mut driver = Driver::start(shards, seed, Driver::settings(), MemDisk::new());
-        driver.run_until_ready();
-        test(driver);
+        test(Driver::ready(shards, seed));
     }
 }
 

@@ -11,16 +11,10 @@ use flumen_shard::testing::{Client, Driver, decode_answer, produce_request};
 use flumen_wire::messages as wire;
 use std::borrow::Cow;
 
-fn start(shards: u16, seed: u64) -> Driver {
-    let mut driver = Driver::start(shards, seed, Driver::settings(), MemDisk::new());
-    driver.run_until_ready();
-    driver
-}
-
 fn each_shape(test: impl Fn(Driver)) {
     for (shards, seed) in [(1, 1), (4, 2), (4, 3), (3, 4)] {
         println!("shards {shards} seed {seed}");
-        test(start(shards, seed));
+        test(Driver::ready(shards, seed));
     }
 }
 
@@ -482,7 +476,7 @@ fn a_controller_listener_serves_what_controllers_do() {
 
 #[test]
 fn without_the_offsets_topic_no_group_is_coordinated_here() {
-    let mut d = start(2, 6);
+    let mut d = Driver::ready(2, 6);
     let c = d.connect(0);
     d.create_topic(c, "t", 1);
     assert_eq!(join(&mut d, c, "").error_code, 16);
@@ -559,7 +553,7 @@ fn producer_ids_are_never_given_twice() {
 #[test]
 fn same_seed_same_run() {
     let run = || {
-        let mut d = start(4, 7);
+        let mut d = Driver::ready(4, 7);
         let c = d.connect(1);
         d.create_topic(c, "t", 8);
         for n in 0..20 {

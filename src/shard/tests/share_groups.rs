@@ -17,16 +17,10 @@ const RELEASE: i8 = 2;
 const REJECT: i8 = 3;
 const RENEW: i8 = 4;
 
-fn start(shards: u16, seed: u64) -> Driver {
-    let mut driver = Driver::start(shards, seed, Driver::settings(), MemDisk::new());
-    driver.run_until_ready();
-    driver
-}
-
 fn each_shape(test: impl Fn(Driver)) {
     for (shards, seed) in [(1, 1), (4, 2), (3, 3)] {
         println!("shards {shards} seed {seed}");
-        test(start(shards, seed));
+        test(Driver::ready(shards, seed));
     }
 }
 
@@ -502,19 +496,9 @@ fn groups_are_listed_by_their_kind() {
 
 #[test]
 fn without_the_feature_there_are_no_share_groups() {
-    let mut d = start(2, 5);
+    let mut d = Driver::ready(2, 5);
     let c = d.connect(0);
-    let lower = wire::UpdateFeaturesRequest {
-        feature_updates: vec![wire::update_features_request::FeatureUpdateKey {
-            feature: "share.version".into(),
-            max_version_level: 0,
-            upgrade_type: 2,
-            ..Default::default()
-        }],
-        ..Default::default()
-    };
-    let r: wire::UpdateFeaturesResponse<'_> = d.call(c, &lower, 2);
-    assert_eq!(r.error_code, 0);
+    assert_eq!(d.switch_off(c, "share.version"), 0);
     let unsupported = ErrorCode::UnsupportedVersion.code();
     assert_eq!(beat(&mut d, c, "a", 0).error_code, unsupported);
     let mut a = Member::new(c, "a", Uuid::ZERO);
@@ -628,7 +612,7 @@ fn every_record_is_accepted_and_none_comes_back() {
     for seed in 0..12 {
         println!("seed {seed}");
         let mut prng = Prng::new(seed);
-        let mut d = start(1 + (seed % 3) as u16, seed);
+        let mut d = Driver::ready(1 + (seed % 3) as u16, seed);
         let first = with_member(&mut d, 2);
         set(&mut d, first.c, "share.delivery.count.limit", "10");
         let topic = first.topic;

@@ -11,16 +11,10 @@ use flumen_wire::messages as wire;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-fn start(shards: u16, seed: u64) -> Driver {
-    let mut driver = Driver::start(shards, seed, Driver::settings(), MemDisk::new());
-    driver.run_until_ready();
-    driver
-}
-
 fn each_shape(test: impl Fn(Driver)) {
     for (shards, seed) in [(1, 1), (4, 2), (3, 3)] {
         println!("shards {shards} seed {seed}");
-        test(start(shards, seed));
+        test(Driver::ready(shards, seed));
     }
 }
 
@@ -459,7 +453,7 @@ fn sequences(d: &Driver, topic: &str) -> BTreeSet<i32> {
 /// Kafka's group coordinators number their records, its transaction coordinators do not.
 #[test]
 fn sequences_are_those_of_kafkas_coordinators() {
-    let mut d = start(1, 1);
+    let mut d = Driver::ready(1, 1);
     let c = d.connect(0);
     create(&mut d, c, "t", 1);
     find(&mut d, c, "g", 0);
