@@ -4,16 +4,43 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use super::modern::{self, Assigned, Protocol, with};
 use super::pair::Pair;
 
 const BEAT: &str = "ConsumerGroupHeartbeat";
+const GROUPS: Protocol = Protocol {
+    name: "consumers",
+    beat: (BEAT, 1),
+    describe: "ConsumerGroupDescribe",
+};
+const MEMBERS: Assigned = Assigned {
+    protocol: GROUPS,
+    topic: "consumed",
+    beat,
+    join,
+    owning,
+};
 
 pub(super) fn run(pair: &mut Pair) -> Result<()> {
     pair.topic("consumed", 4, &[])?;
-    coordinators(pair)?;
+    modern::coordinators(
+        pair,
+        "consumers: coordinator",
+        &[
+            "refused",
+            "unknown",
+            "two-c",
+            "offsets-c",
+            "static-c",
+            "regex-c",
+            "mixed",
+            "up",
+            "convert",
+        ],
+    )?;
     refused(pair)?;
     two_members(pair)?;
-    offsets(pair)?;
+    MEMBERS.offsets(pair, "offsets-c")?;
     static_members(pair)?;
     expressions(pair)?;
     mixed(pair)?;
@@ -27,39 +54,10 @@ pub(super) fn run(pair: &mut Pair) -> Result<()> {
     )
 }
 
-/// Waits for both sides' coordinators of all groups.
-fn coordinators(pair: &mut Pair) -> Result<()> {
-    let groups = [
-        "refused",
-        "unknown",
-        "two-c",
-        "offsets-c",
-        "static-c",
-        "regex-c",
-        "mixed",
-        "up",
-        "convert",
-    ];
-    pair.case("consumers: coordinator");
-    let ready = |v: &Value| v["Coordinators"][0]["ErrorCode"] == 0;
-    let keys = json!({"CoordinatorKeys": ["g"]});
-    pair.until("FindCoordinator", 4, &keys, ready)?;
-    let loaded = |v: &Value| v["Groups"][0]["ErrorCode"] != 14 && v["Groups"][0]["ErrorCode"] != 16;
-    for group in groups {
-        pair.until("DescribeGroups", 4, &json!({"Groups": [group]}), loaded)?;
-    }
-    Ok(())
-}
-
 fn join(group: &str, member: &str) -> Value {
     json!({"GroupId": group, "MemberId": member, "MemberEpoch": 0, "InstanceId": null,
         "RackId": null, "RebalanceTimeoutMs": 60_000, "SubscribedTopicNames": ["consumed"],
         "SubscribedTopicRegex": null, "ServerAssignor": null, "TopicPartitions": []})
-}
-
-fn with(mut request: Value, key: &str, value: Value) -> Value {
-    request[key] = value;
-    request
 }
 
 fn beat(group: &str, member: &str, epoch: i32) -> Value {
@@ -74,14 +72,12 @@ fn owning(group: &str, member: &str, epoch: i32, partitions: &[i32]) -> Value {
 }
 
 fn describe(pair: &mut Pair, group: &str) -> Result<()> {
-    let request = json!({"GroupIds": [group], "IncludeAuthorizedOperations": true});
-    pair.all("ConsumerGroupDescribe", &request)?;
-    pair.top("DescribeGroups", &json!({"Groups": [group]}))
+    GROUPS.describe(pair, group)
 }
 
 fn refused(pair: &mut Pair) -> Result<()> {
     let good = || join("refused", "m");
-    for (name, request) in [
+    let cases = [
         ("no group", with(good(), "GroupId", json!(""))),
         ("no member", with(good(), "MemberId", json!(""))),
         ("blank instance", with(good(), "InstanceId", json!(" "))),
@@ -106,117 +102,33 @@ fn refused(pair: &mut Pair) -> Result<()> {
             "leaves an unknown group",
             with(good(), "MemberEpoch", json!(-1)),
         ),
-    ] {
-        pair.case(&format!("consumers: {name}"));
-        pair.ask(BEAT, 1, &request)?;
-    }
-    pair.case("consumers: describe what is not");
-    let request = json!({"GroupIds": ["refused", "", "groups"]});
-    pair.all("ConsumerGroupDescribe", &request)
+    ];
+    GROUPS.beats(pair, cases)?;
+    GROUPS.describe_what_is_not(pair, "refused")
 }
 
 fn two_members(pair: &mut Pair) -> Result<()> {
     pair.case("consumers: join");
-    pair.ask(BEAT, 1, &join("two-c", "a"))?;
+    GROUPS.ask(pair, &join("two-c", "a"))?;
     describe(pair, "two-c")?;
-    pair.ask(BEAT, 1, &beat("two-c", "a", 2))?;
-    pair.ask(BEAT, 1, &with(join("two-c", "a"), "MemberEpoch", json!(2)))?;
-    pair.case("consumers: a second");
-    pair.ask(BEAT, 1, &join("two-c", "b"))?;
-    describe(pair, "two-c")?;
-    pair.case("consumers: the first gives up");
-    pair.ask(BEAT, 1, &beat("two-c", "a", 2))?;
-    pair.ask(BEAT, 1, &owning("two-c", "a", 2, &[0, 1, 2, 3]))?;
-    describe(pair, "two-c")?;
-    pair.ask(BEAT, 1, &beat("two-c", "b", 3))?;
-    pair.ask(BEAT, 1, &owning("two-c", "a", 2, &[0, 1]))?;
-    pair.ask(BEAT, 1, &beat("two-c", "b", 3))?;
-    describe(pair, "two-c")?;
-    pair.case("consumers: epochs");
-    for (epoch, owned) in [
-        (2, vec![0, 1]),
-        (2, vec![0, 1, 2]),
-        (1, vec![]),
-        (4, vec![0, 1]),
-    ] {
-        pair.ask(BEAT, 1, &owning("two-c", "a", epoch, &owned))?;
-    }
-    pair.ask(BEAT, 1, &beat("two-c", "nobody", 3))?;
+    GROUPS.ask(pair, &beat("two-c", "a", 2))?;
+    GROUPS.ask(pair, &with(join("two-c", "a"), "MemberEpoch", json!(2)))?;
+    let wrong: [(i32, &[i32]); 4] = [(2, &[0, 1]), (2, &[0, 1, 2]), (1, &[]), (4, &[0, 1])];
+    MEMBERS.second_member(pair, "two-c", &wrong)?;
     pair.case("consumers: the assignor is chosen");
     let range = with(beat("two-c", "a", 3), "ServerAssignor", json!("range"));
-    pair.ask(BEAT, 1, &range)?;
+    GROUPS.ask(pair, &range)?;
     describe(pair, "two-c")?;
     pair.case("consumers: subscribes to nothing");
     let nothing = with(beat("two-c", "a", 3), "SubscribedTopicNames", json!([]));
-    pair.ask(BEAT, 1, &nothing)?;
+    GROUPS.ask(pair, &nothing)?;
     describe(pair, "two-c")?;
     let mut none = owning("two-c", "a", 3, &[]);
     none["TopicPartitions"] = json!([]);
-    pair.ask(BEAT, 1, &none)?;
-    pair.ask(BEAT, 1, &beat("two-c", "b", 3))?;
+    GROUPS.ask(pair, &none)?;
+    GROUPS.ask(pair, &beat("two-c", "b", 3))?;
     describe(pair, "two-c")?;
-    pair.case("consumers: leave");
-    pair.ask(BEAT, 1, &beat("two-c", "a", -1))?;
-    pair.ask(BEAT, 1, &beat("two-c", "a", -1))?;
-    pair.ask(BEAT, 1, &beat("two-c", "b", 4))?;
-    describe(pair, "two-c")?;
-    pair.case("consumers: delete while one is there");
-    pair.top("DeleteGroups", &json!({"GroupsNames": ["two-c"]}))?;
-    pair.ask(BEAT, 1, &beat("two-c", "b", -1))?;
-    describe(pair, "two-c")?;
-    pair.case("consumers: delete");
-    pair.top("DeleteGroups", &json!({"GroupsNames": ["two-c"]}))?;
-    describe(pair, "two-c")
-}
-
-fn commit(epoch: i32, member: &str, index: i32) -> Value {
-    let part = json!({"PartitionIndex": index, "CommittedOffset": 5, "CommittedLeaderEpoch": 0,
-        "CommittedMetadata": "m"});
-    json!({"GroupId": "offsets-c", "GenerationIdOrMemberEpoch": epoch, "MemberId": member,
-        "Topics": [{"Name": "consumed", "TopicId": "$consumed", "Partitions": [part]}]})
-}
-
-fn offsets(pair: &mut Pair) -> Result<()> {
-    pair.case("consumers: offsets: join");
-    pair.ask(BEAT, 1, &join("offsets-c", "a"))?;
-    for (name, version, request) in [
-        ("as a member", 9, commit(2, "a", 0)),
-        ("as a member, by id", 10, commit(2, "a", 1)),
-        ("in an old version", 8, commit(2, "a", 0)),
-        ("in an old epoch", 9, commit(1, "a", 0)),
-        ("in a later epoch", 9, commit(3, "a", 0)),
-        ("as nobody", 9, commit(2, "nobody", 0)),
-        ("from outside", 9, commit(-1, "", 0)),
-    ] {
-        pair.case(&format!("consumers: commit {name}"));
-        pair.ask("OffsetCommit", version, &request)?;
-    }
-    for (member, epoch) in [
-        (json!(null), -1),
-        (json!("a"), 2),
-        (json!("a"), 1),
-        (json!("b"), 2),
-    ] {
-        pair.case(&format!("consumers: fetch as {member} in {epoch}"));
-        for stable in [false, true] {
-            let group = json!({"GroupId": "offsets-c", "MemberId": member, "MemberEpoch": epoch,
-                "Topics": [{"Name": "consumed", "TopicId": "$consumed",
-                    "PartitionIndexes": [0, 1, 2]}]});
-            let request = json!({"Groups": [group], "RequireStable": stable});
-            pair.ask("OffsetFetch", 9, &request)?;
-            pair.ask("OffsetFetch", 10, &request)?;
-        }
-    }
-    pair.case("consumers: delete offsets");
-    let parts = json!([{"PartitionIndex": 0}]);
-    let request = json!({"GroupId": "offsets-c", "Topics": [{"Name": "consumed",
-        "Partitions": parts}]});
-    pair.top("OffsetDelete", &request)?;
-    pair.ask(BEAT, 1, &beat("offsets-c", "a", -1))?;
-    pair.top("OffsetDelete", &request)?;
-    pair.case("consumers: commit to an empty group");
-    pair.ask("OffsetCommit", 9, &commit(-1, "", 0))?;
-    pair.ask("OffsetCommit", 9, &commit(2, "a", 0))
+    MEMBERS.both_leave(pair, "two-c", 4)
 }
 
 fn static_members(pair: &mut Pair) -> Result<()> {
@@ -235,7 +147,7 @@ fn static_members(pair: &mut Pair) -> Result<()> {
         ("leaves again", beat("static-c", "b", -1)),
     ] {
         pair.case(&format!("static consumer: {name}"));
-        pair.ask(BEAT, 1, &fixed(request))?;
+        GROUPS.ask(pair, &fixed(request))?;
         describe(pair, "static-c")?;
     }
     Ok(())
@@ -247,12 +159,12 @@ fn expressions(pair: &mut Pair) -> Result<()> {
         with(request, "SubscribedTopicRegex", json!(regex))
     };
     pair.case("expression: join");
-    pair.ask(BEAT, 1, &by(join("regex-c", "a"), "consu.*"))?;
+    GROUPS.ask(pair, &by(join("regex-c", "a"), "consu.*"))?;
     // Kafka matches topics in the background.
     let ready = |v: &Value| v["Groups"][0]["GroupEpoch"] == 2;
     let described = json!({"GroupIds": ["regex-c"]});
     pair.until("ConsumerGroupDescribe", 1, &described, ready)?;
-    pair.ask(BEAT, 1, &beat("regex-c", "a", 1))?;
+    GROUPS.ask(pair, &beat("regex-c", "a", 1))?;
     describe(pair, "regex-c")?;
     pair.case("expression: to names");
     let names = with(
@@ -260,7 +172,7 @@ fn expressions(pair: &mut Pair) -> Result<()> {
         "SubscribedTopicNames",
         json!(["consumed"]),
     );
-    pair.ask(BEAT, 1, &names)?;
+    GROUPS.ask(pair, &names)?;
     describe(pair, "regex-c")
 }
 
@@ -304,7 +216,7 @@ fn at(group: &str, generation: i32, member: &str) -> Value {
 /// A classic member in a consumer group; in the end the only one.
 fn mixed(pair: &mut Pair) -> Result<()> {
     pair.case("mixed: a consumer, then a classic member");
-    pair.ask(BEAT, 1, &join("mixed", "a"))?;
+    GROUPS.ask(pair, &join("mixed", "a"))?;
     pair.ask("JoinGroup", 9, &classic("mixed", "", &[]))?;
     pair.keep("classic", "/MemberId")?;
     pair.ask("JoinGroup", 9, &classic("mixed", "$classic", &[]))?;
@@ -325,14 +237,14 @@ fn mixed(pair: &mut Pair) -> Result<()> {
     other["ProtocolType"] = json!("connect");
     pair.ask("JoinGroup", 9, &other)?;
     pair.case("mixed: the consumer gives up");
-    pair.ask(BEAT, 1, &beat("mixed", "a", 2))?;
-    pair.ask(BEAT, 1, &owning("mixed", "a", 2, &[0, 1]))?;
+    GROUPS.ask(pair, &beat("mixed", "a", 2))?;
+    GROUPS.ask(pair, &owning("mixed", "a", 2, &[0, 1]))?;
     pair.ask("Heartbeat", 4, &at("mixed", 3, "$classic"))?;
     pair.ask("JoinGroup", 9, &classic("mixed", "$classic", &[]))?;
     pair.ask("SyncGroup", 5, &sync("mixed", 3, "$classic"))?;
     describe(pair, "mixed")?;
     pair.case("mixed: down to a classic group");
-    pair.ask(BEAT, 1, &beat("mixed", "a", -1))?;
+    GROUPS.ask(pair, &beat("mixed", "a", -1))?;
     pair.ask("Heartbeat", 4, &at("mixed", 3, "$classic"))?;
     describe(pair, "mixed")?;
     pair.ask("JoinGroup", 9, &classic("mixed", "$classic", &[2, 3]))?;
@@ -356,7 +268,7 @@ fn upgraded(pair: &mut Pair) -> Result<()> {
     assigned["Assignments"] = json!([{"MemberId": "$up", "Assignment": bytes}]);
     pair.ask("SyncGroup", 5, &assigned)?;
     pair.case("upgrade: a consumer joins");
-    pair.ask(BEAT, 1, &join("up", "c"))?;
+    GROUPS.ask(pair, &join("up", "c"))?;
     describe(pair, "up")?;
     pair.ask("Heartbeat", 4, &at("up", 1, "$up"))?;
     pair.ask("JoinGroup", 3, &classic("up", "$up", &[0, 1, 2, 3]))?;
@@ -366,7 +278,7 @@ fn upgraded(pair: &mut Pair) -> Result<()> {
     pair.ask("JoinGroup", 3, &classic("up", "$up", &[0, 1]))?;
     pair.ask("SyncGroup", 5, &sync("up", 2, "$up"))?;
     pair.ask("Heartbeat", 4, &at("up", 2, "$up"))?;
-    pair.ask(BEAT, 1, &beat("up", "c", 2))?;
+    GROUPS.ask(pair, &beat("up", "c", 2))?;
     describe(pair, "up")?;
     pair.case("upgrade: members are removed");
     let members = json!([{"MemberId": "$up"}, {"MemberId": "nobody"}, {"MemberId": "c"}]);
@@ -381,8 +293,8 @@ fn upgraded(pair: &mut Pair) -> Result<()> {
 /// Empty groups change their kind with the first request.
 fn converted(pair: &mut Pair) -> Result<()> {
     pair.case("convert: empty consumer group");
-    pair.ask(BEAT, 1, &join("convert", "a"))?;
-    pair.ask(BEAT, 1, &beat("convert", "a", -1))?;
+    GROUPS.ask(pair, &join("convert", "a"))?;
+    GROUPS.ask(pair, &beat("convert", "a", -1))?;
     pair.ask("JoinGroup", 3, &classic("convert", "", &[]))?;
     pair.keep("convert", "/MemberId")?;
     describe(pair, "convert")?;
@@ -393,7 +305,7 @@ fn converted(pair: &mut Pair) -> Result<()> {
         &json!({"GroupId": "convert", "Members": [one]}),
     )?;
     pair.case("convert: empty classic group");
-    pair.ask(BEAT, 1, &join("convert", "b"))?;
+    GROUPS.ask(pair, &join("convert", "b"))?;
     describe(pair, "convert")?;
-    pair.ask(BEAT, 1, &beat("convert", "b", -1))
+    GROUPS.ask(pair, &beat("convert", "b", -1))
 }

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use super::modern;
 use super::pair::Pair;
 
 pub(super) fn run(pair: &mut Pair) -> Result<()> {
@@ -17,18 +18,8 @@ pub(super) fn run(pair: &mut Pair) -> Result<()> {
 }
 
 fn coordinators(pair: &mut Pair) -> Result<()> {
-    let ready = |v: &Value| v["Coordinators"][0]["ErrorCode"] == 0;
-    pair.case("coordinator");
-    pair.until(
-        "FindCoordinator",
-        4,
-        &json!({"CoordinatorKeys": ["g"]}),
-        ready,
-    )?;
-    let loaded = |v: &Value| v["Groups"][0]["ErrorCode"] != 14 && v["Groups"][0]["ErrorCode"] != 16;
-    for group in ["g", "life-0", "life-9", "two", "fixed", "offsets"] {
-        pair.until("DescribeGroups", 4, &json!({"Groups": [group]}), loaded)?;
-    }
+    let groups = ["g", "life-0", "life-9", "two", "fixed", "offsets"];
+    modern::coordinators(pair, "coordinator", &groups)?;
     for version in [0, 1, 3] {
         pair.ask("FindCoordinator", version, &json!({"Key": "g"}))?;
         pair.ask("FindCoordinator", version, &json!({"Key": ""}))?;

@@ -12,6 +12,7 @@ mod consumers;
 mod fetch;
 mod groups;
 mod internal;
+mod modern;
 mod offsets;
 mod pair;
 mod produce;

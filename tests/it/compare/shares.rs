@@ -5,9 +5,15 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::batch::Batch;
+use super::modern::{self, Protocol};
 use super::pair::Pair;
 
 const BEAT: &str = "ShareGroupHeartbeat";
+const GROUPS: Protocol = Protocol {
+    name: "shares",
+    beat: (BEAT, 1),
+    describe: "ShareGroupDescribe",
+};
 
 pub(super) fn run(pair: &mut Pair) -> Result<()> {
     pair.topic("shared", 2, &[])?;
@@ -23,13 +29,9 @@ pub(super) fn run(pair: &mut Pair) -> Result<()> {
 }
 
 fn coordinators(pair: &mut Pair) -> Result<()> {
-    pair.case("shares: coordinator");
-    let ready = |v: &Value| v["Coordinators"][0]["ErrorCode"] == 0;
-    let keys = json!({"CoordinatorKeys": ["g"]});
-    pair.until("FindCoordinator", 4, &keys, ready)?;
-    let loaded = |v: &Value| v["Groups"][0]["ErrorCode"] != 14 && v["Groups"][0]["ErrorCode"] != 16;
-    for group in ["share-refused", "share-g", "share-off"] {
-        pair.until("DescribeGroups", 4, &json!({"Groups": [group]}), loaded)?;
+    let groups = ["share-refused", "share-g", "share-off"];
+    modern::coordinators(pair, "shares: coordinator", &groups)?;
+    for group in groups {
         let set = json!({"Resources": [{"ResourceType": 32, "ResourceName": group, "Configs": [
             {"Name": "share.auto.offset.reset", "ConfigOperation": 0, "Value": "earliest"}]}]});
         pair.ask("IncrementalAlterConfigs", 1, &set)?;
@@ -46,15 +48,9 @@ fn beat(group: &str, member: &str, epoch: i32, topics: &Value) -> Value {
         "SubscribedTopicNames": topics})
 }
 
-fn describe(pair: &mut Pair, group: &str) -> Result<()> {
-    let request = json!({"GroupIds": [group], "IncludeAuthorizedOperations": true});
-    pair.all("ShareGroupDescribe", &request)?;
-    pair.top("DescribeGroups", &json!({"Groups": [group]}))
-}
-
 fn refused(pair: &mut Pair) -> Result<()> {
     let topics = json!(["shared"]);
-    for (name, request) in [
+    let cases = [
         ("no group", beat("", "m", 0, &topics)),
         ("no member", beat("share-refused", "", 0, &topics)),
         ("blank member", beat("share-refused", " ", 0, &topics)),
@@ -73,28 +69,24 @@ fn refused(pair: &mut Pair) -> Result<()> {
             "leaves an unknown group",
             beat("share-refused", "m", -1, &json!(null)),
         ),
-    ] {
-        pair.case(&format!("shares: {name}"));
-        pair.ask(BEAT, 1, &request)?;
-    }
-    pair.case("shares: describe what is not");
-    let request = json!({"GroupIds": ["share-refused", "", "groups"]});
-    pair.all("ShareGroupDescribe", &request)
+    ];
+    GROUPS.beats(pair, cases)?;
+    GROUPS.describe_what_is_not(pair, "share-refused")
 }
 
 fn member(pair: &mut Pair) -> Result<()> {
     pair.case("shares: join");
-    pair.ask(BEAT, 1, &beat("share-g", "a", 0, &json!(["shared"])))?;
+    GROUPS.ask(pair, &beat("share-g", "a", 0, &json!(["shared"])))?;
     // Without comparing: when the stored states are there is up to each.
     let has = |v: &Value| v["Assignment"]["TopicPartitions"][0]["Partitions"] == json!([0, 1]);
     let again = beat("share-g", "a", 0, &json!(["shared"]));
     pair.until(BEAT, 1, &again, has)?;
     pair.case("shares: a member");
-    pair.ask(BEAT, 1, &beat("share-g", "a", 3, &json!(null)))?;
-    pair.ask(BEAT, 1, &beat("share-g", "a", 3, &json!(["shared"])))?;
-    pair.ask(BEAT, 1, &beat("share-g", "a", 9, &json!(null)))?;
-    pair.ask(BEAT, 1, &beat("share-g", "b", 3, &json!(null)))?;
-    describe(pair, "share-g")?;
+    GROUPS.ask(pair, &beat("share-g", "a", 3, &json!(null)))?;
+    GROUPS.ask(pair, &beat("share-g", "a", 3, &json!(["shared"])))?;
+    GROUPS.ask(pair, &beat("share-g", "a", 9, &json!(null)))?;
+    GROUPS.ask(pair, &beat("share-g", "b", 3, &json!(null)))?;
+    GROUPS.describe(pair, "share-g")?;
     pair.case("shares: other protocols");
     let fetch = json!({"Groups": [{"GroupId": "share-g", "MemberId": null, "MemberEpoch": -1,
         "Topics": null}], "RequireStable": false});
@@ -292,7 +284,7 @@ fn offsets(pair: &mut Pair) -> Result<()> {
         "DeleteGroups",
         &json!({"GroupsNames": ["share-g", "share-off"]}),
     )?;
-    pair.ask(BEAT, 1, &beat("share-g", "a", -1, &json!(null)))?;
+    GROUPS.ask(pair, &beat("share-g", "a", -1, &json!(null)))?;
     pair.top("DeleteGroups", &json!({"GroupsNames": ["share-g"]}))?;
-    describe(pair, "share-g")
+    GROUPS.describe(pair, "share-g")
 }

@@ -3,21 +3,49 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use super::modern::{self, Assigned, Protocol, with};
 use super::pair::Pair;
 
 const BEAT: &str = "StreamsGroupHeartbeat";
+const GROUPS: Protocol = Protocol {
+    name: "streams",
+    beat: (BEAT, 0),
+    describe: "StreamsGroupDescribe",
+};
+const MEMBERS: Assigned = Assigned {
+    protocol: GROUPS,
+    topic: "streamed",
+    beat,
+    join,
+    owning,
+};
 
 pub(super) fn run(pair: &mut Pair) -> Result<()> {
     pair.topic("streamed", 4, &[])?;
     pair.topic("narrow", 2, &[])?;
-    coordinators(pair)?;
+    modern::coordinators(
+        pair,
+        "streams: coordinator",
+        &[
+            "refused-s",
+            "unknown-s",
+            "topology-s",
+            "two-s",
+            "internal-s",
+            "standby-s",
+            "endpoint-s",
+            "offsets-s",
+            "shutdown-s",
+            "convert-s",
+        ],
+    )?;
     refused(pair)?;
     topologies(pair)?;
     two_members(pair)?;
     internal_topics(pair)?;
     standbys(pair)?;
     endpoints(pair)?;
-    offsets(pair)?;
+    MEMBERS.offsets(pair, "offsets-s")?;
     shutdown(pair)?;
     converted(pair)?;
     pair.case("streams: listed");
@@ -26,31 +54,6 @@ pub(super) fn run(pair: &mut Pair) -> Result<()> {
         "ListGroups",
         &json!({"StatesFilter": ["NotReady", "STABLE"]}),
     )
-}
-
-/// Waits for both sides' coordinators of all groups.
-fn coordinators(pair: &mut Pair) -> Result<()> {
-    let groups = [
-        "refused-s",
-        "unknown-s",
-        "topology-s",
-        "two-s",
-        "internal-s",
-        "standby-s",
-        "endpoint-s",
-        "offsets-s",
-        "shutdown-s",
-        "convert-s",
-    ];
-    pair.case("streams: coordinator");
-    let ready = |v: &Value| v["Coordinators"][0]["ErrorCode"] == 0;
-    let keys = json!({"CoordinatorKeys": ["g"]});
-    pair.until("FindCoordinator", 4, &keys, ready)?;
-    let loaded = |v: &Value| v["Groups"][0]["ErrorCode"] != 14 && v["Groups"][0]["ErrorCode"] != 16;
-    for group in groups {
-        pair.until("DescribeGroups", 4, &json!({"Groups": [group]}), loaded)?;
-    }
-    Ok(())
 }
 
 fn reads(id: &str, topics: &[&str]) -> Value {
@@ -84,25 +87,18 @@ fn beat(group: &str, member: &str, epoch: i32) -> Value {
         "TaskOffsets": null, "TaskEndOffsets": null, "ShutdownApplication": false})
 }
 
-fn with(mut request: Value, key: &str, value: Value) -> Value {
-    request[key] = value;
-    request
-}
-
-fn running(group: &str, member: &str, epoch: i32, active: &[i32], standby: &[i32]) -> Value {
-    let tasks = |partitions: &[i32]| match partitions {
+fn owning(group: &str, member: &str, epoch: i32, active: &[i32]) -> Value {
+    let tasks = match active {
         [] => json!([]),
         some => json!([{"SubtopologyId": "0", "Partitions": some}]),
     };
-    let request = with(beat(group, member, epoch), "ActiveTasks", tasks(active));
-    let request = with(request, "StandbyTasks", tasks(standby));
+    let request = with(beat(group, member, epoch), "ActiveTasks", tasks);
+    let request = with(request, "StandbyTasks", json!([]));
     with(request, "WarmupTasks", json!([]))
 }
 
 fn describe(pair: &mut Pair, group: &str) -> Result<()> {
-    let request = json!({"GroupIds": [group], "IncludeAuthorizedOperations": true});
-    pair.all("StreamsGroupDescribe", &request)?;
-    pair.top("DescribeGroups", &json!({"Groups": [group]}))
+    GROUPS.describe(pair, group)
 }
 
 fn refused(pair: &mut Pair) -> Result<()> {
@@ -119,7 +115,8 @@ fn refused(pair: &mut Pair) -> Result<()> {
     };
     let own = join_with("refused-s", "m", &[reads("0", &["__consumer_offsets"])]);
     let unnamed = join_with("refused-s", "m", &[reads("0", &["no/name", "no name"])]);
-    for (name, request) in [
+    let some = with(beat("refused-s", "m", 1), "ActiveTasks", json!([]));
+    let cases = [
         ("no group", with(good(), "GroupId", json!(""))),
         ("no member", with(good(), "MemberId", json!(""))),
         ("an instance", with(good(), "InstanceId", json!("i"))),
@@ -138,16 +135,10 @@ fn refused(pair: &mut Pair) -> Result<()> {
         ("expression", expression),
         ("the broker's topic", own),
         ("no names", unnamed),
-    ] {
-        pair.case(&format!("streams: {name}"));
-        pair.ask(BEAT, 0, &request)?;
-    }
-    pair.case("streams: some tasks said");
-    let some = with(beat("refused-s", "m", 1), "ActiveTasks", json!([]));
-    pair.ask(BEAT, 0, &some)?;
-    pair.case("streams: describe what is not");
-    let request = json!({"GroupIds": ["refused-s", "", "groups"]});
-    pair.all("StreamsGroupDescribe", &request)
+        ("some tasks said", some),
+    ];
+    GROUPS.beats(pair, cases)?;
+    GROUPS.describe_what_is_not(pair, "refused-s")
 }
 
 fn topologies(pair: &mut Pair) -> Result<()> {
@@ -163,24 +154,24 @@ fn topologies(pair: &mut Pair) -> Result<()> {
         ("idle", vec![reads("0", &[])]),
     ] {
         pair.case(&format!("topology: {name}"));
-        pair.ask(BEAT, 0, &join_with(group, "m", &subtopologies))?;
+        GROUPS.ask(pair, &join_with(group, "m", &subtopologies))?;
     }
     pair.case("topology: joined topics differ");
     let mut both = reads("0", &["streamed", "narrow"]);
     both["CopartitionGroups"] = json!([{"SourceTopics": [0, 1], "SourceTopicRegex": [],
         "RepartitionSourceTopics": []}]);
-    pair.ask(BEAT, 0, &join_with(group, "m", &[both]))?;
+    GROUPS.ask(pair, &join_with(group, "m", &[both]))?;
     describe(pair, group)?;
     pair.case("topology: another");
-    pair.ask(BEAT, 0, &join(group, "n"))?;
-    pair.ask(BEAT, 0, &beat(group, "m", -1))?;
+    GROUPS.ask(pair, &join(group, "n"))?;
+    GROUPS.ask(pair, &beat(group, "m", -1))?;
     describe(pair, group)?;
     pair.top("DeleteGroups", &json!({"GroupsNames": [group]}))?;
     pair.case("topology: a source is missing");
     let missing = [reads("0", &["streamed", "gone"]), reads("1", &["lost"])];
-    pair.ask(BEAT, 0, &join_with(group, "m", &missing))?;
+    GROUPS.ask(pair, &join_with(group, "m", &missing))?;
     describe(pair, group)?;
-    pair.ask(BEAT, 0, &beat(group, "m", 2))?;
+    GROUPS.ask(pair, &beat(group, "m", 2))?;
     pair.topic("gone", 3, &[])?;
     pair.topic("lost", 6, &[])?;
     pair.case("topology: the sources are there");
@@ -191,44 +182,19 @@ fn topologies(pair: &mut Pair) -> Result<()> {
 
 fn two_members(pair: &mut Pair) -> Result<()> {
     pair.case("streams: join");
-    pair.ask(BEAT, 0, &join("two-s", "a"))?;
+    GROUPS.ask(pair, &join("two-s", "a"))?;
     describe(pair, "two-s")?;
-    pair.ask(BEAT, 0, &beat("two-s", "a", 2))?;
-    pair.ask(BEAT, 0, &join("two-s", "a"))?;
-    pair.case("streams: a second");
-    pair.ask(BEAT, 0, &join("two-s", "b"))?;
-    describe(pair, "two-s")?;
-    pair.case("streams: the first gives up");
-    pair.ask(BEAT, 0, &beat("two-s", "a", 2))?;
-    pair.ask(BEAT, 0, &running("two-s", "a", 2, &[0, 1, 2, 3], &[]))?;
-    describe(pair, "two-s")?;
-    pair.ask(BEAT, 0, &beat("two-s", "b", 3))?;
-    pair.ask(BEAT, 0, &running("two-s", "a", 2, &[0, 1], &[]))?;
-    pair.ask(BEAT, 0, &beat("two-s", "b", 3))?;
-    describe(pair, "two-s")?;
-    pair.case("streams: epochs");
-    for (epoch, owned) in [
-        (2, vec![0, 1]),
-        (2, vec![0, 1, 2]),
-        (1, vec![]),
-        (4, vec![0, 1]),
-        (3, vec![9]),
-    ] {
-        pair.ask(BEAT, 0, &running("two-s", "a", epoch, &owned, &[]))?;
-    }
-    pair.ask(BEAT, 0, &beat("two-s", "nobody", 3))?;
-    pair.case("streams: leave");
-    pair.ask(BEAT, 0, &beat("two-s", "a", -1))?;
-    pair.ask(BEAT, 0, &beat("two-s", "a", -1))?;
-    pair.ask(BEAT, 0, &beat("two-s", "b", 3))?;
-    describe(pair, "two-s")?;
-    pair.case("streams: delete while one is there");
-    pair.top("DeleteGroups", &json!({"GroupsNames": ["two-s"]}))?;
-    pair.ask(BEAT, 0, &beat("two-s", "b", -1))?;
-    describe(pair, "two-s")?;
-    pair.case("streams: delete");
-    pair.top("DeleteGroups", &json!({"GroupsNames": ["two-s"]}))?;
-    describe(pair, "two-s")
+    GROUPS.ask(pair, &beat("two-s", "a", 2))?;
+    GROUPS.ask(pair, &join("two-s", "a"))?;
+    let wrong: [(i32, &[i32]); 5] = [
+        (2, &[0, 1]),
+        (2, &[0, 1, 2]),
+        (1, &[]),
+        (4, &[0, 1]),
+        (3, &[9]),
+    ];
+    MEMBERS.second_member(pair, "two-s", &wrong)?;
+    MEMBERS.both_leave(pair, "two-s", 3)
 }
 
 fn internal_topics(pair: &mut Pair) -> Result<()> {
@@ -237,7 +203,7 @@ fn internal_topics(pair: &mut Pair) -> Result<()> {
     let mut subtopology = reads("0", &["streamed"]);
     subtopology["StateChangelogTopics"] = json!([{"Name": "internal-changelog", "Partitions": 0,
         "ReplicationFactor": 1, "TopicConfigs": [{"Key": "cleanup.policy", "Value": "compact"}]}]);
-    pair.ask(BEAT, 0, &join_with(group, "m", &[subtopology]))?;
+    GROUPS.ask(pair, &join_with(group, "m", &[subtopology]))?;
     pair.case("internal topics: there");
     let ready = |v: &Value| v["MemberEpoch"] != 2;
     pair.until(BEAT, 0, &beat(group, "m", 2), ready)?;
@@ -250,8 +216,8 @@ fn internal_topics(pair: &mut Pair) -> Result<()> {
     pair.case("internal topics: one that does not fit");
     let mut wide = reads("0", &["streamed"]);
     wide["StateChangelogTopics"] = json!([internal("narrow", 0)]);
-    pair.ask(BEAT, 0, &join_with("unknown-s", "m", &[wide]))?;
-    pair.ask(BEAT, 0, &beat("unknown-s", "m", -1))
+    GROUPS.ask(pair, &join_with("unknown-s", "m", &[wide]))?;
+    GROUPS.ask(pair, &beat("unknown-s", "m", -1))
 }
 
 fn standbys(pair: &mut Pair) -> Result<()> {
@@ -272,15 +238,15 @@ fn standbys(pair: &mut Pair) -> Result<()> {
     // The coordinator of Kafka hears of a topic later than its log does.
     let seen = |v: &Value| v["Status"] == json!([]);
     pair.until(BEAT, 0, &join_with("probe-s", "p", &all), seen)?;
-    pair.ask(BEAT, 0, &beat("probe-s", "p", -1))?;
+    GROUPS.ask(pair, &beat("probe-s", "p", -1))?;
     pair.case("standbys: one process");
-    pair.ask(BEAT, 0, &join_with(group, "a", &all))?;
+    GROUPS.ask(pair, &join_with(group, "a", &all))?;
     pair.case("standbys: two processes");
-    pair.ask(BEAT, 0, &join_with(group, "b", &all))?;
+    GROUPS.ask(pair, &join_with(group, "b", &all))?;
     describe(pair, group)?;
-    pair.ask(BEAT, 0, &beat(group, "a", 2))?;
-    pair.ask(BEAT, 0, &running(group, "a", 2, &[0, 1], &[]))?;
-    pair.ask(BEAT, 0, &beat(group, "b", 3))?;
+    GROUPS.ask(pair, &beat(group, "a", 2))?;
+    GROUPS.ask(pair, &owning(group, "a", 2, &[0, 1]))?;
+    GROUPS.ask(pair, &beat(group, "b", 3))?;
     describe(pair, group)
 }
 
@@ -291,82 +257,36 @@ fn endpoints(pair: &mut Pair) -> Result<()> {
         with(join(group, member), "UserEndpoint", endpoint)
     };
     pair.case("endpoints: first");
-    pair.ask(BEAT, 0, &at("a"))?;
+    GROUPS.ask(pair, &at("a"))?;
     pair.case("endpoints: second");
-    pair.ask(BEAT, 0, &at("b"))?;
+    GROUPS.ask(pair, &at("b"))?;
     for epoch in [0, 1, 2] {
         let request = with(
             beat(group, "b", 3),
             "EndpointInformationEpoch",
             json!(epoch),
         );
-        pair.ask(BEAT, 0, &request)?;
+        GROUPS.ask(pair, &request)?;
     }
     describe(pair, group)
-}
-
-fn commit(epoch: i32, member: &str, index: i32) -> Value {
-    let part = json!({"PartitionIndex": index, "CommittedOffset": 5, "CommittedLeaderEpoch": 0,
-        "CommittedMetadata": "m"});
-    json!({"GroupId": "offsets-s", "GenerationIdOrMemberEpoch": epoch, "MemberId": member,
-        "Topics": [{"Name": "streamed", "TopicId": "$streamed", "Partitions": [part]}]})
-}
-
-fn offsets(pair: &mut Pair) -> Result<()> {
-    pair.case("streams: offsets: join");
-    pair.ask(BEAT, 0, &join("offsets-s", "a"))?;
-    for (name, version, request) in [
-        ("as a member", 9, commit(2, "a", 0)),
-        ("as a member, by id", 10, commit(2, "a", 1)),
-        ("in an old version", 8, commit(2, "a", 0)),
-        ("in an old epoch", 9, commit(1, "a", 0)),
-        ("in a later epoch", 9, commit(3, "a", 0)),
-        ("as nobody", 9, commit(2, "nobody", 0)),
-        ("from outside", 9, commit(-1, "", 0)),
-    ] {
-        pair.case(&format!("streams: commit {name}"));
-        pair.ask("OffsetCommit", version, &request)?;
-    }
-    for (member, epoch) in [
-        (json!(null), -1),
-        (json!("a"), 2),
-        (json!("a"), 1),
-        (json!("b"), 2),
-    ] {
-        pair.case(&format!("streams: fetch as {member} in {epoch}"));
-        let group = json!({"GroupId": "offsets-s", "MemberId": member, "MemberEpoch": epoch,
-            "Topics": [{"Name": "streamed", "TopicId": "$streamed", "PartitionIndexes": [0, 1]}]});
-        let request = json!({"Groups": [group], "RequireStable": false});
-        pair.ask("OffsetFetch", 9, &request)?;
-    }
-    pair.case("streams: delete offsets");
-    let parts = json!([{"PartitionIndex": 0}]);
-    let request = json!({"GroupId": "offsets-s", "Topics": [{"Name": "streamed",
-        "Partitions": parts}]});
-    pair.top("OffsetDelete", &request)?;
-    pair.ask(BEAT, 0, &beat("offsets-s", "a", -1))?;
-    pair.top("OffsetDelete", &request)?;
-    pair.case("streams: commit to an empty group");
-    pair.ask("OffsetCommit", 9, &commit(-1, "", 0))?;
-    pair.ask("OffsetCommit", 9, &commit(2, "a", 0))
 }
 
 fn shutdown(pair: &mut Pair) -> Result<()> {
     let group = "shutdown-s";
     pair.case("streams: shutdown");
-    pair.ask(BEAT, 0, &join(group, "a"))?;
-    pair.ask(BEAT, 0, &join(group, "b"))?;
+    GROUPS.ask(pair, &join(group, "a"))?;
+    GROUPS.ask(pair, &join(group, "b"))?;
     let last = with(beat(group, "a", -1), "ShutdownApplication", json!(true));
-    pair.ask(BEAT, 0, &last)?;
-    pair.ask(BEAT, 0, &beat(group, "b", 3))?;
-    pair.ask(BEAT, 0, &beat(group, "b", -1))?;
-    pair.ask(BEAT, 0, &join(group, "c"))
+    GROUPS.ask(pair, &last)?;
+    GROUPS.ask(pair, &beat(group, "b", 3))?;
+    GROUPS.ask(pair, &beat(group, "b", -1))?;
+    GROUPS.ask(pair, &join(group, "c"))
 }
 
 fn converted(pair: &mut Pair) -> Result<()> {
     let group = "convert-s";
     pair.case("streams: other protocols");
-    pair.ask(BEAT, 0, &join(group, "a"))?;
+    GROUPS.ask(pair, &join(group, "a"))?;
     let consumer = json!({"GroupId": group, "MemberId": "c", "MemberEpoch": 0,
         "InstanceId": null, "RackId": null, "RebalanceTimeoutMs": 60_000,
         "SubscribedTopicNames": ["streamed"], "SubscribedTopicRegex": null,
@@ -378,7 +298,7 @@ fn converted(pair: &mut Pair) -> Result<()> {
     pair.ask("JoinGroup", 9, &classic)?;
     let heartbeat = json!({"GroupId": group, "GenerationId": 2, "MemberId": "a"});
     pair.ask("Heartbeat", 4, &heartbeat)?;
-    pair.ask(BEAT, 0, &beat(group, "a", -1))?;
+    GROUPS.ask(pair, &beat(group, "a", -1))?;
     pair.case("streams: an empty group as consumers");
     pair.ask("ConsumerGroupHeartbeat", 1, &consumer)?;
     pair.case("streams: an empty group as classic");
@@ -389,6 +309,6 @@ fn converted(pair: &mut Pair) -> Result<()> {
     pair.until("StreamsGroupDescribe", 0, &request, written)?;
     describe(pair, group)?;
     pair.case("streams: and back");
-    pair.ask(BEAT, 0, &join(group, "a"))?;
+    GROUPS.ask(pair, &join(group, "a"))?;
     describe(pair, group)
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // tests, though outside of a #[test]
 
 pub mod consumers;
+pub mod members;
 pub mod shares;
 pub mod streams;
 
