@@ -125,6 +125,8 @@ impl Shard {
             });
             return self.send_op(turn, self.id, OF_GROUPS | id, 0, Op::Partition(tp, read));
         }
+        // Of what was there when they looked, or came since, something may be left for others.
+        self.tell_share_watchers(n);
         self.leave_share(n);
     }
 
@@ -145,9 +147,7 @@ impl Shard {
         let (start, bound) = (p.log_start(), p.read_bound(rules.committed_only));
         let partition = self.shares.map.get_mut(&n).and_then(Shared::ready)?;
         partition.log_start_moved(start);
-        if let Some(persist) = partition.expire(turn.now.mono, &rules.limits) {
-            self.share_persist(turn, n, persist, None);
-        }
+        self.expire_share_locks(turn, n);
         let partition = self.shares.map.get_mut(&n).and_then(Shared::ready)?;
         if !partition.can_acquire(&rules.limits) {
             return None;
@@ -240,9 +240,13 @@ impl Shard {
             return;
         };
         let group = shared.group.clone();
-        let Some(reading) = shared.reading.take().filter(|r| !r.cancelled) else {
+        let Some(reading) = shared.reading.take() else {
             return self.share_next(turn, n);
         };
+        if reading.cancelled {
+            self.answer_acquire(reading.from, ShareAcquired::refused(ErrorCode::None));
+            return self.share_next(turn, n);
+        }
         let limits = self.share_rules(&group).limits;
         let pieces = pieces(data, &reading.aborted);
         let spans: Vec<_> = pieces.iter().map(|p| p.span).collect();

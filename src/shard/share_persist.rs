@@ -105,10 +105,9 @@ impl Shard {
             return;
         };
         let told = error.map_or(ErrorCode::None, stored_error);
-        let mut freed = false;
         for ticket in tickets {
             if let Some(partition) = shared.ready() {
-                freed |= partition.settle(ticket, error.is_none());
+                partition.settle(ticket, error.is_none());
             }
             if let Some(from) = shared.persisting.waiting.remove(&ticket) {
                 self.outbox.result(from, OpResult::ShareAcknowledged(told));
@@ -126,9 +125,8 @@ impl Shard {
         }
         self.write_share(turn, n);
         self.arm_share_locks(n);
-        if freed {
-            self.wake_share_watchers(n);
-        }
+        // What was released, or room for more where all that may be in flight was.
+        self.tell_share_watchers(n);
         self.leave_share(n);
     }
 }

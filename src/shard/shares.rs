@@ -296,8 +296,15 @@ impl Shard {
         let Some(shared) = self.shares.map.get_mut(&n) else {
             return;
         };
-        // What it has asked for and not got it does not need any more.
-        shared.waiting.retain(|(_, op)| op.member != *member);
+        // What it has asked for and not got it does not need any more. It may be there again with
+        // another session, and then asks once more.
+        let waiting = std::mem::take(&mut shared.waiting).into_iter();
+        let (gone, stay): (VecDeque<_>, _) = waiting.partition(|(_, op)| op.member == *member);
+        shared.waiting = stay;
+        for (from, _) in gone {
+            let nothing = Box::new(ShareAcquired::refused(ErrorCode::None));
+            self.outbox.result(from, OpResult::ShareAcquired(nothing));
+        }
         if let Some(reading) = shared.reading.as_mut().filter(|r| r.op.member == *member) {
             reading.cancelled = true;
         }
@@ -349,6 +356,18 @@ impl Shard {
                 partition.can_acquire(&rules.limits) && partition.next_fetch_offset() < bound
             }
             _ => false,
+        }
+    }
+
+    /// Those who wait fetch again if there is something for them and nobody is being served.
+    pub(super) fn tell_share_watchers(&mut self, n: u64) {
+        let waited_for = self
+            .shares
+            .map
+            .get(&n)
+            .is_some_and(|s| !s.watchers.is_empty());
+        if waited_for && self.share_has_something(n) {
+            self.wake_share_watchers(n);
         }
     }
 
@@ -444,9 +463,6 @@ impl Shard {
             (Ok(partition), Some(shared)) => {
                 shared.stand = Stand::Ready(Box::new(partition));
                 self.share_next(turn, n);
-                if self.share_has_something(n) {
-                    self.wake_share_watchers(n);
-                }
             }
             (Err(error), _) => {
                 tracing::error!(%error, "a stored share state does not hold together");
@@ -476,19 +492,25 @@ impl Shard {
 
     /// Locks may have run out.
     pub(crate) fn share_locks_due(&mut self, turn: &mut Turn<'_>, n: u64) {
-        let Some(shared) = self.shares.map.get_mut(&n) else {
+        if let Some(shared) = self.shares.map.get_mut(&n) {
+            shared.armed = None;
+            self.expire_share_locks(turn, n);
+            self.arm_share_locks(n);
+        }
+    }
+
+    /// Takes back what is held too long; others may have it.
+    pub(super) fn expire_share_locks(&mut self, turn: &mut Turn<'_>, n: u64) {
+        let Some(shared) = self.shares.map.get(&n) else {
             return;
         };
-        shared.armed = None;
-        let group = shared.group.clone();
-        let limits = self.share_rules(&group).limits;
+        let limits = self.share_rules(&shared.group).limits;
         let partition = self.shares.map.get_mut(&n).and_then(Shared::ready);
         let persist = partition.and_then(|p| p.expire(turn.now.mono, &limits));
         if let Some(persist) = persist {
             self.share_persist(turn, n, persist, None);
             self.wake_share_watchers(n);
         }
-        self.arm_share_locks(n);
     }
 
     // ---- ending ----

@@ -196,10 +196,8 @@ impl SharePartition {
         (!released.is_empty()).then(|| self.persist(released, Some(ticket)))
     }
 
-    /// The write of a change has ended: it holds, or everything is as before. Returns whether
-    /// records became available.
-    pub fn settle(&mut self, ticket: Ticket, written: bool) -> bool {
-        let mut freed = false;
+    /// The write of a change has ended: it holds, or everything is as before.
+    pub fn settle(&mut self, ticket: Ticket, written: bool) {
         for run in self.runs.values_mut() {
             let Some((_, state)) = run.change.take_if(|(of, _)| *of == ticket) else {
                 continue;
@@ -207,16 +205,14 @@ impl SharePartition {
             if written {
                 run.lock = None;
                 run.state = state;
-                freed |= state == RecordState::Available;
+                self.look_below_end |= state == RecordState::Available;
             } else if let Some(lock) = &run.lock {
                 // A lock that ran out meanwhile is taken back with the next look at the clock.
                 let until = lock.until;
                 self.first_expiry = Some(self.first_expiry.map_or(until, |at| at.min(until)));
             }
         }
-        self.look_below_end |= freed;
         self.drop_finished();
-        freed
     }
 
     /// Offsets that hold nothing for this group, as those of an aborted transaction or those that

@@ -2,6 +2,8 @@
 //! acknowledged, released, held too long; sessions; offsets; restarts in the middle.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // helpers of tests
 
+mod waits;
+
 use bytes::Bytes;
 use flumen_base::{ErrorCode, Prng, Uuid};
 use flumen_log::BatchBuilder;
