@@ -1,6 +1,6 @@
 //! One member of a consumer group, as its records tell it.
 
-use crate::modern::EpochPartitions;
+use crate::modern::{EpochPartitions, GroupMember};
 pub(crate) use crate::modern::{LEAVE_EPOCH, LEAVE_STATIC_EPOCH, MemberState};
 use bytes::Bytes;
 use flumen_base::{PartitionIndex, Uuid};
@@ -77,28 +77,6 @@ impl Member {
         Self { id, ..self.clone() }
     }
 
-    /// Takes over what `other` says of itself.
-    pub(crate) fn copy_metadata(&mut self, other: &Self) {
-        self.instance.clone_from(&other.instance);
-        self.rack.clone_from(&other.rack);
-        self.client_id.clone_from(&other.client_id);
-        self.client_host.clone_from(&other.client_host);
-        self.rebalance_timeout_ms = other.rebalance_timeout_ms;
-        self.topics.clone_from(&other.topics);
-        self.regex.clone_from(&other.regex);
-        self.assignor.clone_from(&other.assignor);
-        self.classic.clone_from(&other.classic);
-    }
-
-    /// Takes over what `other` has.
-    pub(crate) fn copy_assignment(&mut self, other: &Self) {
-        self.epoch = other.epoch;
-        self.previous_epoch = other.previous_epoch;
-        self.state = other.state;
-        self.assigned.clone_from(&other.assigned);
-        self.revoking.clone_from(&other.revoking);
-    }
-
     /// Moves to an epoch; the one before is remembered, because the answer may get lost.
     pub(crate) fn advance(&mut self, epoch: i32) {
         self.previous_epoch = self.epoch;
@@ -135,5 +113,38 @@ impl Member {
     /// The first protocol that it offers; classic members only.
     pub(crate) fn first_protocol(&self) -> Option<&ClassicProtocol> {
         self.classic.as_ref()?.protocols.first()
+    }
+}
+
+impl GroupMember for Member {
+    fn new(id: Arc<str>) -> Self {
+        Self::new(id)
+    }
+
+    fn copy_metadata(&mut self, other: &Self) {
+        self.instance.clone_from(&other.instance);
+        self.rack.clone_from(&other.rack);
+        self.client_id.clone_from(&other.client_id);
+        self.client_host.clone_from(&other.client_host);
+        self.rebalance_timeout_ms = other.rebalance_timeout_ms;
+        self.topics.clone_from(&other.topics);
+        self.regex.clone_from(&other.regex);
+        self.assignor.clone_from(&other.assignor);
+        self.classic.clone_from(&other.classic);
+    }
+
+    fn copy_assignment(&mut self, other: &Self) {
+        self.epoch = other.epoch;
+        self.previous_epoch = other.previous_epoch;
+        self.state = other.state;
+        self.assigned.clone_from(&other.assigned);
+        self.revoking.clone_from(&other.revoking);
+    }
+
+    fn lose_assignment(&mut self, epoch: i32) {
+        self.epoch = epoch;
+        self.previous_epoch = epoch;
+        self.assigned.clear();
+        self.revoking.clear();
     }
 }

@@ -2,16 +2,13 @@
 //! computed from them (owners, counts) follows along. Nothing here decides.
 
 use super::counted;
-use super::member::{LEAVE_EPOCH, Member};
+use super::member::Member;
 use super::records::ConsumerRecord;
 use super::regex::Resolved;
-use crate::modern::{MemberTimers, Partitions, TopicCounts};
+use crate::modern::{ById, FIRST_EPOCH, MemberTimers, Partitions, Place, TopicCounts};
 use flumen_base::{PartitionIndex, Uuid};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// The epoch that a group and its target begin with.
-const FIRST_EPOCH: i32 = 1;
 
 /// State of a consumer group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +37,8 @@ impl ConsumerState {
 /// How to take one record back.
 #[derive(Debug)]
 pub(crate) enum Undo {
-    Member(Arc<str>, Option<Arc<Member>>),
-    Target(Arc<str>, Option<Arc<Partitions>>),
+    Member(Place<Member>),
+    Target(Place<Partitions>),
     TargetEpoch(i32, i64),
     Epoch(i32, i64),
     PartitionMetadata(bool),
@@ -58,8 +55,8 @@ pub(crate) struct ConsumerGroup {
     pub(crate) target_epoch: i32,
     /// Wall clock of the target's making; 0: not known.
     pub(crate) target_ms: i64,
-    pub(super) members: BTreeMap<Arc<str>, Arc<Member>>,
-    targets: BTreeMap<Arc<str>, Arc<Partitions>>,
+    pub(super) members: ById<Member>,
+    targets: ById<Partitions>,
     pub(crate) regexes: BTreeMap<Box<str>, Arc<Resolved>>,
     /// A record of an older version is to be buried.
     pub(crate) has_partition_metadata: bool,
@@ -111,7 +108,7 @@ impl ConsumerGroup {
     // ---- questions ----
 
     /// All members by id.
-    pub(crate) fn members(&self) -> &BTreeMap<Arc<str>, Arc<Member>> {
+    pub(crate) fn members(&self) -> &ById<Member> {
         &self.members
     }
 
@@ -208,35 +205,16 @@ impl ConsumerGroup {
     pub(crate) fn apply(&mut self, record: &ConsumerRecord) -> Option<Undo> {
         use ConsumerRecord as R;
         Some(match record {
-            R::Member(id, Some(said)) => {
-                let mut member = self.get_or_new(id);
-                Arc::make_mut(&mut member).copy_metadata(said);
-                self.put_member(id, Some(member))
+            R::Member(id, said) => {
+                let member = Place::said(&self.members, id, said.as_ref())?;
+                Undo::Member(self.put_member(member))
             }
-            R::Member(id, None) => {
-                self.members.get(id)?;
-                self.put_member(id, None)
-            }
-            R::Current(id, Some(has)) => {
-                let mut member = self.get_or_new(id);
-                Arc::make_mut(&mut member).copy_assignment(has);
-                self.put_member(id, Some(member))
-            }
-            R::Current(id, None) => {
-                let mut member = self.members.get(id)?.clone();
-                let gone = Arc::make_mut(&mut member);
-                gone.epoch = LEAVE_EPOCH;
-                gone.previous_epoch = LEAVE_EPOCH;
-                gone.assigned.clear();
-                gone.revoking.clear();
-                self.put_member(id, Some(member))
+            R::Current(id, has) => {
+                let member = Place::has(&self.members, id, has.as_ref())?;
+                Undo::Member(self.put_member(member))
             }
             R::Target(id, target) => {
-                let old = match target {
-                    Some(target) => self.targets.insert(id.clone(), target.clone()),
-                    None => self.targets.remove(id),
-                };
-                Undo::Target(id.clone(), old)
+                Undo::Target(Place::new(id, target.clone()).put_into(&mut self.targets))
             }
             R::TargetEpoch(value) => {
                 let old = Undo::TargetEpoch(self.target_epoch, self.target_ms);
@@ -264,14 +242,11 @@ impl ConsumerGroup {
     /// Takes a record back.
     pub(crate) fn undo(&mut self, undo: Undo) {
         match undo {
-            Undo::Member(id, member) => {
-                self.put_member(&id, member);
+            Undo::Member(before) => {
+                self.put_member(before);
             }
-            Undo::Target(id, Some(target)) => {
-                self.targets.insert(id, target);
-            }
-            Undo::Target(id, None) => {
-                self.targets.remove(&id);
+            Undo::Target(before) => {
+                before.put_into(&mut self.targets);
             }
             Undo::TargetEpoch(epoch, ms) => (self.target_epoch, self.target_ms) = (epoch, ms),
             Undo::Epoch(epoch, hash) => (self.epoch, self.metadata_hash) = (epoch, hash),
@@ -302,13 +277,6 @@ impl ConsumerGroup {
         }
     }
 
-    fn get_or_new(&self, id: &Arc<str>) -> Arc<Member> {
-        match self.members.get(id) {
-            Some(member) => member.clone(),
-            None => Arc::new(Member::new(id.clone())),
-        }
-    }
-
     fn put_regex(&mut self, regex: &str, new: Option<Arc<Resolved>>) -> Option<Arc<Resolved>> {
         let old = self.regexes.remove(regex);
         for topic in old.iter().flat_map(|r| &r.topics) {
@@ -323,18 +291,17 @@ impl ConsumerGroup {
         old
     }
 
-    fn put_member(&mut self, id: &Arc<str>, new: Option<Arc<Member>>) -> Undo {
-        let old = match &new {
-            Some(member) => self.members.insert(id.clone(), member.clone()),
-            None => self.members.remove(id),
-        };
-        if let Some(old) = &old {
+    /// Puts a member in its place and counts; who was there before.
+    fn put_member(&mut self, place: Place<Member>) -> Place<Member> {
+        let new = place.holds.clone();
+        let old = place.put_into(&mut self.members);
+        if let Some(old) = &old.holds {
             self.count(old, false);
         }
         if let Some(new) = &new {
             self.count(new, true);
         }
-        Undo::Member(id.clone(), old)
+        old
     }
 
     /// Counts a member in or out.
@@ -384,7 +351,7 @@ impl ConsumerGroup {
     pub(crate) fn check(&self) {
         let mut again = Self::new();
         for member in self.members.values() {
-            again.put_member(&member.id, Some(member.clone()));
+            again.put_member(Place::new(&member.id, Some(member.clone())));
         }
         for (regex, resolved) in &self.regexes {
             again.put_regex(regex, Some(resolved.clone()));

@@ -6,7 +6,7 @@
 //! it; then those after it are done again from their records: they are, or will be, in the log,
 //! and the group is then what a replay of the log would make.
 
-use super::Refusal;
+use super::{Place, Refusal};
 use crate::classic::{ClassicGroup, metadata_append_error};
 use crate::consumer::{self, ConsumerGroup, ConsumerRecord, Conversion};
 use crate::group::{Env, Group};
@@ -125,13 +125,11 @@ impl History {
         id: &str,
         now: Option<&'a Arc<consumer::Member>>,
     ) -> Option<&'a Arc<consumer::Member>> {
-        let before = self.undos().find_map(|undo| match undo {
-            AnyUndo::Consumer(consumer::Undo::Member(of, before)) if **of == *id => {
-                Some(before.as_ref())
-            }
+        let members = self.undos().filter_map(|undo| match undo {
+            AnyUndo::Consumer(consumer::Undo::Member(before)) => Some(before),
             _ => None,
         });
-        before.unwrap_or(now)
+        as_written(members, id, now)
     }
 
     /// The same of a streams group.
@@ -140,13 +138,23 @@ impl History {
         id: &str,
         now: Option<&'a Arc<streams::Member>>,
     ) -> Option<&'a Arc<streams::Member>> {
-        let before = self.undos().find_map(|undo| match undo {
-            AnyUndo::Streams(streams::Undo::Member(of, before)) if **of == *id => {
-                Some(before.as_ref())
-            }
+        let members = self.undos().filter_map(|undo| match undo {
+            AnyUndo::Streams(streams::Undo::Member(before)) => Some(before),
             _ => None,
         });
-        before.unwrap_or(now)
+        as_written(members, id, now)
+    }
+}
+
+/// The member as it was before the first of these changes that is about it.
+fn as_written<'a, M: 'a>(
+    mut changes: impl Iterator<Item = &'a Place<M>>,
+    id: &str,
+    now: Option<&'a Arc<M>>,
+) -> Option<&'a Arc<M>> {
+    match changes.find(|before| *before.id == *id) {
+        Some(before) => before.holds.as_ref(),
+        None => now,
     }
 }
 

@@ -6,11 +6,13 @@
 
 use super::calls::{ShareCall, ShareThen};
 use super::records::ShareRecord;
-use super::state::{LEAVE_EPOCH, ShareGroup, ShareMember, StateTopics};
+use super::state::{ShareGroup, ShareMember, StateTopics};
 use super::write::After;
 use crate::group::{Env, Group};
 use crate::modern::assign::simple::{self, ShareMemberSpec};
-use crate::modern::{Partitions, Refusal, TopicCounts, is_blank, is_blank_if_any, unknown_member};
+use crate::modern::{
+    LEAVE_EPOCH, Partitions, Refusal, TopicCounts, is_blank, is_blank_if_any, unknown_member,
+};
 use crate::out::{Metadata, Reply, ReplyToken, RequestContext};
 use flumen_base::{ErrorCode, Uuid};
 use flumen_wire::messages::share_group_heartbeat_response::{Assignment, TopicPartitions};

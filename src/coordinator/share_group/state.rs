@@ -2,15 +2,10 @@
 //! computed from them follows along. Nothing here decides.
 
 use super::records::ShareRecord;
-use crate::modern::{MemberTimers, Partitions, TopicCounts};
+use crate::modern::{ById, FIRST_EPOCH, GroupMember, MemberTimers, Partitions, Place, TopicCounts};
 use flumen_base::{PartitionIndex, Uuid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-
-/// The epoch that a group and its target begin with.
-const FIRST_EPOCH: i32 = 1;
-/// The epoch of a member that has left, and of a request that leaves.
-pub(super) const LEAVE_EPOCH: i32 = -1;
 
 /// A member. Shared and replaced, never changed in place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +37,31 @@ impl ShareMember {
             previous_epoch: -1,
             assigned: Partitions::new(),
         }
+    }
+}
+
+impl GroupMember for ShareMember {
+    fn new(id: Arc<str>) -> Self {
+        Self::new(id)
+    }
+
+    fn copy_metadata(&mut self, other: &Self) {
+        self.rack.clone_from(&other.rack);
+        self.client_id.clone_from(&other.client_id);
+        self.client_host.clone_from(&other.client_host);
+        self.topics.clone_from(&other.topics);
+    }
+
+    fn copy_assignment(&mut self, other: &Self) {
+        self.epoch = other.epoch;
+        self.previous_epoch = other.previous_epoch;
+        self.assigned.clone_from(&other.assigned);
+    }
+
+    fn lose_assignment(&mut self, epoch: i32) {
+        self.epoch = epoch;
+        self.previous_epoch = epoch;
+        self.assigned.clear();
     }
 }
 
@@ -100,8 +120,8 @@ pub(crate) struct ShareRecords {
     pub(crate) target_epoch: i32,
     /// Wall clock of the target's making; 0: not known.
     pub(crate) target_ms: i64,
-    pub(crate) members: BTreeMap<Arc<str>, Arc<ShareMember>>,
-    pub(crate) targets: BTreeMap<Arc<str>, Arc<Partitions>>,
+    pub(crate) members: ById<ShareMember>,
+    pub(crate) targets: ById<Partitions>,
     /// `None`: there is no such record.
     pub(crate) stored: Option<Arc<StateTopics>>,
 }
@@ -123,8 +143,8 @@ impl ShareRecords {
 /// How to take one record back.
 #[derive(Debug)]
 pub(crate) enum Undo {
-    Member(Arc<str>, Option<Arc<ShareMember>>),
-    Target(Arc<str>, Option<Arc<Partitions>>),
+    Member(Place<ShareMember>),
+    Target(Place<Partitions>),
     TargetEpoch(i32, i64),
     Epoch(i32, i64),
     Stored(Option<Arc<StateTopics>>),
@@ -214,37 +234,17 @@ impl ShareGroup {
         self.settled = false;
         let records = &mut self.records;
         Some(match record {
-            R::Member(id, Some(said)) => {
-                let mut member = self.get_or_new(id);
-                let m = Arc::make_mut(&mut member);
-                m.rack.clone_from(&said.rack);
-                m.client_id.clone_from(&said.client_id);
-                m.client_host.clone_from(&said.client_host);
-                m.topics.clone_from(&said.topics);
-                Undo::Member(id.clone(), self.put_member(id, Some(member)))
+            R::Member(id, said) => {
+                let member = Place::said(&self.records.members, id, said.as_ref())?;
+                Undo::Member(self.put_member(member))
             }
-            R::Member(id, None) => Undo::Member(id.clone(), self.put_member(id, None)),
-            R::Current(id, Some(has)) => {
-                let mut member = self.get_or_new(id);
-                let m = Arc::make_mut(&mut member);
-                m.epoch = has.epoch;
-                m.previous_epoch = has.previous_epoch;
-                m.assigned.clone_from(&has.assigned);
-                Undo::Member(id.clone(), self.put_member(id, Some(member)))
+            R::Current(id, has) => {
+                let member = Place::has(&self.records.members, id, has.as_ref())?;
+                Undo::Member(self.put_member(member))
             }
-            R::Current(id, None) => {
-                let mut member = records.members.get(id)?.clone();
-                let m = Arc::make_mut(&mut member);
-                m.epoch = LEAVE_EPOCH;
-                m.previous_epoch = LEAVE_EPOCH;
-                m.assigned.clear();
-                Undo::Member(id.clone(), self.put_member(id, Some(member)))
+            R::Target(id, target) => {
+                Undo::Target(Place::new(id, target.clone()).put_into(&mut self.records.targets))
             }
-            R::Target(id, Some(target)) => {
-                let before = records.targets.insert(id.clone(), target.clone());
-                Undo::Target(id.clone(), before)
-            }
-            R::Target(id, None) => Undo::Target(id.clone(), records.targets.remove(id)),
             R::TargetEpoch(value) => {
                 let undo = Undo::TargetEpoch(records.target_epoch, records.target_ms);
                 (records.target_epoch, records.target_ms) = value.unwrap_or((-1, 0));
@@ -267,14 +267,11 @@ impl ShareGroup {
         self.settled = false;
         let records = &mut self.records;
         match undo {
-            Undo::Member(id, before) => {
-                self.put_member(&id, before);
+            Undo::Member(before) => {
+                self.put_member(before);
             }
-            Undo::Target(id, Some(before)) => {
-                records.targets.insert(id, before);
-            }
-            Undo::Target(id, None) => {
-                records.targets.remove(&id);
+            Undo::Target(before) => {
+                before.put_into(&mut self.records.targets);
             }
             Undo::TargetEpoch(epoch, ms) => {
                 (records.target_epoch, records.target_ms) = (epoch, ms);
@@ -286,25 +283,11 @@ impl ShareGroup {
         }
     }
 
-    fn get_or_new(&self, id: &Arc<str>) -> Arc<ShareMember> {
-        match self.records.members.get(id) {
-            Some(member) => member.clone(),
-            None => Arc::new(ShareMember::new(id.clone())),
-        }
-    }
-
     /// Puts a member in its place; who was there before.
-    fn put_member(
-        &mut self,
-        id: &Arc<str>,
-        new: Option<Arc<ShareMember>>,
-    ) -> Option<Arc<ShareMember>> {
-        let members = &mut self.records.members;
-        let old = match &new {
-            Some(member) => members.insert(id.clone(), member.clone()),
-            None => members.remove(id),
-        };
-        for (member, add) in [(&old, false), (&new, true)] {
+    fn put_member(&mut self, place: Place<ShareMember>) -> Place<ShareMember> {
+        let new = place.holds.clone();
+        let old = place.put_into(&mut self.records.members);
+        for (member, add) in [(&old.holds, false), (&new, true)] {
             for topic in member.iter().flat_map(|m| &m.topics) {
                 self.topics.by_name(topic, add);
             }

@@ -2,7 +2,7 @@
 //! application.
 
 use super::tasks::HeldTasks;
-use crate::modern::MemberState;
+use crate::modern::{GroupMember, MemberState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -62,22 +62,6 @@ impl Member {
         }
     }
 
-    /// Takes over what `other` says of itself.
-    pub(super) fn copy_metadata(&mut self, other: &Self) {
-        let (has, said) = (self.clone(), other.clone());
-        *self = said;
-        self.copy_assignment(&has);
-    }
-
-    /// Takes over what `other` has.
-    pub(super) fn copy_assignment(&mut self, other: &Self) {
-        self.epoch = other.epoch;
-        self.previous_epoch = other.previous_epoch;
-        self.state = other.state;
-        self.assigned.clone_from(&other.assigned);
-        self.revoking.clone_from(&other.revoking);
-    }
-
     /// Moves to an epoch; the one before is remembered, because the answer may get lost.
     pub(super) fn advance(&mut self, epoch: i32) {
         self.previous_epoch = self.epoch;
@@ -93,5 +77,32 @@ impl Member {
     pub(super) fn epoch_of(&self, subtopology: &str, partition: i32) -> Option<i32> {
         let assigned = self.assigned.epoch_of(subtopology, partition);
         assigned.or_else(|| self.revoking.epoch_of(subtopology, partition))
+    }
+}
+
+impl GroupMember for Member {
+    fn new(id: Arc<str>) -> Self {
+        Self::new(id)
+    }
+
+    fn copy_metadata(&mut self, other: &Self) {
+        let (has, said) = (self.clone(), other.clone());
+        *self = said;
+        self.copy_assignment(&has);
+    }
+
+    fn copy_assignment(&mut self, other: &Self) {
+        self.epoch = other.epoch;
+        self.previous_epoch = other.previous_epoch;
+        self.state = other.state;
+        self.assigned.clone_from(&other.assigned);
+        self.revoking.clone_from(&other.revoking);
+    }
+
+    fn lose_assignment(&mut self, epoch: i32) {
+        self.epoch = epoch;
+        self.previous_epoch = epoch;
+        self.assigned = HeldTasks::default();
+        self.revoking = HeldTasks::default();
     }
 }

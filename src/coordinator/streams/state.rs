@@ -5,15 +5,12 @@ use super::configure::Configured;
 use super::member::Member;
 use super::owners::Owners;
 use super::records::{AssignmentConfigs, GroupEpoch, StreamsRecord};
-use super::tasks::{HeldTasks, Tasks};
+use super::tasks::Tasks;
 use super::topology::Topology;
-use crate::modern::{LEAVE_EPOCH, MemberTimers};
+use crate::modern::{ById, FIRST_EPOCH, MemberTimers, Place};
 use crate::timers::Deadline;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// The epoch that a group and its target begin with.
-const FIRST_EPOCH: i32 = 1;
 
 /// State of a streams group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +42,8 @@ impl StreamsState {
 /// How to take one record back.
 #[derive(Debug)]
 pub(crate) enum Undo {
-    Member(Arc<str>, Option<Arc<Member>>),
-    Target(Arc<str>, Option<Arc<Tasks>>),
+    Member(Place<Member>),
+    Target(Place<Tasks>),
     TargetEpoch(i32, i64),
     Epoch(Arc<GroupEpoch>),
     Topology(Option<Arc<Topology>>),
@@ -60,8 +57,8 @@ pub(crate) struct StreamsGroup {
     pub(super) target_epoch: i32,
     /// Wall clock of the target's making; 0: not known.
     pub(super) target_ms: i64,
-    pub(super) members: BTreeMap<Arc<str>, Arc<Member>>,
-    targets: BTreeMap<Arc<str>, Arc<Tasks>>,
+    pub(super) members: ById<Member>,
+    targets: ById<Tasks>,
     pub(super) topology: Option<Arc<Topology>>,
 
     // ---- what follows from them ----
@@ -110,7 +107,7 @@ impl StreamsGroup {
     // ---- questions ----
 
     /// All members by id.
-    pub(super) fn members(&self) -> &BTreeMap<Arc<str>, Arc<Member>> {
+    pub(super) fn members(&self) -> &ById<Member> {
         &self.members
     }
 
@@ -181,35 +178,16 @@ impl StreamsGroup {
     pub(crate) fn apply(&mut self, record: &StreamsRecord) -> Option<Undo> {
         use StreamsRecord as R;
         Some(match record {
-            R::Member(id, Some(said)) => {
-                let mut member = self.get_or_new(id);
-                Arc::make_mut(&mut member).copy_metadata(said);
-                self.put_member(id, Some(member))
+            R::Member(id, said) => {
+                let member = Place::said(&self.members, id, said.as_ref())?;
+                Undo::Member(self.put_member(member))
             }
-            R::Member(id, None) => {
-                self.members.get(id)?;
-                self.put_member(id, None)
-            }
-            R::Current(id, Some(has)) => {
-                let mut member = self.get_or_new(id);
-                Arc::make_mut(&mut member).copy_assignment(has);
-                self.put_member(id, Some(member))
-            }
-            R::Current(id, None) => {
-                let mut member = self.members.get(id)?.clone();
-                let gone = Arc::make_mut(&mut member);
-                gone.epoch = LEAVE_EPOCH;
-                gone.previous_epoch = LEAVE_EPOCH;
-                gone.assigned = HeldTasks::default();
-                gone.revoking = HeldTasks::default();
-                self.put_member(id, Some(member))
+            R::Current(id, has) => {
+                let member = Place::has(&self.members, id, has.as_ref())?;
+                Undo::Member(self.put_member(member))
             }
             R::Target(id, target) => {
-                let old = match target {
-                    Some(target) => self.targets.insert(id.clone(), target.clone()),
-                    None => self.targets.remove(id),
-                };
-                Undo::Target(id.clone(), old)
+                Undo::Target(Place::new(id, target.clone()).put_into(&mut self.targets))
             }
             R::TargetEpoch(value) => {
                 let old = Undo::TargetEpoch(self.target_epoch, self.target_ms);
@@ -230,14 +208,11 @@ impl StreamsGroup {
     /// Takes a record back.
     pub(crate) fn undo(&mut self, undo: Undo) {
         match undo {
-            Undo::Member(id, member) => {
-                self.put_member(&id, member);
+            Undo::Member(before) => {
+                self.put_member(before);
             }
-            Undo::Target(id, Some(target)) => {
-                self.targets.insert(id, target);
-            }
-            Undo::Target(id, None) => {
-                self.targets.remove(&id);
+            Undo::Target(before) => {
+                before.put_into(&mut self.targets);
             }
             Undo::TargetEpoch(epoch, ms) => (self.target_epoch, self.target_ms) = (epoch, ms),
             Undo::Epoch(at) => self.at = at,
@@ -260,19 +235,11 @@ impl StreamsGroup {
         owners
     }
 
-    fn get_or_new(&self, id: &Arc<str>) -> Arc<Member> {
-        match self.members.get(id) {
-            Some(member) => member.clone(),
-            None => Arc::new(Member::new(id.clone())),
-        }
-    }
-
-    fn put_member(&mut self, id: &Arc<str>, new: Option<Arc<Member>>) -> Undo {
-        let old = match &new {
-            Some(member) => self.members.insert(id.clone(), member.clone()),
-            None => self.members.remove(id),
-        };
-        if let Some(old) = &old {
+    /// Puts a member in its place and counts; who was there before.
+    fn put_member(&mut self, place: Place<Member>) -> Place<Member> {
+        let new = place.holds.clone();
+        let old = place.put_into(&mut self.members);
+        if let Some(old) = &old.holds {
             self.owners.count(old, false);
         }
         if let Some(new) = &new {
@@ -281,7 +248,7 @@ impl StreamsGroup {
         if self.members.is_empty() {
             self.shutdown_by = None;
         }
-        Undo::Member(id.clone(), old)
+        old
     }
 
     /// The tombstones of all its records. The topology's comes after the one that ends the group.
