@@ -9,7 +9,7 @@
 use crate::io::{CloseReason, ConnId, ConnInfo, DiskOp, Effect, Effects, Input, IoFailure, Token};
 use crate::jobs::Job;
 use crate::mesh::Message;
-pub use crate::testing_calls::{create_request, produce_request};
+pub use crate::testing_calls::{create_request, each_shape, produce_request};
 pub use crate::testing_io::{decode_answer, file_of, read_response, run_op};
 use crate::{LogDir, LogDirState, Shard, ShardConfig, ShardInit, settle_duplicates};
 use bytes::Bytes;

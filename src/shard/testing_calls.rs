@@ -1,15 +1,30 @@
 //! The requests that most tests begin with.
 
 use crate::testing::{Client, Driver};
+use flumen_base::{ErrorCode, Uuid};
 use flumen_log::testing::MemDisk;
 use flumen_wire::messages::create_topics_request::CreatableTopic;
+use flumen_wire::messages::metadata_request::MetadataRequestTopic;
 use flumen_wire::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use flumen_wire::messages::update_features_request::FeatureUpdateKey;
 use flumen_wire::messages::{
-    CreateTopicsRequest, CreateTopicsResponse, ProduceRequest, ProduceResponse,
-    UpdateFeaturesRequest, UpdateFeaturesResponse,
+    CreateTopicsRequest, CreateTopicsResponse, FindCoordinatorRequest, FindCoordinatorResponse,
+    MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse, UpdateFeaturesRequest,
+    UpdateFeaturesResponse,
 };
 use std::borrow::Cow;
+
+/// How often a test asks for a coordinator: the first question creates the coordinator's topic.
+const FINDS_MAX: usize = 10;
+
+/// The test with one shard, with some, and with more than there are cores, each under a seed.
+#[allow(clippy::print_stdout)] // what a failed test was about
+pub fn each_shape(test: impl Fn(Driver)) {
+    for (shards, seed) in [(1, 1), (4, 2), (3, 3), (4, 4)] {
+        println!("shards {shards} seed {seed}");
+        test(Driver::ready(shards, seed));
+    }
+}
 
 /// A topic with one replica.
 pub fn create_request(name: &str, partitions: i32) -> CreateTopicsRequest<'_> {
@@ -75,6 +90,40 @@ impl Driver {
         let request = create_request(name, partitions);
         let r: CreateTopicsResponse<'_> = self.call(client, &request, 7);
         r.topics[0].error_code
+    }
+
+    /// The id of a topic.
+    pub fn topic_id(&mut self, client: Client, name: &str) -> Uuid {
+        let request = MetadataRequest {
+            topics: Some(vec![MetadataRequestTopic {
+                name: Some(name.into()),
+                ..Default::default()
+            }]),
+            ..Default::default()
+        };
+        let r: MetadataResponse<'_> = self.call(client, &request, 12);
+        r.topics[0].topic_id
+    }
+
+    /// Asks for the coordinator of a group (type 0) or a transactional id (1) until it is there.
+    ///
+    /// # Panics
+    /// If it does not come, or another error does.
+    pub fn find_coordinator(&mut self, client: Client, key: &str, key_type: i8) {
+        let request = FindCoordinatorRequest {
+            key_type,
+            coordinator_keys: vec![key.into()],
+            ..Default::default()
+        };
+        for _ in 0..FINDS_MAX {
+            let r: FindCoordinatorResponse<'_> = self.call(client, &request, 6);
+            match ErrorCode::from_i16(r.coordinators[0].error_code) {
+                Some(ErrorCode::None) => return,
+                Some(ErrorCode::CoordinatorNotAvailable) => {}
+                other => panic!("the coordinator of {key}: {other:?}"),
+            }
+        }
+        panic!("{key} has no coordinator");
     }
 
     /// Produces with acks=-1 and waits; error code and base offset.

@@ -13,17 +13,6 @@ fn start(shards: u16, seed: u64, disk: MemDisk) -> Driver {
     driver
 }
 
-/// Asks for the coordinator twice: the first question creates its topic.
-fn find(d: &mut Driver, c: Client) {
-    let request = wire::FindCoordinatorRequest {
-        coordinator_keys: vec!["g".into()],
-        ..Default::default()
-    };
-    let _: wire::FindCoordinatorResponse<'_> = d.call(c, &request, 4);
-    let r: wire::FindCoordinatorResponse<'_> = d.call(c, &request, 4);
-    assert_eq!(r.coordinators[0].error_code, 0);
-}
-
 fn beat(d: &mut Driver, c: Client, epoch: i32) -> wire::ConsumerGroupHeartbeatResponse<'static> {
     let joins = epoch == 0;
     let request = wire::ConsumerGroupHeartbeatRequest {
@@ -54,7 +43,7 @@ fn a_member_gets_what_there_is_and_what_comes() {
         let mut d = start(shards, seed, MemDisk::new());
         let c = d.connect(0);
         assert_eq!(beat(&mut d, c, 0).error_code, 16, "no coordinator yet");
-        find(&mut d, c);
+        d.find_coordinator(c, "g", 0);
         assert_eq!(d.create_topic(c, "t", 3), 0);
         let r = beat(&mut d, c, 0);
         assert_eq!((r.error_code, r.member_epoch), (0, 2));
@@ -112,7 +101,7 @@ fn a_member_gets_what_there_is_and_what_comes() {
 fn without_the_feature_the_protocol_is_not_spoken() {
     let mut d = start(2, 5, MemDisk::new());
     let c = d.connect(0);
-    find(&mut d, c);
+    d.find_coordinator(c, "g", 0);
     assert_eq!(d.switch_off(c, "group.version"), 0);
     assert_eq!(beat(&mut d, c, 0).error_code, 35);
     assert_eq!(describe(&mut d, c).error_code, 35);

@@ -4,17 +4,10 @@
 
 use bytes::Bytes;
 use flumen_log::BatchBuilder;
-use flumen_shard::testing::{Client, Driver, decode_answer};
+use flumen_shard::testing::{Client, Driver, decode_answer, each_shape};
 use flumen_wire::messages as wire;
 
 const VERSION: i16 = 12;
-
-fn each_shape(test: impl Fn(Driver)) {
-    for (shards, seed) in [(1, 1), (4, 2), (3, 3)] {
-        println!("shards {shards} seed {seed}");
-        test(Driver::ready(shards, seed));
-    }
-}
 
 fn batch(len: usize) -> Bytes {
     let mut b = BatchBuilder::new();

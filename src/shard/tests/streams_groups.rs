@@ -22,17 +22,6 @@ fn start(shards: u16, seed: u64, disk: MemDisk) -> Driver {
     driver
 }
 
-/// Asks for the coordinator twice: the first question creates its topic.
-fn find(d: &mut Driver, c: Client) {
-    let request = wire::FindCoordinatorRequest {
-        coordinator_keys: vec!["app".into()],
-        ..Default::default()
-    };
-    let _: wire::FindCoordinatorResponse<'_> = d.call(c, &request, 4);
-    let r: wire::FindCoordinatorResponse<'_> = d.call(c, &request, 4);
-    assert_eq!(r.coordinators[0].error_code, 0);
-}
-
 /// Words are counted: read, sent on by key, counted in a store.
 fn word_count(source: &str) -> Topology<'_> {
     let topic = |name: &'static str, configs| TopicInfo {
@@ -145,7 +134,7 @@ fn an_application_gets_its_topics_and_its_tasks() {
         let c = d.connect(0);
         let r = join(&mut d, c, word_count("lines"));
         assert_eq!(r.error_code, 16, "no coordinator yet");
-        find(&mut d, c);
+        d.find_coordinator(c, "app", 0);
         let r = join(&mut d, c, word_count("lines"));
         assert_eq!((r.error_code, r.member_epoch), (0, 2));
         assert_eq!(statuses(&r), [MISSING_SOURCE_TOPICS]);
@@ -174,7 +163,7 @@ fn an_application_gets_its_topics_and_its_tasks() {
 fn a_restart_brings_the_group_back() {
     let mut d = start(2, 4, MemDisk::new());
     let c = d.connect(0);
-    find(&mut d, c);
+    d.find_coordinator(c, "app", 0);
     assert_eq!(d.create_topic(c, "lines", 2), 0);
     join(&mut d, c, word_count("lines"));
     d.run_until_idle();
@@ -201,7 +190,7 @@ fn a_restart_brings_the_group_back() {
 fn topics_that_can_not_be_made_are_told() {
     let mut d = start(2, 5, MemDisk::new());
     let c = d.connect(0);
-    find(&mut d, c);
+    d.find_coordinator(c, "app", 0);
     assert_eq!(d.create_topic(c, "lines", 2), 0);
     let mut topology = word_count("lines");
     topology.subtopologies[1].state_changelog_topics[0].replication_factor = 7;
@@ -220,7 +209,7 @@ fn topics_that_can_not_be_made_are_told() {
 fn a_topology_must_name_topics_that_it_may() {
     let mut d = start(2, 6, MemDisk::new());
     let c = d.connect(0);
-    find(&mut d, c);
+    d.find_coordinator(c, "app", 0);
     let r = join(&mut d, c, word_count("__consumer_offsets"));
     assert_eq!(r.error_code, 130);
     let text = r.error_message.unwrap();
@@ -235,7 +224,7 @@ fn a_topology_must_name_topics_that_it_may() {
 fn without_the_feature_the_protocol_is_not_spoken() {
     let mut d = start(2, 7, MemDisk::new());
     let c = d.connect(0);
-    find(&mut d, c);
+    d.find_coordinator(c, "app", 0);
     assert_eq!(d.switch_off(c, "streams.version"), 0);
     assert_eq!(join(&mut d, c, word_count("lines")).error_code, 35);
     assert_eq!(describe(&mut d, c).error_code, 35);
