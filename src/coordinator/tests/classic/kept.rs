@@ -1,4 +1,5 @@
-//! What is written, what happens when it cannot be, and what a restart or another owner brings back.
+//! What is written, what happens when it cannot be, and what a restart or another owner brings
+//! back.
 
 use super::common::*;
 use super::{G, code, two_members};
