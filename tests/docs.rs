@@ -17,7 +17,7 @@ Generated from the table of handlers (`src/shard/api/mod.rs`) and of configurati
 (`src/settings`) by `UPDATE_DOCS=1 cargo test --test docs`; a test keeps it equal to them.
 ApiVersions advertises exactly the versions served here, but for Produce, which is advertised from
 0 and refused below 3, as Kafka does. A version that is not served closes the connection, as Kafka
-does.
+does. `no`: the API is not built and not advertised; known gaps: what a served API does not do yet.
 
 ## APIs of the broker listener
 ";
@@ -68,7 +68,7 @@ fn config_section(title: &str, resource: ConfigResource) -> String {
     for (why, names) in &refused {
         let _ = writeln!(
             out,
-            "- The broker refuses to start with them ({why} is not built): {}.",
+            "- The broker refuses to start with them (not built: {why}): {}.",
             list(names)
         );
     }

@@ -24,6 +24,8 @@ pub const SHARE_READ_BYTES_MAX: u32 = 1 << 20;
 pub const SHARE_SESSION_PARTITIONS_MAX: usize = 100_000;
 /// Recently written batches kept in memory for tail fetches, per shard.
 pub const TAIL_CACHE_BYTES_MAX: usize = 8 << 20;
+/// Of those bytes, the most that one partition may take.
+pub const TAIL_BYTES_PER_PARTITION_MAX: usize = 4 << 20;
 /// Fetch sessions of one shard (`max.incremental.fetch.session.cache.slots` is per broker and
 /// divided among shards).
 pub const FETCH_SESSIONS_MAX: usize = 1000;
@@ -42,5 +44,3 @@ pub const VALIDATE_INLINE_BYTES_MAX: usize = 256 << 10;
 pub const LOADS_IN_FLIGHT_MAX: usize = 16;
 /// Bytes of log that one slice of a load walks, before others have their turn.
 pub const LOAD_SLICE_BYTES: u64 = 64 << 20;
-/// Of those bytes, the most that one partition may take.
-pub const TAIL_BYTES_PER_PARTITION_MAX: usize = 4 << 20;

@@ -26,7 +26,7 @@ const ONE_ASSIGNOR: &str = "the simple assignor is built in, classes of Java are
 const ALWAYS_WRITTEN: &str = "state is written with each turn";
 const COLD: &str = "snapshots follow updates only";
 const PLAIN: &str = "state is not compressed";
-const TXN: &str = "two-phase commit (KIP-939) has no requests in this version of the protocol";
+const TXN: &str = "two-phase commit (KIP-939) is refused";
 const TLS: &str = "TLS and SASL";
 const ACLS: &str = "authorization";
 

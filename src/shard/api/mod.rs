@@ -122,8 +122,9 @@ macro_rules! handlers {
 }
 
 handlers! {
-    Produce 3 13 Here produce::run, "CurrentLeader tags";
-    Fetch 4 18 Here fetch::run, "followers; CurrentLeader tags; preferred read replica";
+    Produce 3 13 Here produce::run, "CurrentLeader (KIP-951)";
+    Fetch 4 18 Here fetch::run,
+        "requests of follower brokers; preferred read replica (KIP-392); CurrentLeader (KIP-951)";
     ListOffsets 1 11 Here list_offsets::run, "";
     Metadata 0 13 Here metadata::run, "";
     OffsetCommit 2 10 Here group_apis::offset_commit, "";
@@ -139,7 +140,8 @@ handlers! {
     CreateTopics 2 7 Controller controller_apis::create_topics, "";
     DeleteTopics 1 6 Controller controller_apis::delete_topics, "";
     DeleteRecords 0 2 Here delete_records::run, "";
-    InitProducerId 0 6 Here init_producer_id::run, "6 where unstable ones are on; 2PC";
+    InitProducerId 0 6 Here init_producer_id::run,
+        "6 only with `unstable.api.versions.enable`; two-phase commit (KIP-939) is refused";
     OffsetForLeaderEpoch 2 4 Here offset_for_leader_epoch::run, "";
     AddPartitionsToTxn 0 5 Here txn_apis::add_partitions, "";
     AddOffsetsToTxn 0 4 Here txn_apis::add_offsets, "";
@@ -153,7 +155,8 @@ handlers! {
     CreatePartitions 0 3 Controller controller_apis::create_partitions, "";
     DeleteGroups 0 2 Here multi_group_apis::delete_groups, "";
     ElectLeaders 0 2 Controller controller_apis::elect_leaders, "";
-    IncrementalAlterConfigs 0 1 Controller controller_apis::incremental_alter_configs, "loggers";
+    IncrementalAlterConfigs 0 1 Controller controller_apis::incremental_alter_configs,
+        "broker loggers";
     AlterPartitionReassignments 0 1 Controller controller_apis::alter_partition_reassignments, "";
     ListPartitionReassignments 0 0 Controller controller_apis::list_partition_reassignments, "";
     OffsetDelete 0 0 Here group_apis::offset_delete, "";
@@ -170,8 +173,8 @@ handlers! {
     DescribeTopicPartitions 0 0 Here describe_topic_partitions::run, "";
     ShareGroupHeartbeat 1 1 Here share_group_apis::heartbeat, "";
     ShareGroupDescribe 1 1 Here share_group_apis::describe, "";
-    ShareFetch 1 2 Here share_fetch::run, "CurrentLeader tags";
-    ShareAcknowledge 1 2 Here share_acks::run, "CurrentLeader tags";
+    ShareFetch 1 2 Here share_fetch::run, "CurrentLeader (KIP-951)";
+    ShareAcknowledge 1 2 Here share_acks::run, "CurrentLeader (KIP-951)";
     InitializeShareGroupState 0 0 Here share_state_apis::initialize, "";
     ReadShareGroupState 0 0 Here share_state_apis::read, "";
     WriteShareGroupState 0 1 Here share_state_apis::write, "";
