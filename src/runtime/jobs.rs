@@ -5,6 +5,7 @@
 //! busy, and what it has to tidy up then can wait for any later turn.
 
 use crate::core::{In, ShardCore};
+use crate::sched;
 use crate::shared::Shared;
 use flumen_base::{Disk, ShardId};
 use flumen_shard::io::{Input, Token};
@@ -129,6 +130,7 @@ impl<C: ShardCore> Jobs<C> {
                 started.set(started.get() + 1);
                 let work = move || {
                     cpus.pin_current();
+                    sched::defer_current();
                     let output = catch_unwind(AssertUnwindSafe(|| C::run_job(job, &*disk))).ok();
                     let _ = end.send((token, output)); // the shard may have ended
                     shared.shards[shard]

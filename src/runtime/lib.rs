@@ -37,6 +37,7 @@ mod net;
 mod probe;
 mod reactor;
 mod ring;
+mod sched;
 mod send;
 mod shared;
 mod slices;

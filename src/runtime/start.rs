@@ -10,6 +10,7 @@ use crate::jobs::{HelperCpus, Jobs};
 use crate::mesh::{self, Mesh};
 use crate::probe::{self, ProbeError};
 use crate::reactor::{Parts, Reactor};
+use crate::sched;
 use crate::shared::Shared;
 use crate::sys;
 use crate::writeback::Watcher;
@@ -436,6 +437,7 @@ where
         .ring_depth(GLOMMIO_RING_ENTRIES)
         .blocking_thread_pool_placement(pool(common.config.job_threads.max(1), helpers))
         .spawn(move || async move {
+            sched::prefer_current();
             let guard = FailOnPanic(Arc::clone(&common.shared));
             let shared = Arc::clone(&common.shared);
             if let Err(reason) = run_shard(common, mesh, listeners).await {

@@ -478,20 +478,20 @@ impl ShortTurns {
     /// `None` where the kernel knows no such thing (before Linux 6.12) or the thread has another
     /// policy.
     pub(crate) fn begin() -> Option<Self> {
-        let mut attr = SchedAttr::default();
-        let size = size_of::<SchedAttr>();
-        // SAFETY: the struct has the size that is given and lives over the call.
-        let got = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attr, size, 0) };
-        if got != 0 || attr.policy != libc::SCHED_OTHER.unsigned_abs() || attr.runtime == 0 {
+        let mut attr = SchedAttr::of_this_thread()?;
+        if attr.policy != libc::SCHED_OTHER.unsigned_abs() || attr.runtime == 0 {
             return None;
         }
-        attr.size = size as u32;
-        attr.flags = 0;
         attr.runtime = SHORT_TURN_NANOS;
         attr.set().then(|| {
             attr.runtime = 0;
             Self(attr)
         })
+    }
+
+    /// As [`Self::begin`], until the thread ends; whether the kernel agreed.
+    pub(crate) fn for_good() -> bool {
+        Self::begin().map(std::mem::forget).is_some()
     }
 }
 
@@ -502,9 +502,34 @@ impl Drop for ShortTurns {
 }
 
 impl SchedAttr {
+    fn of_this_thread() -> Option<Self> {
+        let mut attr = Self::default();
+        let size = size_of::<Self>();
+        // SAFETY: the struct has the size that is given and lives over the call.
+        let got = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attr, size, 0) };
+        (attr.size, attr.flags) = (size as u32, 0);
+        (got == 0).then_some(attr)
+    }
+
     /// Gives the calling thread these attributes; whether the kernel agreed.
     fn set(&self) -> bool {
         // SAFETY: the struct lives over the call, which only reads it.
         unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const *self, 0) == 0 }
     }
 }
+
+/// Niceness of the calling thread: on Linux each thread has its own (nice(2)).
+pub(crate) fn niceness() -> Option<i32> {
+    SchedAttr::of_this_thread().map(|attr| attr.nice)
+}
+
+/// Makes the calling thread nicer, at most to 19; whether the kernel agreed.
+pub(crate) fn add_niceness(more: i32) -> bool {
+    let Some(to) = niceness().map(|nice| nice.saturating_add(more).min(NICENESS_MAX)) else {
+        return false;
+    };
+    // SAFETY: the call takes no pointers.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, to) == 0 }
+}
+
+const NICENESS_MAX: i32 = 19;

@@ -3,10 +3,11 @@
 //!
 //! The kernel lets writers run freely up to the mean of its two dirty thresholds, and puts them to
 //! sleep above. A thread of its own looks at `/proc/vmstat` while log writes happen, and never at
-//! idle; shards only look at a flag. The flag goes up well below the throttle, because a lot can be
-//! written between two looks, and down only when most of it has been written back. Where it goes
-//! up again soon, the disk is slower than what comes in, and it stays up longer each time: else
-//! memory would fill, drain and fill again.
+//! idle; shards only look at a flag. The flag goes up below the throttle by what can be written
+//! between two looks, no earlier: what waits in the disk's queue is in the way of direct writes. It
+//! goes down where background write-back ends by itself. Where it goes up again soon, the disk is
+//! slower than what comes in, and it stays up longer each time: else memory would fill, drain and
+//! fill again.
 
 use crate::jobs::HelperCpus;
 use std::fs::File;
@@ -23,12 +24,13 @@ const VMSTAT_LEN_MAX: usize = 16 << 10;
 /// Pause between looks, while little is dirty and otherwise.
 const CALM: Duration = Duration::from_millis(100);
 const CLOSE: Duration = Duration::from_millis(25);
-/// Share of the free run, in percent, from which it is looked at closely; at which it is behind;
-/// and at which it has caught up. Background write-back begins at two thirds by default: before
-/// that it is not behind, it has not begun.
+/// Share of the free run, in percent, from which it is looked at closely. Background write-back
+/// begins at two thirds of it by default.
 const CLOSE_AT: u64 = 10;
-const BEHIND_AT: u64 = 80;
-const CAUGHT_UP_AT: u64 = 40;
+/// Its last part counts as full: what can be written between two looks, 64 MiB in pages of 4 KiB,
+/// but no more than this share in percent: with little memory that would be most of it.
+const MARGIN_PAGES: u64 = 16 << 10;
+const MARGIN_MAX: u64 = 20;
 /// How long it counts as behind at least: the first time, and at most when that comes again and
 /// again within the pause.
 const HOLD_MIN: Duration = Duration::from_secs(1);
@@ -46,6 +48,8 @@ const PAUSES_MAX: u32 = 10;
 pub(crate) struct Dirty {
     /// Dirty or being written back.
     unwritten: u64,
+    /// Above this the kernel writes back in the background.
+    background: u64,
     /// Up to here writers are not held up.
     free_run: u64,
 }
@@ -62,8 +66,19 @@ impl Dirty {
         let throttle = value("nr_dirty_threshold")?;
         Some(Self {
             unwritten: value("nr_dirty")? + value("nr_writeback")?,
+            background,
             free_run: (background + throttle) / 2,
         })
+    }
+
+    /// So much that a writer may be held up before the next look.
+    fn is_full(self) -> bool {
+        let margin = MARGIN_PAGES.min(self.free_run.saturating_mul(MARGIN_MAX) / 100);
+        self.unwritten.saturating_add(margin) >= self.free_run
+    }
+
+    fn has_caught_up(self) -> bool {
+        self.unwritten < self.background
     }
 
     fn percent(self) -> u64 {
@@ -94,15 +109,14 @@ impl Default for Judge {
 impl Judge {
     /// Takes a look into account; true while write-back is behind.
     pub(crate) fn look(&mut self, now: Duration, dirty: Dirty) -> bool {
-        let percent = dirty.percent();
-        if !self.behind && percent >= BEHIND_AT {
+        if !self.behind && dirty.is_full() {
             let relapse = self.left.is_some_and(|left| now < left + RELAPSE);
             self.hold = match relapse {
                 true => (self.hold * 2).min(HOLD_MAX),
                 false => HOLD_MIN,
             };
             (self.behind, self.since) = (true, now);
-        } else if self.behind && percent < CAUGHT_UP_AT && now >= self.since + self.hold {
+        } else if self.behind && dirty.has_caught_up() && now >= self.since + self.hold {
             (self.behind, self.left) = (false, Some(now));
         }
         self.behind
@@ -231,10 +245,14 @@ impl Watcher {
 mod tests {
     use super::*;
 
-    fn at(percent: u64) -> Dirty {
+    const FREE_RUN: u64 = 600_000;
+    const BACKGROUND: u64 = 400_000;
+
+    fn dirty(unwritten: u64) -> Dirty {
         Dirty {
-            unwritten: percent * 10,
-            free_run: 1000,
+            unwritten,
+            background: BACKGROUND,
+            free_run: FREE_RUN,
         }
     }
 
@@ -244,6 +262,7 @@ mod tests {
                     nr_dirty_threshold 3000\nnr_dirty_background_threshold 1000\n";
         let expected = Dirty {
             unwritten: 120,
+            background: 1000,
             free_run: 2000,
         };
         assert_eq!(Dirty::parse(text), Some(expected));
@@ -254,13 +273,25 @@ mod tests {
     }
 
     #[test]
-    fn falls_behind_early_and_catches_up_late() {
+    fn falls_behind_before_the_throttle_and_catches_up_where_background_writes_end() {
         let mut judge = Judge::default();
         let second = Duration::from_secs(1);
-        assert!(!judge.look(second, at(BEHIND_AT - 1)));
-        assert!(judge.look(second, at(BEHIND_AT)));
-        assert!(judge.look(2 * second, at(CAUGHT_UP_AT)));
-        assert!(!judge.look(2 * second, at(CAUGHT_UP_AT - 1)));
+        let full = FREE_RUN - MARGIN_PAGES;
+        assert!(!judge.look(second, dirty(full - 1)));
+        assert!(judge.look(second, dirty(full)));
+        assert!(judge.look(2 * second, dirty(BACKGROUND)));
+        assert!(!judge.look(2 * second, dirty(BACKGROUND - 1)));
+    }
+
+    #[test]
+    fn with_little_memory_it_is_not_always_behind() {
+        let little = |unwritten| Dirty {
+            unwritten,
+            background: 6_000,
+            free_run: 9_000,
+        };
+        assert!(!little(7_199).is_full());
+        assert!(little(7_200).is_full());
     }
 
     #[test]
@@ -270,9 +301,9 @@ mod tests {
         let step = Duration::from_millis(25);
         // Full, then empty: how long it counts as behind.
         let mut held = |judge: &mut Judge| {
-            assert!(judge.look(now, at(90)));
+            assert!(judge.look(now, dirty(FREE_RUN)));
             let since = now;
-            while judge.look(now, at(0)) {
+            while judge.look(now, dirty(0)) {
                 now += step;
             }
             now - since
@@ -280,8 +311,8 @@ mod tests {
         let times: Vec<u64> = (0..9).map(|_| held(&mut judge).as_secs()).collect();
         assert_eq!(times, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
         now += RELAPSE;
-        assert!(judge.look(now, at(90)));
-        assert!(!judge.look(now + HOLD_MIN, at(0)));
+        assert!(judge.look(now, dirty(FREE_RUN)));
+        assert!(!judge.look(now + HOLD_MIN, dirty(0)));
     }
 
     #[test]
