@@ -98,8 +98,8 @@ pub struct SharedArgs {
     /// The disk's sequential speed in MB/s, in place of measuring it
     #[arg(long)]
     pub disk_speed: Option<f64>,
-    /// Have the block layer hold the disk's writes to so many MB/s (root, cgroup v1): where it
-    /// takes more than a core can write, it would never be the bound
+    /// Have the block layer hold the disk's writes to so many MB/s, and its reads too (root, cgroup
+    /// v1): where it takes more than a core can write, it would never be the bound
     #[arg(long)]
     pub disk_limit: Option<f64>,
     /// A README whose table is renewed as well (not by --quick)

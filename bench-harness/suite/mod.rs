@@ -161,7 +161,8 @@ fn measure(plan: Plan, shared: &SharedArgs, address: Option<&str>) -> Result<()>
     let _limited = shared.disk_limit.map(limit).transpose()?;
     if let Some(most) = shared.disk_limit {
         facts.remarks.push(format!(
-            "the disk was held to {most:.0} MB/s of writes by the block layer (--disk-limit)"
+            "the disk was held to {most:.0} MB/s of writes, and as much of reads, by the block \
+             layer (--disk-limit)"
         ));
     }
     pin(shared.client_cpu);

@@ -1,7 +1,8 @@
-//! A slower disk: what is written to it is held back by the block layer.
+//! A slower disk: what is written to it and read from it is held back by the block layer.
 //!
 //! Where the disk takes more than one core of either broker can write, nothing that is said about a
-//! full write-back queue can be seen. cgroup v1's `blkio` controller limits a device at its root,
+//! full write-back queue can be seen; where it gives more than the client can read, readers of cold
+//! data take the client's CPU from what is measured. cgroup v1's `blkio` controller limits a device at its root,
 //! which is where the kernel's own write-back threads are counted (cgroup v2 has no limit there).
 
 use std::fs;
@@ -10,9 +11,12 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-const LIMITS: &str = "/sys/fs/cgroup/blkio/blkio.throttle.write_bps_device";
+const LIMITS: [&str; 2] = [
+    "/sys/fs/cgroup/blkio/blkio.throttle.write_bps_device",
+    "/sys/fs/cgroup/blkio/blkio.throttle.read_bps_device",
+];
 
-/// A limit on the writes of one device; dropping it takes it away.
+/// A limit on the writes of one device, and the same on its reads; dropping it takes it away.
 #[derive(Debug)]
 pub struct Throttle {
     /// `major:minor` of the whole disk.
@@ -32,8 +36,8 @@ impl Throttle {
         let throttle = Self { device };
         throttle.set((megabytes * 1e6) as u64).with_context(|| {
             format!(
-                "--disk-limit wants root, cgroup v1's blkio controller ({LIMITS}) and a disk: \
-                 device {}",
+                "--disk-limit wants root, cgroup v1's blkio controller ({}) and a disk: device {}",
+                LIMITS.join(", "),
                 throttle.device
             )
         })?;
@@ -42,10 +46,10 @@ impl Throttle {
 
     /// 0 takes the limit away.
     fn set(&self, bytes_per_second: u64) -> Result<()> {
-        Ok(fs::write(
-            LIMITS,
-            format!("{} {bytes_per_second}", self.device),
-        )?)
+        for limit in LIMITS {
+            fs::write(limit, format!("{} {bytes_per_second}", self.device))?;
+        }
+        Ok(())
     }
 }
 
