@@ -1,9 +1,10 @@
 //! A slower disk: what is written to it and read from it is held back by the block layer.
 //!
-//! Where the disk takes more than one core of either broker can write, nothing that is said about a
-//! full write-back queue can be seen; where it gives more than the client can read, readers of cold
-//! data take the client's CPU from what is measured. cgroup v1's `blkio` controller limits a device at its root,
-//! which is where the kernel's own write-back threads are counted (cgroup v2 has no limit there).
+//! Where the disk takes more than one core of either broker can write, nothing that is said about
+//! a full write-back queue can be seen; where it gives more than the client can read, readers of
+//! cold data take the client's CPU from what is measured. cgroup v1's `blkio` controller limits a
+//! device at its root, which is where the kernel's own write-back threads are counted (cgroup v2
+//! has no limit there).
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
