@@ -84,7 +84,7 @@ const PURE: &[&str] = &[
 const IMPURE: &[&str] = &["glommio", "io-uring", "libc", "tempfile", "signal-hook"];
 
 const LINES_MAX: usize = 600;
-const LINES_WITH_TESTS_MAX: usize = 1000;
+const LINES_WITH_TESTS_MAX: usize = 700;
 const COLUMNS_MAX: usize = 100;
 const ADR_LINES_MAX: usize = 70;
 

@@ -30,17 +30,8 @@ pub(crate) fn heartbeat(shard: &mut Shard, turn: &mut Turn<'_>, request: Request
         return;
     }
     let body = request.body.clone();
-    let message = for_group!(
-        shard,
-        turn,
-        request,
-        body,
-        wire::ConsumerGroupHeartbeatRequest<'_>,
-        |_m, error| wire::ConsumerGroupHeartbeatResponse {
-            error_code: error.code(),
-            ..Default::default()
-        }
-    );
+    let message = for_group!(shard, turn, request, body,
+        ConsumerGroupHeartbeatRequest => ConsumerGroupHeartbeatResponse);
     shard.ask_coordinator(turn, request, |c, ask, _, out| {
         c.consumer_group_heartbeat(ask.now, ask.ctx, ask.token, &message, out);
     });

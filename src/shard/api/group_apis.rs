@@ -15,7 +15,22 @@ use std::borrow::Cow;
 
 /// Decodes the request (from `$body`, which shares its bytes) and goes on if its group is this
 /// shard's. Elsewhere it is forwarded; where no shard has the group yet, `$refusal` is the answer.
+/// Without one it is `$response`, which holds the error and nothing else.
 macro_rules! for_group {
+    ($shard:ident, $turn:ident, $request:ident, $body:ident,
+     $message:ident => $response:ident) => {
+        for_group!(
+            $shard,
+            $turn,
+            $request,
+            $body,
+            wire::$message<'_>,
+            |_m, error| wire::$response {
+                error_code: error.code(),
+                ..Default::default()
+            }
+        )
+    };
     ($shard:ident, $turn:ident, $request:ident, $body:ident, $message:ty,
      |$m:ident, $error:ident| $refusal:expr) => {{
         let $m = match <$message>::decode_exact(&$body, $request.reply.version) {
@@ -66,17 +81,7 @@ pub(crate) fn join_group(shard: &mut Shard, turn: &mut Turn<'_>, request: Reques
 
 pub(crate) fn sync_group(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     let body = request.body.clone();
-    let message = for_group!(
-        shard,
-        turn,
-        request,
-        body,
-        wire::SyncGroupRequest<'_>,
-        |_m, error| wire::SyncGroupResponse {
-            error_code: error.code(),
-            ..Default::default()
-        }
-    );
+    let message = for_group!(shard, turn, request, body, SyncGroupRequest => SyncGroupResponse);
     shard.ask_coordinator(turn, request, |c, ask, _, out| {
         c.sync_group(ask.now, ask.ctx, ask.token, &message, out);
     });
@@ -84,17 +89,7 @@ pub(crate) fn sync_group(shard: &mut Shard, turn: &mut Turn<'_>, request: Reques
 
 pub(crate) fn heartbeat(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     let body = request.body.clone();
-    let message = for_group!(
-        shard,
-        turn,
-        request,
-        body,
-        wire::HeartbeatRequest<'_>,
-        |_m, error| wire::HeartbeatResponse {
-            error_code: error.code(),
-            ..Default::default()
-        }
-    );
+    let message = for_group!(shard, turn, request, body, HeartbeatRequest => HeartbeatResponse);
     let now = turn.now;
     let response = shard.with_coordinator(&request, |c, _, _, out| c.heartbeat(now, &message, out));
     shard.reply(turn, request.reply, &response);
@@ -102,17 +97,7 @@ pub(crate) fn heartbeat(shard: &mut Shard, turn: &mut Turn<'_>, request: Request
 
 pub(crate) fn leave_group(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     let body = request.body.clone();
-    let message = for_group!(
-        shard,
-        turn,
-        request,
-        body,
-        wire::LeaveGroupRequest<'_>,
-        |_m, error| wire::LeaveGroupResponse {
-            error_code: error.code(),
-            ..Default::default()
-        }
-    );
+    let message = for_group!(shard, turn, request, body, LeaveGroupRequest => LeaveGroupResponse);
     shard.ask_coordinator(turn, request, |c, ask, _, out| {
         c.leave_group(ask.now, ask.ctx, ask.token, &message, out);
     });
@@ -159,17 +144,8 @@ fn refuse_commit(
 
 pub(crate) fn offset_delete(shard: &mut Shard, turn: &mut Turn<'_>, request: Request) {
     let body = request.body.clone();
-    let message = for_group!(
-        shard,
-        turn,
-        request,
-        body,
-        wire::OffsetDeleteRequest<'_>,
-        |_m, error| wire::OffsetDeleteResponse {
-            error_code: error.code(),
-            ..Default::default()
-        }
-    );
+    let message =
+        for_group!(shard, turn, request, body, OffsetDeleteRequest => OffsetDeleteResponse);
     shard.ask_coordinator(turn, request, |c, ask, topics, out| {
         c.offset_delete(ask.now, ask.token, &message, topics, out);
     });
