@@ -1,17 +1,7 @@
 use super::*;
-use crate::testing_rig::{Rig, batch, batch_values};
+use crate::testing_rig::{Rig, batch, batch_values, small};
 use crate::{LogConfig, WriteDone, WriteOp};
 use flumen_base::{ErrorCode, Offset, Prng};
-
-fn small() -> LogConfig {
-    LogConfig {
-        segment_bytes: 4000,
-        index_interval_bytes: 300,
-        message_timestamp_after_max_ms: i64::MAX,
-        retention_ms: -1,
-        ..LogConfig::default()
-    }
-}
 
 /// Only the first `len` bytes come to the file.
 fn carry_out_part(rig: &Rig, write: &WriteOp, len: usize) {

@@ -2,18 +2,8 @@ use super::*;
 use crate::LogConfig;
 use crate::batch::BatchBuilder;
 use crate::testing::MemDisk;
-use crate::testing_rig::{Rig, batch, batch_values, fill};
+use crate::testing_rig::{Rig, batch, batch_values, fill, small};
 use flumen_base::Prng;
-
-fn small() -> LogConfig {
-    LogConfig {
-        segment_bytes: 4000,
-        index_interval_bytes: 300,
-        message_timestamp_after_max_ms: i64::MAX,
-        retention_ms: -1,
-        ..LogConfig::default()
-    }
-}
 
 #[test]
 fn appends_are_coalesced_and_visible_when_written() {

@@ -1,23 +1,13 @@
 use super::*;
+use crate::FileIds;
 use crate::recovery::{LoadParams, load};
-use crate::testing_rig::{Rig, batch, batch_values};
-use crate::{FileIds, LogConfig};
+use crate::testing_rig::{Rig, batch, batch_values, small};
 use flumen_base::{Now, Offset, Prng, Uuid};
 use std::sync::Arc;
 
 const COPY: &str = "/other/t-0.0123-future";
 const TO: &str = "/other/t-0";
 const ASIDE: &str = "/logs/t-0.0123-delete";
-
-fn small() -> LogConfig {
-    LogConfig {
-        segment_bytes: 4000,
-        index_interval_bytes: 300,
-        message_timestamp_after_max_ms: i64::MAX,
-        retention_ms: -1,
-        ..LogConfig::default()
-    }
-}
 
 fn reload(rig: &Rig) -> Rig {
     let params = LoadParams {

@@ -25,6 +25,17 @@ pub(crate) struct Rig {
     pub(crate) mended: usize,
 }
 
+/// Segments of a few records, which stay.
+pub(crate) fn small() -> LogConfig {
+    LogConfig {
+        segment_bytes: 4000,
+        index_interval_bytes: 300,
+        message_timestamp_after_max_ms: i64::MAX,
+        retention_ms: -1,
+        ..LogConfig::default()
+    }
+}
+
 impl Rig {
     /// With a log that is loaded already.
     pub(crate) fn around(disk: MemDisk, log: Log, config: Arc<LogConfig>) -> Self {
