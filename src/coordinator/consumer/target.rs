@@ -4,8 +4,8 @@ use super::ConsumerRecord;
 use super::member::Member;
 use super::state::ConsumerGroup;
 use crate::group::Env;
-use crate::modern::Partitions;
 use crate::modern::assign::{Assignor, MemberSpec, Spec};
+use crate::modern::{Partitions, is_over};
 use crate::out::Metadata;
 use flumen_base::Uuid;
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,8 +83,8 @@ impl ConsumerGroup {
     fn may_assign(&self, env: &Env<'_>, group: &str) -> bool {
         let own = env.metadata.group_settings(group).assignment_interval_ms;
         let interval_ms = own.unwrap_or(env.config.consumer_group_assignment_interval_ms);
-        let next_ms = self.target_ms.saturating_add(interval_ms.into());
-        self.target_ms == 0 || interval_ms == 0 || env.now.wall_ms >= next_ms
+        let last_ms = self.target_ms;
+        last_ms == 0 || is_over(last_ms, interval_ms.into(), env.now.wall_ms)
     }
 
     /// The members, with `changed` as it will be and without the one that it takes the place of.

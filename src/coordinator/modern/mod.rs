@@ -18,5 +18,5 @@ pub(crate) use partitions::{EpochPartitions, Partitions, with_epoch, without_epo
 pub(crate) use place::{ById, FIRST_EPOCH, GroupMember, Place};
 pub(crate) use refusal::{Refusal, is_blank, is_blank_if_any, unknown_member};
 pub(crate) use subscriptions::TopicCounts;
-pub(crate) use timers::MemberTimers;
+pub(crate) use timers::{MemberTimers, is_over};
 pub(crate) use write::{Change, History};

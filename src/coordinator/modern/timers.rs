@@ -9,6 +9,13 @@ use flumen_base::Mono;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Whether a time of the wall clock is over that began at `since_ms`. A clock that was set back
+/// meanwhile does not make it longer.
+pub(crate) fn is_over(since_ms: i64, interval_ms: i64, now_ms: i64) -> bool {
+    let passed_ms = now_ms.saturating_sub(since_ms);
+    passed_ms < 0 || passed_ms >= interval_ms
+}
+
 /// The deadlines of one member.
 #[derive(Debug, Default)]
 struct Clock {
@@ -158,5 +165,18 @@ impl MemberTimers {
         let now = env.now.mono;
         let due = env.timers.take_due(clock.deadline(timer), entry, now);
         due.then_some(Passed { member, epoch })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_over;
+
+    #[test]
+    fn a_clock_that_was_set_back_makes_no_time_longer() {
+        assert!(!is_over(1_000, 500, 1_499));
+        assert!(is_over(1_000, 500, 1_500));
+        assert!(is_over(1_000, 500, 999), "it was set back");
+        assert!(is_over(1_000, 0, 1_000));
     }
 }

@@ -11,7 +11,8 @@ use super::write::After;
 use crate::group::{Env, Group};
 use crate::modern::assign::simple::{self, ShareMemberSpec};
 use crate::modern::{
-    LEAVE_EPOCH, Partitions, Refusal, TopicCounts, is_blank, is_blank_if_any, unknown_member,
+    LEAVE_EPOCH, Partitions, Refusal, TopicCounts, is_blank, is_blank_if_any, is_over,
+    unknown_member,
 };
 use crate::out::{Metadata, Reply, ReplyToken, RequestContext};
 use flumen_base::{ErrorCode, Uuid};
@@ -260,8 +261,7 @@ impl Beat<'_> {
             .share_assignment_interval_ms;
         let interval_ms = own.unwrap_or(env.config.share_group_assignment_interval_ms);
         let made_ms = self.group.records.target_ms;
-        let next_ms = made_ms.saturating_add(interval_ms.into());
-        made_ms == 0 || interval_ms == 0 || env.now.wall_ms >= next_ms
+        made_ms == 0 || is_over(made_ms, interval_ms.into(), env.now.wall_ms)
     }
 
     /// The member with what the target gives it.
@@ -308,7 +308,7 @@ impl Beat<'_> {
         let now_ms = env.now.wall_ms;
         let retry_ms = i64::from(env.config.share_group_initialize_retry_interval_ms);
         let missing = stored.missing(env.metadata, topics.names(), |since_ms| {
-            now_ms.saturating_sub(since_ms) < retry_ms
+            !is_over(since_ms, retry_ms, now_ms)
         });
         if missing.is_empty() {
             return None;

@@ -7,6 +7,7 @@ use super::records::{AssignmentConfigs, StreamsRecord};
 use super::state::StreamsGroup;
 use super::tasks::Tasks;
 use crate::group::Env;
+use crate::modern::is_over;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -117,8 +118,8 @@ impl StreamsGroup {
         let own = env.metadata.group_settings(group).streams;
         let own = own.assignment_interval_ms;
         let interval_ms = own.unwrap_or(env.config.streams_group_assignment_interval_ms);
-        let next_ms = self.target_ms.saturating_add(interval_ms.into());
-        self.target_ms == 0 || interval_ms == 0 || env.now.wall_ms >= next_ms
+        let last_ms = self.target_ms;
+        last_ms == 0 || is_over(last_ms, interval_ms.into(), env.now.wall_ms)
     }
 
     /// What each of the members shall have; nothing while topics are missing.
