@@ -46,6 +46,10 @@ pub enum Bug {
     StableAhead,
     /// Transactional batches need not be known to the coordinator of their transaction.
     Unverified,
+    /// What members of share groups say is answered before it is stored.
+    EarlyShareAck,
+    /// A share partition that is loaded takes records that were given back for finished.
+    ForgetReleased,
 }
 
 thread_local!(static BUG: Cell<Bug> = const { Cell::new(Bug::None) });
@@ -55,6 +59,7 @@ pub fn set(bug: Bug) {
     BUG.set(bug);
 }
 
-pub(crate) fn is(bug: Bug) -> bool {
+/// Whether this one is switched on for the calling thread.
+pub fn is(bug: Bug) -> bool {
     BUG.get() == bug
 }

@@ -3,11 +3,12 @@
 
 use crate::Shard;
 use crate::ops::{OpFrom, OpResult};
-use crate::share_states::{ShareStateDeed, ShareStateFor, ShareStateOp};
+use crate::share_states::{ShareStateAnswer, ShareStateDeed, ShareStateFor, ShareStateOp};
 use crate::shares::stored_error;
 use crate::turn::Turn;
 use flumen_base::ErrorCode;
-use flumen_coordinator::share::{Persist, ShareWrite, Stored, Ticket};
+use flumen_coordinator::share::{Persist, RecordState, SharePartition, ShareWrite};
+use flumen_coordinator::share::{Stored, Ticket};
 use std::collections::BTreeMap;
 
 /// Changes of one share partition.
@@ -33,6 +34,21 @@ impl Persisting {
     }
 }
 
+/// The share partition of a stored state.
+///
+/// # Errors
+/// UNKNOWN_SERVER_ERROR and those of [`SharePartition::load`]: the state does not hold together.
+pub(super) fn load(answer: &ShareStateAnswer) -> Result<SharePartition, ErrorCode> {
+    let batches: Option<Vec<_>> = answer.batches.iter().map(Stored::known).collect();
+    let mut batches = batches.ok_or(ErrorCode::UnknownServerError)?;
+    for batch in batches.iter_mut().filter(|_| planted!(ForgetReleased)) {
+        if batch.state == RecordState::Available {
+            batch.state = RecordState::Archived;
+        }
+    }
+    SharePartition::load(answer.start_offset, answer.state_epoch, &batches)
+}
+
 impl Shard {
     /// Has a change stored; `from` hears of it.
     pub(super) fn share_persist(
@@ -47,7 +63,12 @@ impl Shard {
         };
         let persisting = &mut shared.persisting;
         if let (Some(ticket), Some(from)) = (persist.ticket, from) {
-            persisting.waiting.insert(ticket, from);
+            if planted!(EarlyShareAck) {
+                let done = OpResult::ShareAcknowledged(ErrorCode::None);
+                self.outbox.result(from, done);
+            } else {
+                persisting.waiting.insert(ticket, from);
+            }
         }
         persisting.next.push(persist);
         self.write_share(turn, n);

@@ -15,7 +15,7 @@ use crate::ops::{
 };
 use crate::partition::ReadStep;
 use crate::share_acquire::Reading;
-use crate::share_persist::Persisting;
+use crate::share_persist::{Persisting, load};
 use crate::share_rules::Reset;
 use crate::share_states::{
     ShareStateAnswer, ShareStateDeed, ShareStateFor, ShareStateOp, ShareStateResult,
@@ -25,7 +25,7 @@ use crate::turn::Turn;
 use bytes::Bytes;
 use flumen_base::limits::SHARE_PARTITION_WAITING_MAX;
 use flumen_base::{ErrorCode, IdMap, Mono, TopicPartition};
-use flumen_coordinator::share::{AckBatch, Acquired, ShareKey, SharePartition, Stored};
+use flumen_coordinator::share::{AckBatch, Acquired, ShareKey, SharePartition};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -455,11 +455,7 @@ impl Shard {
     }
 
     fn share_ready(&mut self, turn: &mut Turn<'_>, n: u64, answer: &ShareStateAnswer) {
-        let batches: Option<Vec<_>> = answer.batches.iter().map(Stored::known).collect();
-        let partition = batches
-            .ok_or(ErrorCode::UnknownServerError)
-            .and_then(|list| SharePartition::load(answer.start_offset, answer.state_epoch, &list));
-        match (partition, self.shares.map.get_mut(&n)) {
+        match (load(answer), self.shares.map.get_mut(&n)) {
             (Ok(partition), Some(shared)) => {
                 shared.stand = Stand::Ready(Box::new(partition));
                 self.share_next(turn, n);

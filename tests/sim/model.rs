@@ -145,6 +145,11 @@ impl Model {
         self.parts.get(&tp).is_some_and(|p| p.rotten)
     }
 
+    /// Nothing was ever asked to be deleted above this offset.
+    pub(crate) fn start_limit(&self, tp: Tp) -> i64 {
+        self.parts.get(&tp).map_or(0, |p| p.start_limit)
+    }
+
     pub(crate) fn floor(&self, tp: Tp) -> Floor {
         self.parts.get(&tp).map_or(Floor::default(), |p| Floor {
             high: p.high,

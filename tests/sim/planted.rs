@@ -22,7 +22,7 @@ pub enum Planted {
 type Line = (Planted, &'static str, &'static str);
 
 /// All of them.
-pub const PLANTED: [Line; 20] = [
+pub const PLANTED: [Line; 22] = [
     (Planted::EarlyAck, "early-ack", "runtime"),
     (Planted::StaleBlock, "stale-block", "direct writes"),
     (
@@ -95,6 +95,16 @@ pub const PLANTED: [Line; 20] = [
         "transactions",
     ),
     (Planted::Log(Bug::Unverified), "unverified", "transactions"),
+    (
+        Planted::Log(Bug::EarlyShareAck),
+        "early-share-ack",
+        "share groups",
+    ),
+    (
+        Planted::Log(Bug::ForgetReleased),
+        "forget-released",
+        "share groups",
+    ),
 ];
 
 thread_local!(static RUNTIME: Cell<Planted> = const { Cell::new(Planted::None) });

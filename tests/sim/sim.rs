@@ -10,6 +10,7 @@ use crate::client::keyed::Keyed;
 use crate::client::ledger::Ledger;
 use crate::client::producer::{IN_FLIGHT_MAX, Producer, Style};
 use crate::client::seeker::Seeker;
+use crate::client::sharers::Sharers;
 use crate::client::{Client, Spec};
 use crate::faults::{FaultSet, Plan, strikes};
 use crate::link::Cx;
@@ -412,6 +413,7 @@ fn specs(rng: &mut Prng) -> Vec<Spec> {
     let (durable, fast) = (spec("durable", true), spec("fast", false));
     let (guest, rolling) = (spec("guest", false), spec("rolling", false));
     let (keyed, ledger) = (spec("keyed", true), spec("ledger", true));
+    let shared = spec("shared", true);
     vec![
         durable,
         fast,
@@ -433,12 +435,13 @@ fn specs(rng: &mut Prng) -> Vec<Spec> {
             transactional: true,
             ..ledger
         },
+        shared,
     ]
 }
 
 fn clients(specs: &[Spec], plan: &Plan, rng: &mut Prng) -> Vec<Box<dyn Client>> {
-    let [durable, fast, guest, rolling, keyed, ledger] = specs else {
-        return Vec::new(); // `specs` makes six
+    let [durable, fast, guest, rolling, keyed, ledger, shared] = specs else {
+        return Vec::new(); // `specs` makes seven
     };
     let pause = 2 + rng.below(20);
     let mut clients: Vec<Box<dyn Client>> = vec![Box::new(Admin::new(specs.to_vec(), pause))];
@@ -460,6 +463,7 @@ fn clients(specs: &[Spec], plan: &Plan, rng: &mut Prng) -> Vec<Box<dyn Client>> 
     producer(rng, "simple", &[durable, fast, rolling], false, 1);
     producer(rng, "forgetful", &[fast], false, 0);
     producer(rng, "guest's", &[guest], false, -1);
+    producer(rng, "sharers'", &[shared], true, -1);
     for n in 1..=2 {
         let (from, timeout_ms) = (rng.next_u64() >> 8, 2_000 + rng.below(4_000));
         let name = format!("consumer {n}");
@@ -481,5 +485,12 @@ fn clients(specs: &[Spec], plan: &Plan, rng: &mut Prng) -> Vec<Box<dyn Client>> 
         let client = Ledger::new(name, ledger.clone(), modern, (fails, plan.cuts));
         clients.push(Box::new(client));
     }
+    let limit = 2 + rng.below(9) as i16;
+    clients.push(Box::new(Sharers::new(
+        shared.clone(),
+        limit,
+        fails,
+        plan.cuts,
+    )));
     clients
 }

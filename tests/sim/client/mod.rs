@@ -4,10 +4,13 @@
 pub(crate) mod admin;
 pub(crate) mod committer;
 pub(crate) mod consumer;
+mod deliveries;
 pub(crate) mod keyed;
 pub(crate) mod ledger;
 pub(crate) mod producer;
 pub(crate) mod seeker;
+mod sharer;
+pub(crate) mod sharers;
 
 use crate::Check;
 use crate::link::Cx;
@@ -65,7 +68,9 @@ pub(crate) mod code {
     pub(crate) const COORDINATOR_NOT_AVAILABLE: i16 = 15;
     pub(crate) const NOT_COORDINATOR: i16 = 16;
     pub(crate) const NOT_ENOUGH_REPLICAS: i16 = 19;
+    pub(crate) const UNKNOWN_MEMBER_ID: i16 = 25;
     pub(crate) const NOT_CONTROLLER: i16 = 41;
+    pub(crate) const INVALID_REQUEST: i16 = 42;
     pub(crate) const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
     pub(crate) const DUPLICATE_SEQUENCE_NUMBER: i16 = 46;
     pub(crate) const INVALID_PRODUCER_EPOCH: i16 = 47;
@@ -78,7 +83,11 @@ pub(crate) mod code {
     pub(crate) const INVALID_FETCH_SESSION_EPOCH: i16 = 71;
     pub(crate) const PRODUCER_FENCED: i16 = 90;
     pub(crate) const UNKNOWN_TOPIC_ID: i16 = 100;
+    pub(crate) const FENCED_MEMBER_EPOCH: i16 = 110;
     pub(crate) const TRANSACTION_ABORTABLE: i16 = 120;
+    pub(crate) const INVALID_RECORD_STATE: i16 = 121;
+    pub(crate) const SHARE_SESSION_NOT_FOUND: i16 = 122;
+    pub(crate) const INVALID_SHARE_SESSION_EPOCH: i16 = 123;
 
     /// What clients hear of a disk that fails or is full; they try again.
     pub(crate) fn is_disk_trouble(error: i16) -> bool {
