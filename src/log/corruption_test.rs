@@ -166,9 +166,7 @@ impl Case {
         }
         let mut rig = Rig::around(disk.clone(), log, params.config);
         let whole = self.consume(&mut rig, what);
-        if whole {
-            self.look_up(&rig, what);
-        }
+        self.look_up(&rig, whole, what);
         let info = rig.append(crate::testing_rig::batch(1, 1, 1, 50)).unwrap();
         assert_eq!(info.base_offset.0, end, "{what}");
         rig.write();
@@ -221,24 +219,37 @@ impl Case {
         !told
     }
 
-    /// Offsets by time are those of a linear scan.
-    fn look_up(&self, rig: &Rig, what: &str) {
+    /// Offsets by time are those of a linear scan; where records are damaged or lost, that is said
+    /// instead. (A header in which a bit is wrong is believed while its batch is passed over.)
+    fn look_up(&self, rig: &Rig, whole: bool, what: &str) {
+        if !whole && !what.contains(" cut to ") {
+            return;
+        }
+        let look = |target| {
+            let end = rig.log.written_end_offset();
+            match rig.log.lookup(target, end).run(&rig.disk) {
+                Ok((found, _)) => Some(found),
+                Err(error) if !whole && error.to_string().contains(DIR) => None,
+                Err(error) => panic!("{what}: {error}"),
+            }
+        };
         let (start, end) = (rig.log.log_start_offset().0, rig.log.written_end_offset().0);
         for wanted in (995..1500).step_by(61) {
             let live = self.records.range(start..end);
             let expected = live.clone().find(|(_, (time, _))| *time >= wanted);
-            let job = rig.log.lookup(Target::Timestamp(wanted), Offset(end));
-            let found = job.run(&rig.disk).unwrap().0.map(|f| f.offset.0);
-            assert_eq!(found, expected.map(|e| *e.0), "{what}: {wanted}");
+            if let Some(found) = look(Target::Timestamp(wanted)) {
+                let found = found.map(|f| f.offset.0);
+                assert_eq!(found, expected.map(|e| *e.0), "{what}: {wanted}");
+            }
         }
         let largest = self
             .records
             .range(start..end)
             .map(|(_, (time, _))| *time)
             .max();
-        let job = rig.log.lookup(Target::MaxTimestamp, Offset(end));
-        let found = job.run(&rig.disk).unwrap().0.map(|f| f.timestamp);
-        assert_eq!(found, largest, "{what}: largest");
+        if let Some(found) = look(Target::MaxTimestamp) {
+            assert_eq!(found.map(|f| f.timestamp), largest, "{what}: largest");
+        }
     }
 
     /// All files, with the part of each that is attacked.

@@ -441,7 +441,7 @@ impl Log {
     /// was looked at: [`Log::take_times_job`].
     pub fn retention(&mut self, now: Now, high_watermark: Offset) -> Option<DeleteJob> {
         let by_time = self.config.cleanup_policy.delete && self.config.retention_ms >= 0;
-        self.wants_times |= by_time && self.segments.iter().any(|s| !s.time_checked);
+        self.wants_times |= by_time && self.segments.iter().any(Segment::wants_look);
         let count = self.count_to_delete(now, high_watermark.0);
         if count == 0 || self.closed || self.size_check.retiring {
             return None; // or the close job would make files again that are gone

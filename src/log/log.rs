@@ -16,7 +16,7 @@ use crate::epoch::EpochCache;
 use crate::ops::{AppendError, AppendInfo, FileIds, SyncOp, WriteDone, WriteOp};
 use crate::producer_state::{self, Check, ProducerState};
 use crate::recovery::LoadedLog;
-use crate::segment::{BatchAt, Segment, SegmentMark, SegmentState};
+use crate::segment::{BatchAt, SeenEnd, Segment, SegmentMark, SegmentState};
 use crate::tail::{PositionCache, Tail, TailBatch};
 use crate::validate::ValidBatch;
 use bytes::{Bytes, BytesMut};
@@ -115,6 +115,7 @@ impl Log {
         let dir = loaded.dir;
         let mut segments = VecDeque::with_capacity(loaded.segments.len());
         for found in loaded.segments {
+            let seen = SeenEnd::of(&found);
             let (file, index_file) = ids.segment_files(&dir, found.base_offset);
             let mut segment =
                 Segment::empty(found.base_offset, file, index_file, &config, loaded.now_ms);
@@ -123,6 +124,7 @@ impl Log {
             segment.written = found.mark.size;
             segment.named = true; // loading has seen to it
             segment.time_checked = found.time_checked;
+            segment.seen = seen;
             segment.index = found.index;
             segment.times = found.times;
             segment.aborted = found.aborted;
@@ -130,6 +132,7 @@ impl Log {
         }
         if let Some(active) = segments.back_mut() {
             active.state = SegmentState::Active;
+            active.seen = None; // it takes more
         }
         Self {
             dir,

@@ -1,7 +1,8 @@
 //! Offsets by time (ListOffsets), as a job over the disk: the time index leads to the offset index,
-//! that to a position, and from there batches are read until one qualifies.
+//! that to a position, and from there batches are read until one qualifies. What a segment has lost
+//! is not passed over: its records might have qualified.
 
-use crate::batch::{Batch, Records};
+use crate::batch::{Batch, BatchError, Records};
 use crate::index::{
     Floor, IndexEntry, OFFSET_ENTRY_LEN, OffsetIndex, TIME_ENTRY_LEN, TimeEntry, decode_offsets,
     decode_times, floor_in,
@@ -9,7 +10,8 @@ use crate::index::{
 use crate::log::Log;
 use crate::scan::{Scanned, Scanner, read_whole};
 use crate::segment::{
-    INDEX_SUFFIX, LOG_SUFFIX, SegmentState, TIME_INDEX_SUFFIX, relative, segment_path,
+    INDEX_SUFFIX, LOG_SUFFIX, SeenEnd, Segment, SegmentState, TIME_INDEX_SUFFIX, relative,
+    segment_path,
 };
 use crate::times::{CheckedTimes, TimesJob};
 use crate::trusted::{find_batch, time_fits};
@@ -59,6 +61,9 @@ struct SegmentView {
     base_offset: i64,
     written: u64,
     max_timestamp: i64,
+    seen: Option<SeenEnd>,
+    /// Where the next one begins, if it must join this one.
+    next: Option<i64>,
     /// Where to begin, if the indexes are in memory; else they are read.
     floor: Option<Start>,
 }
@@ -68,6 +73,14 @@ struct SegmentView {
 struct Start {
     pos: u64,
     by: Option<TimeEntry>,
+}
+
+impl SegmentView {
+    /// Where its batches end in the file, as far as is known.
+    fn end(&self) -> u64 {
+        let seen = self.seen.map_or(u64::MAX, |seen| seen.size);
+        seen.min(self.written)
+    }
 }
 
 impl Log {
@@ -81,27 +94,19 @@ impl Log {
         };
         let start = self.log_start;
         let above = self.segments.partition_point(|s| s.base_offset <= start);
+        let first = above.saturating_sub(1);
+        let nexts = self.segments.iter().skip(first + 1).map(|s| s.base_offset);
+        let nexts = nexts
+            .map(|next| self.is_dense().then_some(next))
+            .chain([None]);
         let segments = self
             .segments
-            .range(above.saturating_sub(1)..)
-            .filter(|s| s.written > 0 && s.mark.max_timestamp >= wanted)
-            .map(|s| SegmentView {
-                base_offset: s.base_offset,
-                written: s.written,
-                max_timestamp: s.mark.max_timestamp,
-                floor: match &s.index {
-                    // Of a sealed segment the times are on disk only.
-                    OffsetIndex::Full(entries) if s.state != SegmentState::Sealed => {
-                        let start = relative(self.log_start, s.base_offset);
-                        let wanted = match target {
-                            Target::Timestamp(timestamp) => timestamp,
-                            Target::MaxTimestamp => s.mark.max_timestamp,
-                        };
-                        Some(floor_position(&s.times, entries, start, wanted))
-                    }
-                    _ => None,
-                },
+            .range(first..)
+            .zip(nexts)
+            .filter(|(s, next)| {
+                s.lost_from(*next).is_some() || (s.written > 0 && s.mark.max_timestamp >= wanted)
             })
+            .map(|(s, next)| self.view(s, next, target))
             .collect();
         TimestampLookup {
             dir: self.dir.clone(),
@@ -112,16 +117,47 @@ impl Log {
             times,
         }
     }
+
+    fn view(&self, s: &Segment, next: Option<i64>, target: Target) -> SegmentView {
+        SegmentView {
+            base_offset: s.base_offset,
+            written: s.written,
+            max_timestamp: s.mark.max_timestamp,
+            seen: s.seen,
+            next,
+            floor: match &s.index {
+                // Of a sealed segment the times are on disk only.
+                OffsetIndex::Full(entries) if s.state != SegmentState::Sealed => {
+                    let start = relative(self.log_start, s.base_offset);
+                    let wanted = match target {
+                        Target::Timestamp(timestamp) => timestamp,
+                        Target::MaxTimestamp => s.mark.max_timestamp,
+                    };
+                    Some(floor_position(&s.times, entries, start, wanted))
+                }
+                _ => None,
+            },
+        }
+    }
 }
 
 impl TimestampLookup {
     /// Does it; nothing found is `None`. What it has seen of the segments' largest timestamps goes
     /// to [`Log::times_checked`].
+    ///
+    /// # Errors
+    /// Those of the disk; `InvalidData` names the file and the place where records are lost that
+    /// might have been the ones.
     pub fn run(mut self, disk: &dyn Disk) -> io::Result<(Option<TimestampOffset>, CheckedTimes)> {
         let times = std::mem::take(&mut self.times).run(disk)?;
         for segment in &mut self.segments {
-            if let Some(max) = times.of(segment.base_offset) {
-                segment.max_timestamp = max;
+            if let Some((max, seen)) = times.of(segment.base_offset) {
+                // Of a damaged one either may be true.
+                segment.max_timestamp = match seen.size < segment.written {
+                    true => max.max(segment.max_timestamp),
+                    false => max,
+                };
+                segment.seen = Some(seen);
             }
         }
         let found = match self.target {
@@ -132,19 +168,51 @@ impl TimestampLookup {
     }
 
     fn first_from(&self, disk: &dyn Disk, wanted: i64) -> io::Result<Option<TimestampOffset>> {
-        for segment in self.segments.iter().filter(|s| s.max_timestamp >= wanted) {
-            let found = unless_gone(self.search(disk, segment, wanted))?;
-            if found.is_some() {
-                return Ok(found);
+        for segment in &self.segments {
+            if segment.written > 0 && segment.max_timestamp >= wanted {
+                let found = self.in_segment(segment, self.search(disk, segment, wanted))?;
+                if found.is_some() {
+                    return Ok(found);
+                }
             }
+            self.check_end(segment)?;
         }
         Ok(None)
+    }
+
+    /// Refuses to pass over what a segment has lost.
+    fn check_end(&self, segment: &SegmentView) -> io::Result<()> {
+        let Some(seen) = segment.seen else {
+            return Ok(());
+        };
+        match seen.lost_from(segment.written, segment.next) {
+            Some(lost) if lost < self.upper_bound => {
+                let why = format!("offset {lost} should follow");
+                self.in_segment(segment, Err(damaged(seen.size, &why)))
+                    .map(|_: Option<()>| ())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Names the segment's file in an error. Meanwhile retention may have taken it, and all that
+    /// was in it.
+    fn in_segment<T>(
+        &self,
+        segment: &SegmentView,
+        result: io::Result<Option<T>>,
+    ) -> io::Result<Option<T>> {
+        unless_gone(result).map_err(|error| {
+            let path = segment_path(&self.dir, segment.base_offset, LOG_SUFFIX);
+            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+        })
     }
 
     /// The first of the youngest records. One segment is enough unless the records that gave it its
     /// largest timestamp can't be read: they are being written, above the bound, or were compacted
     /// away.
     fn youngest(&self, disk: &dyn Disk) -> io::Result<Option<TimestampOffset>> {
+        self.segments.iter().try_for_each(|s| self.check_end(s))?;
         let mut segments: Vec<&SegmentView> = self.segments.iter().collect();
         segments.sort_by_key(|s| (Reverse(s.max_timestamp), s.base_offset));
         let mut best: Option<TimestampOffset> = None;
@@ -157,9 +225,9 @@ impl TimestampLookup {
             if !best.is_none_or(may_have) {
                 continue;
             }
-            let mut found = unless_gone(self.search(disk, segment, max))?;
+            let mut found = self.in_segment(segment, self.search(disk, segment, max))?;
             if found.is_none() {
-                found = unless_gone(self.youngest_in(disk, segment))?;
+                found = self.in_segment(segment, self.youngest_in(disk, segment))?;
             }
             let rank = |found: TimestampOffset| (found.timestamp, Reverse(found.offset));
             best = [best, found].into_iter().flatten().max_by_key(|f| rank(*f));
@@ -175,19 +243,20 @@ impl TimestampLookup {
     ) -> io::Result<Option<TimestampOffset>> {
         let path = segment_path(&self.dir, segment.base_offset, LOG_SUFFIX);
         let file = disk.open(&path, OpenMode::Read)?;
+        let all = (0, segment.end());
         let mut max = None;
-        self.each_batch(&*file, (0, segment.written), |scanned| {
+        self.each_batch(&*file, all, |scanned| {
             max = max.max(Some(scanned.header().max_timestamp()));
             Ok(None::<()>)
         })?;
         let Some(max) = max else { return Ok(None) };
-        let found = self.search_from(&*file, (0, segment.written), max)?;
+        let found = self.search_from(&*file, all, max)?;
         if found.is_some() {
             return Ok(found);
         }
         // Headers keep their timestamps when records are compacted away.
         let mut best: Option<TimestampOffset> = None;
-        self.each_batch(&*file, (0, segment.written), |scanned| {
+        self.each_batch(&*file, all, |scanned| {
             let wanted = best.map_or(i64::MIN, |best| best.timestamp + 1);
             if scanned.header().max_timestamp() >= wanted {
                 let records = self.live_records(&*file, scanned, wanted)?;
@@ -209,7 +278,7 @@ impl TimestampLookup {
         let path = segment_path(&self.dir, segment.base_offset, LOG_SUFFIX);
         let file = disk.open(&path, OpenMode::Read)?;
         let from = self.start(disk, &*file, segment, wanted)?;
-        self.search_from(&*file, (from, segment.written), wanted)
+        self.search_from(&*file, (from, segment.end()), wanted)
     }
 
     fn search_from(
@@ -234,7 +303,10 @@ impl TimestampLookup {
         mut show: impl FnMut(&Scanned) -> io::Result<Option<T>>,
     ) -> io::Result<Option<T>> {
         let mut scanner = Scanner::new(file, from, to, false);
-        while let Some(scanned) = scanner.next_header()?.map_err(invalid)? {
+        loop {
+            let at = scanner.pos();
+            let next = scanner.next_header()?.map_err(|e| damaged(at, &e))?;
+            let Some(scanned) = next else { break };
             let header = scanned.header();
             if header.base_offset() >= self.upper_bound {
                 break;
@@ -321,6 +393,7 @@ impl TimestampLookup {
         wanted: i64,
     ) -> io::Result<Vec<TimestampOffset>> {
         let bytes = read_whole(file, scanned)?;
+        let invalid = |error: BatchError| damaged(scanned.pos, &error);
         let batch = Batch::parse(&bytes).map_err(invalid)?;
         batch.check_crc().map_err(invalid)?;
         let header = &batch.header;
@@ -370,8 +443,9 @@ pub(crate) fn unless_gone<T>(result: io::Result<Option<T>>) -> io::Result<Option
     }
 }
 
-fn invalid(error: crate::batch::BatchError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
+fn damaged(pos: u64, why: &dyn std::fmt::Display) -> io::Error {
+    let message = format!("damaged at byte {pos}: {why}");
+    io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 use super::*;
 use crate::LogConfig;
 use crate::batch::BatchBuilder;
-use crate::testing_rig::Rig;
+use crate::testing::MemDisk;
+use crate::testing_rig::{DIR, Rig, batch};
 use flumen_base::Prng;
+use std::path::Path;
 
 fn lookup(rig: &Rig, target: Target, bound: i64) -> Option<(i64, i64, i32)> {
     let job = rig.log.lookup(target, Offset(bound));
@@ -173,4 +175,91 @@ fn segments_that_retention_takes_meanwhile_are_passed_over() {
     assert!(first > 20, "{first}");
     let found = jobs.map(|job| job.run(&rig.disk).unwrap().0.unwrap().offset.0);
     assert_eq!(found, [first, 59]);
+}
+
+/// Twelve records, three per segment, the time of each its offset and 1000; cleanly closed.
+fn closed(config: &LogConfig) -> MemDisk {
+    let mut rig = Rig::new(config.clone());
+    for i in 0..12 {
+        rig.append(batch(1000 + i, i as u64, 1, 500)).unwrap();
+    }
+    rig.write();
+    rig.seal();
+    rig.close().0
+}
+
+/// A sealed file was cut, and no fetch can give its lost records: a search that would have to pass
+/// over them is refused as well, with the place.
+#[test]
+fn a_lost_end_is_not_passed_over() {
+    // With few entries a start can't see it, with many it looks at all batches.
+    for index_interval_bytes in [100, 4096] {
+        let config = LogConfig {
+            segment_bytes: 2000,
+            index_interval_bytes,
+            retention_ms: -1,
+            message_timestamp_after_max_ms: i64::MAX,
+            ..LogConfig::default()
+        };
+        let path = segment_path(Path::new(DIR), 3, LOG_SUFFIX);
+        let len = closed(&config).len(&path).unwrap();
+        let third = len / 3;
+        for (cut, lost) in [
+            (0, 3),
+            (1, 3),
+            (third, 4),
+            (third + 70, 4),
+            (2 * third, 5),
+            (len - 1, 5),
+        ] {
+            let what = format!("{index_interval_bytes}: {cut}");
+            if cut == third + 70 && index_interval_bytes == 100 {
+                continue; // the index says more: the start refuses
+            }
+            let disk = closed(&config);
+            let file = disk.open(&path, OpenMode::ReadWrite).unwrap();
+            file.set_len(cut).unwrap();
+            let mut rig = Rig::open(disk, config.clone(), 12, 0, true);
+            // The second time it is known.
+            for _ in 0..2 {
+                for offset in 0..12 {
+                    let found = search(&mut rig, Target::Timestamp(1000 + offset), 12);
+                    match found {
+                        Ok(found) if offset < lost => assert_eq!(found, Some(offset), "{what}"),
+                        Err(error) if offset >= lost => assert_names(&error, &path, lost),
+                        found => panic!("{what}: {offset} gives {found:?}"),
+                    }
+                }
+                let youngest = search(&mut rig, Target::MaxTimestamp, 12).unwrap_err();
+                assert_names(&youngest, &path, lost);
+            }
+            // Nobody asks for what is lost.
+            for (target, bound) in [
+                (Target::Timestamp(1009), lost),
+                (Target::MaxTimestamp, lost),
+            ] {
+                let expected = (target == Target::MaxTimestamp).then_some(lost - 1);
+                assert_eq!(search(&mut rig, target, bound).unwrap(), expected, "{what}");
+            }
+            assert!(rig.log.retention(rig.now(), Offset(12)).is_none());
+            assert!(rig.log.take_times_job().is_none(), "{what}: looked at once");
+            rig.log.advance_log_start(Offset(6));
+            let found = search(&mut rig, Target::Timestamp(1000), 12).unwrap();
+            assert_eq!(found, Some(6), "{what}");
+            let found = search(&mut rig, Target::MaxTimestamp, 12).unwrap();
+            assert_eq!(found, Some(11), "{what}");
+        }
+    }
+}
+
+fn search(rig: &mut Rig, target: Target, bound: i64) -> io::Result<Option<i64>> {
+    let (found, checked) = rig.log.lookup(target, Offset(bound)).run(&rig.disk)?;
+    rig.log.times_checked(&checked);
+    Ok(found.map(|f| f.offset.0))
+}
+
+fn assert_names(error: &io::Error, path: &Path, lost: i64) {
+    let text = error.to_string();
+    let named = text.contains(&*path.to_string_lossy());
+    assert!(named && text.contains(&format!("offset {lost} ")), "{text}");
 }

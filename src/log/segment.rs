@@ -3,6 +3,7 @@
 use crate::batch::BatchHeader;
 use crate::config::LogConfig;
 use crate::index::{self, IndexEntry, OFFSET_ENTRY_LEN, OffsetIndex, TIME_ENTRY_LEN, TimeEntry};
+use crate::recovery::LoadedSegment;
 use crate::txn_index::AbortedTxns;
 use flumen_base::{LogFile, Mono, Prng};
 use smallvec::SmallVec;
@@ -79,6 +80,33 @@ pub(crate) enum SegmentState {
     Sealed,
 }
 
+/// Where the batches of a file end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SeenEnd {
+    /// In the file, in bytes: less than its length where something else than a batch follows.
+    pub(crate) size: u64,
+    /// One above the last record.
+    pub(crate) offset: i64,
+}
+
+impl SeenEnd {
+    /// Of a segment that was walked at start, or has no batches.
+    pub(crate) fn of(found: &LoadedSegment) -> Option<Self> {
+        let size = found.mark.size;
+        let offset = match size {
+            0 => found.base_offset,
+            _ => found.end,
+        };
+        found.time_checked.then_some(Self { size, offset })
+    }
+
+    /// The first offset that is lost of a file of this size: see [`Segment::lost_from`].
+    pub(crate) fn lost_from(self, size: u64, next: Option<i64>) -> Option<i64> {
+        let ends_early = next.is_some_and(|next| self.offset < next);
+        (self.size < size || ends_early).then_some(self.offset)
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) base_offset: i64,
@@ -94,6 +122,8 @@ pub(crate) struct Segment {
     pub(crate) times: Vec<TimeEntry>,
     /// Its largest timestamp is that of a batch, and not only of an entry of its time index.
     pub(crate) time_checked: bool,
+    /// How far its batches go, where its file was looked through as an earlier process left it.
+    pub(crate) seen: Option<SeenEnd>,
     /// Transactions rolled back by markers in it.
     pub(crate) aborted: AbortedTxns,
     /// Wall clock when it was made: counts where records have no timestamp.
@@ -133,6 +163,7 @@ impl Segment {
             index: OffsetIndex::new(),
             times: Vec::new(),
             time_checked: true,
+            seen: None,
             aborted: AbortedTxns::default(),
             created_ms: now_ms,
             modified_ms: now_ms,
@@ -167,6 +198,17 @@ impl Segment {
         };
         index::push_time(&mut self.times, entry);
         self.mark.time_len = self.times.len();
+    }
+
+    /// Whether what is said of its largest timestamp is to be held against its batches.
+    pub(crate) fn wants_look(&self) -> bool {
+        !self.time_checked && self.seen.is_none()
+    }
+
+    /// The first offset whose record should stand in it and does not, as far as its file was looked
+    /// through. The segment behind it begins at `next`; with `None` it need not join this one.
+    pub(crate) fn lost_from(&self, next: Option<i64>) -> Option<i64> {
+        self.seen?.lost_from(self.written, next)
     }
 
     /// A bug, when it is switched on: a rolled segment is taken for a sealed one.

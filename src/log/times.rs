@@ -1,11 +1,12 @@
 //! Largest timestamps of segments that were found at start. They come from the ends of time
 //! indexes, which have no checksum; retention would delete by them, and lookups pass segments over.
-//! So before the first such use each is held against the batch it names.
+//! So before the first such use each is held against the batch it names. That look goes to the end
+//! of the file: it finds, too, where batches are lost.
 
 use crate::index::{decode_offsets, floor_in};
 use crate::log::Log;
 use crate::lookup::{position_of, unless_gone};
-use crate::segment::{INDEX_SUFFIX, LOG_SUFFIX, Segment, relative, segment_path};
+use crate::segment::{INDEX_SUFFIX, LOG_SUFFIX, SeenEnd, Segment, relative, segment_path};
 use crate::trusted::{INDEX_FILE_MAX, is_largest};
 use crate::walk::{Rules, Slice, Walk};
 use flumen_base::{Disk, DiskFile, OpenMode};
@@ -24,13 +25,22 @@ pub struct TimesJob {
 pub(crate) struct Claim {
     base_offset: i64,
     size: u64,
-    pub(crate) timestamp: i64,
+    timestamp: i64,
     offset: i64,
 }
 
-/// What was found true.
+/// What was found.
 #[derive(Debug, Default)]
-pub struct CheckedTimes(Vec<Claim>);
+pub struct CheckedTimes(Vec<Checked>);
+
+#[derive(Clone, Debug)]
+struct Checked {
+    /// What is true of the batches up to where they end.
+    claim: Claim,
+    seen: SeenEnd,
+    /// What stands there, if it is not the end of the file.
+    damage: Option<String>,
+}
 
 impl Claim {
     fn of(segment: &Segment) -> Self {
@@ -58,14 +68,15 @@ impl TimesJob {
 }
 
 impl CheckedTimes {
-    /// The largest timestamp of a segment, if it is one of these.
-    pub(crate) fn of(&self, base_offset: i64) -> Option<i64> {
-        let claim = self.0.iter().find(|c| c.base_offset == base_offset)?;
-        Some(claim.timestamp)
+    /// The largest timestamp of a segment and how far its batches go, if it is one of these.
+    pub(crate) fn of(&self, base_offset: i64) -> Option<(i64, SeenEnd)> {
+        let found = |c: &&Checked| c.claim.base_offset == base_offset;
+        let checked = self.0.iter().find(found)?;
+        Some((checked.claim.timestamp, checked.seen))
     }
 }
 
-fn check(disk: &dyn Disk, dir: &std::path::Path, claim: Claim) -> io::Result<Claim> {
+fn check(disk: &dyn Disk, dir: &std::path::Path, claim: Claim) -> io::Result<Checked> {
     let base = claim.base_offset;
     let file = disk.open(&segment_path(dir, base, LOG_SUFFIX), OpenMode::Read)?;
     let from = match disk.read_all(&segment_path(dir, base, INDEX_SUFFIX), INDEX_FILE_MAX) {
@@ -76,14 +87,19 @@ fn check(disk: &dyn Disk, dir: &std::path::Path, claim: Claim) -> io::Result<Cla
         }
     };
     let said = (claim.offset, claim.timestamp);
-    if is_largest(&*file, (from, claim.size), said)? {
-        return Ok(claim);
+    if let Some(offset) = is_largest(&*file, (from, claim.size), said)? {
+        let size = claim.size;
+        return Ok(Checked {
+            claim,
+            seen: SeenEnd { size, offset },
+            damage: None,
+        });
     }
     walk_all(&*file, claim)
 }
 
 /// The time index is wrong: all headers tell.
-fn walk_all(file: &dyn DiskFile, claim: Claim) -> io::Result<Claim> {
+fn walk_all(file: &dyn DiskFile, claim: Claim) -> io::Result<Checked> {
     let rules = Rules {
         is_last: false,
         point: i64::MAX,
@@ -92,26 +108,27 @@ fn walk_all(file: &dyn DiskFile, claim: Claim) -> io::Result<Claim> {
     };
     let mut walk = Walk::new(claim.base_offset, rules);
     let mut left = u64::MAX;
-    match walk.slice(file, &mut left)? {
-        Slice::Damaged(why) => {
-            let message = format!(
-                "segment {} at byte {}: {why}",
-                claim.base_offset, walk.mark.size
-            );
-            Err(io::Error::new(io::ErrorKind::InvalidData, message))
-        }
-        Slice::More | Slice::Whole => Ok(Claim {
-            timestamp: walk.mark.max_timestamp,
-            offset: walk.mark.max_timestamp_offset,
-            ..claim
-        }),
-    }
+    let (size, damage) = match walk.slice(file, &mut left)? {
+        Slice::Damaged(why) => (walk.mark.size, Some(why)),
+        Slice::More | Slice::Whole => (claim.size, None),
+    };
+    let claim = Claim {
+        timestamp: walk.mark.max_timestamp,
+        offset: walk.mark.max_timestamp_offset,
+        ..claim
+    };
+    let offset = walk.end;
+    Ok(Checked {
+        claim,
+        seen: SeenEnd { size, offset },
+        damage,
+    })
 }
 
 impl Log {
     /// The job that looks at the largest timestamps which were not looked at so far.
     pub(crate) fn times_job(&self) -> TimesJob {
-        let unchecked = self.segments.iter().filter(|s| !s.time_checked);
+        let unchecked = self.segments.iter().filter(|s| s.wants_look());
         TimesJob {
             dir: self.dir.clone(),
             segments: unchecked.map(Claim::of).collect(),
@@ -126,16 +143,29 @@ impl Log {
         Some(self.times_job())
     }
 
-    /// Such a job, or a lookup, has looked.
+    /// Such a job, or a lookup, has looked. By time no segment goes that is damaged: nobody knows
+    /// its largest timestamp.
     pub fn times_checked(&mut self, checked: &CheckedTimes) {
-        for claim in &checked.0 {
-            if let Some(index) = self.segment_index(claim.base_offset)
-                && let Some(segment) = self.segments.get_mut(index)
-                && !segment.time_checked
-            {
+        for Checked {
+            claim,
+            seen,
+            damage,
+        } in &checked.0
+        {
+            let Some(index) = self.segment_index(claim.base_offset) else {
+                continue; // retention took it
+            };
+            let Some(segment) = self.segments.get_mut(index).filter(|s| s.wants_look()) else {
+                continue;
+            };
+            segment.seen = Some(*seen);
+            if damage.is_none() {
                 segment.time_checked = true;
                 segment.mark.max_timestamp = claim.timestamp;
                 segment.mark.max_timestamp_offset = claim.offset;
+            }
+            if let Some(why) = damage {
+                self.note_damage(claim.base_offset, seen.size, why);
             }
         }
     }

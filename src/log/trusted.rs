@@ -257,24 +257,27 @@ pub(crate) fn time_fits(header: &BatchHeader<'_>, entry: TimeEntry) -> bool {
 }
 
 /// Whether the batch that holds this offset has this timestamp as its largest, and none behind it a
-/// larger one. Looked for from a batch's position on.
+/// larger one; if so, one above the last record. Looked for from a batch's position on.
 pub(crate) fn is_largest(
     file: &dyn DiskFile,
     (from, size): (u64, u64),
     (offset, timestamp): (i64, i64),
-) -> io::Result<bool> {
+) -> io::Result<Option<i64>> {
     let Some(found) = find_batch(file, (from, size), offset)? else {
-        return Ok(false);
+        return Ok(None);
     };
     if found.header().max_timestamp() != timestamp {
-        return Ok(false);
+        return Ok(None);
     }
     let mut scanner = Scanner::new(file, found.pos, size, false);
+    let mut end = None;
     loop {
         match scanner.next_header()? {
-            Ok(None) => return Ok(true),
-            Ok(Some(scanned)) if scanned.header().max_timestamp() <= timestamp => {}
-            Ok(Some(_)) | Err(_) => return Ok(false),
+            Ok(None) => return Ok(end),
+            Ok(Some(scanned)) if scanned.header().max_timestamp() <= timestamp => {
+                end = Some(scanned.header().last_offset().saturating_add(1));
+            }
+            Ok(Some(_)) | Err(_) => return Ok(None),
         }
     }
 }

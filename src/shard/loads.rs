@@ -10,6 +10,7 @@
 
 use crate::Shard;
 use crate::answers::refused_op;
+use crate::dirs::fault_of_job;
 use crate::jobs::Job;
 use crate::ops::PartitionOp;
 use crate::partition::State;
@@ -216,13 +217,17 @@ impl Shard {
         result: io::Result<CheckedTimes>,
     ) {
         let name = self.partitions.get(&tp).map(|p| p.dir_name());
-        if let Some(log) = self.job_ended(turn, tp) {
-            match result {
-                Ok(checked) => {
-                    log.times_checked(&checked);
-                    self.retention(turn, tp);
-                }
-                Err(error) => tracing::error!(partition = name, %error, "no retention by time"),
+        let n = self.dir_of(tp);
+        let log = self.job_ended(turn, tp);
+        match (result, log) {
+            (Ok(checked), Some(log)) => {
+                log.times_checked(&checked);
+                self.retention(turn, tp);
+            }
+            (Ok(_), None) => {}
+            (Err(error), _) => {
+                tracing::error!(partition = name, %error, "no retention by time");
+                self.dir_error(turn, n, fault_of_job(&error), &error);
             }
         }
     }

@@ -93,6 +93,10 @@ impl Shard {
             }
             (PendingJob::Times(tp), JobOutput::Times(result)) => self.times_done(turn, tp, result),
             (PendingJob::Reindex(tp), JobOutput::Reindex(result)) => {
+                if let Err(error) = &result {
+                    let n = self.dir_of(tp);
+                    self.dir_error(turn, n, fault_of_job(error), error);
+                }
                 if let Some(log) = self.job_ended(turn, tp) {
                     log.reindex_done(result);
                     self.start_log_jobs(turn, tp);

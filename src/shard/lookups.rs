@@ -2,6 +2,7 @@
 //! compaction gave a name to another file meanwhile they are done again.
 
 use crate::Shard;
+use crate::dirs::fault_of_job;
 use crate::jobs::Job;
 use crate::ops::{ListOffsetOp, ListedOffset, OpFrom, OpResult};
 use crate::partition::Partition;
@@ -91,6 +92,10 @@ impl Shard {
                     }
                     found
                 });
+                if let Err(error) = &found {
+                    let n = self.dir_of(lookup.tp);
+                    self.dir_error(turn, n, fault_of_job(error), error);
+                }
                 let listed = listed(found, lookup.epochs);
                 self.outbox
                     .result(lookup.from, OpResult::ListOffset(listed));

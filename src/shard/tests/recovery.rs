@@ -14,6 +14,8 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 const STORAGE_ERROR: i16 = 56;
+/// Of every record.
+const TIME: i64 = 1_700_000_000_000;
 
 /// A broker with topic "t" of two partitions and three records in each.
 fn start() -> (Driver, Client) {
@@ -46,7 +48,7 @@ fn start_with(settings: BrokerConfig) -> (Driver, Client) {
 
 fn batch() -> Bytes {
     let mut b = BatchBuilder::new();
-    b.push(1_700_000_000_000, None, Some(&[b'x'; 100]));
+    b.push(TIME, None, Some(&[b'x'; 100]));
     b.build().unwrap()
 }
 
@@ -169,7 +171,29 @@ fn records_that_a_sealed_segment_lost_are_not_passed_over() {
     assert_eq!(fetch(&mut d, c, 1), (STORAGE_ERROR, 0));
     let (error, bytes) = fetch(&mut d, c, 2);
     assert!(error == 0 && bytes > 0, "{error} {bytes}");
+    // A search by time may not pass over them either.
+    assert_eq!(first_from(&mut d, c, TIME), (0, 0));
+    assert_eq!(first_from(&mut d, c, TIME + 1), (STORAGE_ERROR, -1));
     assert_eq!(produce(&mut d, c, 0), (0, 3));
+}
+
+/// Error, and the offset of the first record of this time or later.
+fn first_from(d: &mut Driver, c: Client, timestamp: i64) -> (i16, i64) {
+    let request = wire::ListOffsetsRequest {
+        replica_id: -1,
+        topics: vec![wire::list_offsets_request::ListOffsetsTopic {
+            name: "t".into(),
+            partitions: vec![wire::list_offsets_request::ListOffsetsPartition {
+                partition_index: 0,
+                current_leader_epoch: -1,
+                timestamp,
+            }],
+        }],
+        ..Default::default()
+    };
+    let r: wire::ListOffsetsResponse<'_> = d.call(c, &request, 5);
+    let answer = &r.topics[0].partitions[0];
+    (answer.error_code, answer.offset)
 }
 
 /// Error, and bytes of records.

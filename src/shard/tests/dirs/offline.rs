@@ -19,6 +19,10 @@ fn metadata(d: &mut Driver, c: Client, topic: &str) -> Vec<(i32, i16, Vec<i32>)>
 }
 
 fn list_offset(d: &mut Driver, c: Client, topic: &str, partition: i32) -> i16 {
+    list_offset_at(d, c, topic, partition, -1)
+}
+
+fn list_offset_at(d: &mut Driver, c: Client, topic: &str, partition: i32, timestamp: i64) -> i16 {
     let request = wire::ListOffsetsRequest {
         replica_id: -1,
         topics: vec![wire::list_offsets_request::ListOffsetsTopic {
@@ -26,7 +30,7 @@ fn list_offset(d: &mut Driver, c: Client, topic: &str, partition: i32) -> i16 {
             partitions: vec![wire::list_offsets_request::ListOffsetsPartition {
                 partition_index: partition,
                 current_leader_epoch: -1,
-                timestamp: -1,
+                timestamp,
             }],
         }],
         ..Default::default()
@@ -126,6 +130,28 @@ fn records_that_cannot_be_sent_take_their_directory_offline() {
         d.faults.mend();
         c = again(&mut d, Driver::restart);
         assert_eq!(read(&mut d, c, "t", bad, 0).1.len(), 4);
+    }
+}
+
+/// A search by time reads as well, though in a job.
+#[test]
+fn a_search_by_time_that_cannot_read_takes_its_directory_offline() {
+    for (shards, seed) in [(1, 1), (3, 2)] {
+        let (mut d, mut c) = start(shards, seed, settings());
+        d.create_topic(c, "t", 2);
+        let bad = partition_in(&mut d, c, "t", B);
+        for partition in 0..2 {
+            assert_eq!(produce(&mut d, c, "t", partition, "v"), (0, 0));
+        }
+        d.faults.break_below(Path::new(B));
+        assert_eq!(list_offset_at(&mut d, c, "t", bad, 0), STORAGE_ERROR);
+        d.run_until_idle();
+        assert!(d.fatal.is_none());
+        assert_eq!(metadata(&mut d, c, "t")[bad as usize].0, -1);
+        assert_eq!(list_offset_at(&mut d, c, "t", 1 - bad, 0), 0);
+        d.faults.mend();
+        c = again(&mut d, Driver::restart);
+        assert_eq!(list_offset_at(&mut d, c, "t", bad, 0), 0);
     }
 }
 
