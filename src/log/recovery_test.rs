@@ -299,3 +299,33 @@ fn what_a_failed_sync_left_in_memory_is_not_promised() {
         assert_eq!(rig.log.log_end_offset(), Offset(end + 1));
     }
 }
+
+/// The process is killed before a segment is sealed, the next one recovers it, retention takes it,
+/// and that process is killed as well: whose batches went is still known.
+#[test]
+fn producers_of_recovered_segments_outlive_retention() {
+    let of = |producer: i64| {
+        let mut builder = crate::BatchBuilder::new().producer(producer, 0, 0);
+        builder.push(1, None, Some(&[b'x'; 900]));
+        builder.build().unwrap()
+    };
+    let mut rig = Rig::new(config());
+    for producer in 0..7 {
+        rig.append(of(producer)).unwrap(); // two per segment
+    }
+    rig.write();
+    rig.disk.kill();
+    let mut rig = Rig::open(rig.disk, config(), 0, 0, false);
+    assert_eq!(rig.log.segment_count(), 4);
+    rig.log.advance_log_start(Offset(4));
+    let job = rig.log.retention(rig.now(), Offset(7)).unwrap();
+    assert_eq!(job.segments(), [0, 2]);
+    rig.log.retire_done(&job.run(&rig.disk));
+    rig.disk.kill();
+    let mut rig = Rig::open(rig.disk, config(), 0, 4, false);
+    assert_eq!(rig.log.log_start_offset(), Offset(4));
+    for producer in 0..7 {
+        let info = rig.append(of(producer)).unwrap();
+        assert!(info.duplicate, "{producer}");
+    }
+}

@@ -2,6 +2,7 @@
 //! transactions of the segments that were read as a whole, which it takes to find them.
 
 use crate::batch::{Batch, Records};
+use crate::jobs::replace;
 use crate::producer_state::ProducerState;
 use crate::recovery::{LoadedSegment, Loader, Refused};
 use crate::scan::{self, Scanner};
@@ -72,12 +73,15 @@ impl Loader<'_> {
     }
 
     fn replay_producers(
-        &self,
+        &mut self,
         state: &mut ProducerState,
         segments: &mut [LoadedSegment],
         from: i64,
     ) -> io::Result<()> {
         for segment in segments.iter_mut().filter(|s| s.end > from) {
+            if segment.base_offset > from {
+                self.keep_snapshot(state, segment.base_offset)?;
+            }
             let path = self.path(segment.base_offset, LOG_SUFFIX);
             let file = self.disk.open(&path, OpenMode::Read)?;
             let mut end = segment.base_offset;
@@ -118,6 +122,17 @@ impl Loader<'_> {
                     segment.aborted.push(ended.txn);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Writes the producers at the beginning of a segment, where no snapshot stands: when retention
+    /// takes what is before it, nothing else is left of them. (All before it has been synced.)
+    fn keep_snapshot(&mut self, state: &ProducerState, base: i64) -> io::Result<()> {
+        let path = self.path(base, SNAPSHOT_SUFFIX);
+        if !self.disk.exists(&path) {
+            replace(self.disk, &path, &state.encode())?;
+            self.found.new_names = true;
         }
         Ok(())
     }

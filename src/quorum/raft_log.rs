@@ -212,6 +212,7 @@ pub(crate) fn load(
         log,
         sequence: None,
         torn: None,
+        last: None,
         bytes: 0,
     };
     let mut sealed = Vec::new();
@@ -224,6 +225,7 @@ pub(crate) fn load(
     }
     sealed.pop(); // the last one is still written
     scan.cut_torn_tail()?;
+    scan.sync_last(tail.0)?;
     let bytes = scan.bytes;
     Ok(LoadedLog {
         sealed,
@@ -249,6 +251,8 @@ struct Scan<'a> {
     /// Sequence number of the next frame; `None` before the first.
     sequence: Option<u64>,
     torn: Option<Torn>,
+    /// The last segment that has frames.
+    last: Option<u64>,
     bytes: u64,
 }
 
@@ -303,10 +307,23 @@ impl Scan<'_> {
             }
             self.log.set_hard_state(state);
             self.sequence = Some(frame.sequence + 1);
+            self.last = Some(number);
             pos += FRAME_HEADER_LEN + frame.payload.len();
         }
         self.bytes += pos as u64 - HEADER_LEN;
         Ok(pos as u64)
+    }
+
+    /// A killed process may not have synced its last frame. Where the next frames go to another
+    /// file, their syncs do not reach it, and a power loss would leave a hole before them.
+    fn sync_last(&self, tail: u64) -> Result<(), LoadError> {
+        let Some(last) = self.last.filter(|last| *last != tail) else {
+            return Ok(());
+        };
+        let path = segment_path(self.dir, last);
+        let file = self.disk.open(&path, OpenMode::ReadWrite);
+        file.and_then(|file| file.sync())
+            .map_err(|e| LoadError::Io(path, e))
     }
 
     fn cut_torn_tail(&self) -> Result<(), LoadError> {

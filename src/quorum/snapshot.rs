@@ -40,8 +40,9 @@ impl SnapshotJob {
             match disk.remove_file(&raft_log::segment_path(&self.dir, number)) {
                 Ok(()) => removed.push(number),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => removed.push(number),
-                // The snapshot stands; the segment is tried again with the next one.
-                Err(_) => {}
+                // The snapshot stands; the segment is tried again with the next one. None behind it
+                // goes before it does: what is left must follow each other.
+                Err(_) => break,
             }
         }
         Ok(removed)

@@ -270,10 +270,95 @@ fn a_crash_at_any_step_of_a_snapshot_loses_nothing() {
     }
 }
 
+/// The process is killed when a snapshot has made the next segment and a write to the one before
+/// is not synced. Found, the write counts: a power loss must not take it from before what follows.
+#[test]
+fn what_a_killed_process_wrote_stays_beside_a_new_segment() {
+    for seed in 0..u64::from(rounds(20)) {
+        let mut prng = Prng::new(seed);
+        let disk = MemDisk::new();
+        let mut node = Node::start(&disk, 600);
+        let (mut effects, mut job) = (Vec::new(), None);
+        while job.is_none() {
+            let records = random_records(&mut prng, node.quorum.latest());
+            node.propose(&records);
+            node.quorum.poll(&mut effects);
+            while let Some(effect) = effects.pop() {
+                match effect {
+                    Effect::Append(append) => {
+                        write(&disk, &append, true);
+                        node.quorum.append_done(Ok(()));
+                        node.quorum.poll(&mut effects);
+                    }
+                    Effect::Job(snapshot) => job = Some(snapshot),
+                    _ => {}
+                }
+            }
+        }
+        let records = random_records(&mut prng, node.quorum.latest());
+        node.propose(&records);
+        effects.clear();
+        node.quorum.poll(&mut effects);
+        let Some(Effect::Append(append)) = effects.first() else {
+            panic!("seed {seed}: {effects:?}");
+        };
+        write(&disk, append, false);
+        job.unwrap().run(&disk);
+        drop(node);
+        disk.kill();
+        let mut node = Node::start(&disk, 1 << 20);
+        let records = random_records(&mut prng, node.quorum.latest());
+        node.propose(&records);
+        node.settle();
+        let live = facts(&node.image);
+        drop(node);
+        disk.crash(&mut prng);
+        assert_eq!(facts(&Node::start(&disk, 600).image), live, "seed {seed}");
+    }
+}
+
+/// A segment that can't be removed keeps those behind it: what is left follows each other.
+#[test]
+fn segments_are_removed_in_order_or_not_at_all() {
+    let mut prng = Prng::new(1);
+    let disk = MemDisk::new();
+    let mut node = Node::start(&disk, 600);
+    let keeper = Stopping {
+        kept: Some(segment()),
+        ..Stopping::new(&disk, usize::MAX)
+    };
+    let mut effects = Vec::new();
+    while node.snapshots < 4 {
+        let records = random_records(&mut prng, node.quorum.latest());
+        node.propose(&records);
+        node.quorum.poll(&mut effects);
+        while let Some(effect) = effects.pop() {
+            match effect {
+                Effect::Append(append) => {
+                    write(&disk, &append, true);
+                    node.quorum.append_done(Ok(()));
+                    node.quorum.poll(&mut effects);
+                }
+                Effect::Committed(commit) => node.image = commit.image,
+                Effect::Job(job) => {
+                    node.snapshots += 1;
+                    node.quorum.job_done(job.run(&keeper));
+                }
+                Effect::Fatal(reason) => panic!("{reason}"),
+            }
+        }
+    }
+    let live = facts(&node.image);
+    drop(node);
+    assert_eq!(facts(&Node::start(&disk, 600).image), live);
+}
+
 /// A disk whose changes fail after some number of them.
 struct Stopping {
     disk: MemDisk,
     left: Arc<AtomicUsize>,
+    /// A file that can't be removed.
+    kept: Option<PathBuf>,
 }
 
 struct StoppingFile {
@@ -296,6 +381,7 @@ impl Stopping {
         Self {
             disk: disk.clone(),
             left: Arc::new(AtomicUsize::new(steps)),
+            kept: None,
         }
     }
 }
@@ -324,6 +410,9 @@ impl Disk for Stopping {
     }
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         step(&self.left)?;
+        if self.kept.as_deref() == Some(path) {
+            return Err(io::Error::other("it stays"));
+        }
         self.disk.remove_file(path)
     }
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {

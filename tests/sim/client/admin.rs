@@ -187,8 +187,10 @@ impl Admin {
                     .ok_or("no partition in the answer")?;
                 match result.error_code {
                     0 => cx.model.deleted(tp, result.low_watermark),
-                    // A power loss may have taken what was to be deleted; a topic may be gone.
+                    // A power loss, or rot, may have taken what was to be deleted; a topic may be
+                    // gone.
                     code::OFFSET_OUT_OF_RANGE if !self.specs[key.0].durable => {}
+                    code::OFFSET_OUT_OF_RANGE if cx.model.is_rotten(tp) => {}
                     code::UNKNOWN_TOPIC_OR_PARTITION if self.specs[key.0].comes_and_goes => {}
                     code::NOT_LEADER_OR_FOLLOWER | code::KAFKA_STORAGE_ERROR => {}
                     _ => return Err(format!("records are not deleted: {result:?}")),
