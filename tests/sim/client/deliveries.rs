@@ -218,12 +218,12 @@ impl Deliveries {
     }
 
     /// What became of it: an error code, or no answer came. `bond`: the session's, if it has not
-    /// ended.
+    /// ended; `start`: nothing was asked to be deleted from there on.
     pub(crate) fn heard(
         &mut self,
         said: &Said,
         error: Option<i16>,
-        (bond, now): (Option<Bond>, Mono),
+        (bond, now, start): (Option<Bond>, Mono, i64),
     ) {
         let at = self.tick();
         let failing = self.failing_disk;
@@ -235,6 +235,11 @@ impl Deliveries {
                 continue;
             };
             if ![ACCEPT, REJECT].contains(kind) || refused {
+                continue;
+            }
+            // What may be deleted is passed over, and comes again if a crash takes the deletion back.
+            if offset < start {
+                record.maybe = true;
                 continue;
             }
             match error {

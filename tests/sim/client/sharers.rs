@@ -217,10 +217,13 @@ impl Sharers {
             };
             self.expect(said_error)?;
             let bond = bond.filter(|_| error == 0);
+            let tp = tp_of(cx, std::slice::from_ref(&self.spec), (0, said.partition));
+            let start = tp.map_or(0, |tp| cx.model.start_limit(tp));
             let place = (said.partition, said_error);
             self.deliveries
                 .check_refusal(&ask.said, place, (bond, now))?;
-            self.deliveries.heard(said, Some(said_error), (bond, now));
+            self.deliveries
+                .heard(said, Some(said_error), (bond, now, start));
             self.busy_at = now;
         }
         if error != 0 || ask.ends {
@@ -315,7 +318,7 @@ impl Sharers {
         for ask in asks {
             self.deliveries.lost += u64::from(!ask.partitions.is_empty());
             for said in &ask.said {
-                self.deliveries.heard(said, None, (None, now));
+                self.deliveries.heard(said, None, (None, now, 0));
             }
         }
         self.busy_at = now;
