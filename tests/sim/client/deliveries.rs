@@ -237,7 +237,7 @@ impl Deliveries {
             if ![ACCEPT, REJECT].contains(kind) || refused {
                 continue;
             }
-            // What may be deleted is passed over, and comes again if a crash takes the deletion back.
+            // What may be deleted is passed over, and comes again if a crash undoes the deletion.
             if offset < start {
                 record.maybe = true;
                 continue;
