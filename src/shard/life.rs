@@ -53,6 +53,12 @@ impl Life {
         !matches!(self, Self::Starting { .. } | Self::Running)
     }
 
+    /// Whether logs are being closed: those that are not open yet stay so, since a clean shutdown
+    /// would not know of them.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.is_stopping() && !matches!(self, Self::Draining)
+    }
+
     /// This process is registered.
     pub(crate) fn registered(&mut self) {
         if let Self::Starting { registered } = self {

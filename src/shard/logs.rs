@@ -38,6 +38,9 @@ impl Shard {
     /// Emits load jobs while fewer than the limit run; before the first, removes what deletions
     /// left behind.
     pub(crate) fn start_loads(&mut self, turn: &mut Turn<'_>) {
+        if self.life.is_closing() {
+            return;
+        }
         for dir in std::mem::take(&mut self.partitions.left_behind) {
             let whose = PendingJob::Background("remove leftovers");
             self.start_job(turn, whose, Job::RemoveLeftBehind(dir));
