@@ -36,6 +36,15 @@ impl DiskFault {
         }
     }
 
+    /// [`DiskFault::of`] a job's error. That a process or the system has too many files open has no
+    /// kind of its own either, and says nothing of the device.
+    pub fn of_error(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(ENFILE | EMFILE) => Self::Local,
+            _ => Self::of(error.kind()),
+        }
+    }
+
     /// [`DiskFault::of`] a write's error: where its file or directory is gone, somebody has taken
     /// the disk away.
     pub fn of_write(kind: io::ErrorKind) -> Self {
@@ -45,6 +54,10 @@ impl DiskFault {
         }
     }
 }
+
+/// Of Linux, `errno(3)`.
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
 
 /// The error of a failed sync: never one that may be tried again.
 pub fn sync_failed(error: &io::Error) -> io::Error {

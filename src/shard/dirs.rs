@@ -148,7 +148,7 @@ pub(crate) fn fault_of(failure: &IoFailure) -> DiskFault {
 
 /// What a failed job means.
 pub(crate) fn fault_of_job(error: &io::Error) -> DiskFault {
-    DiskFault::of(error.kind())
+    DiskFault::of_error(error)
 }
 
 /// The refusal of an append where there is no room.
