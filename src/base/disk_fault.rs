@@ -83,6 +83,11 @@ mod tests {
             let error = io::Error::from_raw_os_error(errno);
             assert_eq!(DiskFault::of(error.kind()), fault, "{error}");
         }
+        let too_many = |errno| DiskFault::of_error(&io::Error::from_raw_os_error(errno));
+        assert_eq!(
+            [EMFILE, ENFILE, 5].map(too_many),
+            [DiskFault::Local, DiskFault::Local, DiskFault::Device]
+        );
         let full = io::Error::from(io::ErrorKind::StorageFull);
         assert_eq!(DiskFault::of(sync_failed(&full).kind()), DiskFault::Device);
         let gone = io::ErrorKind::NotFound;
