@@ -477,22 +477,23 @@ impl Log {
         })
     }
 
-    /// Whether segments have rolled since retention last looked and are more than
-    /// `retention.bytes` by now. Looked at as the log grows, at most so often, and not only each
-    /// `log.retention.check.interval.ms`: a log that grows by its own size within that time would
-    /// hold many times of what it may.
+    /// Whether what is written is so much more than `retention.bytes` that a segment may go, and
+    /// that has not been said since the last roll. Looked at as the log grows, at most so often,
+    /// and not only each `log.retention.check.interval.ms`: a log that grows by its own size within
+    /// that time would hold many times of what it may.
     pub fn is_over_size(&mut self, now: Mono) -> bool {
         let active = self.segments.back().map_or(-1, |s| s.base_offset);
         let check = &mut self.size_check;
         if active == check.active || now < check.next || self.config.retention_bytes < 0 {
             return false;
         }
-        check.active = active;
         check.next = now.plus_ms(SIZE_CHECK_MS);
-        let kept: u64 = self.segments.iter().map(|s| s.mark.size).sum();
-        let first = self.segments.front().map_or(0, |s| s.mark.size);
-        self.config.cleanup_policy.delete
-            && kept.saturating_sub(first) >= self.config.retention_bytes as u64
+        let kept: u64 = self.segments.iter().skip(1).map(|s| s.written).sum();
+        let over = self.config.cleanup_policy.delete && kept >= self.config.retention_bytes as u64;
+        if over {
+            check.active = active; // else it may yet be: more is about to be written
+        }
+        over
     }
 
     /// How many of the oldest segments may go.
@@ -507,10 +508,11 @@ impl Log {
             return count;
         }
         if self.config.retention_bytes >= 0 {
-            let kept: u64 = self.segments.range(count..).map(|s| s.mark.size).sum();
+            // What is staged does not count: it is taken back if its write finds no room.
+            let kept: u64 = self.segments.range(count..).map(|s| s.written).sum();
             let mut excess = kept as i64 - self.config.retention_bytes;
             count = self.count_while(count, high_watermark, |s, _| {
-                excess -= s.mark.size as i64;
+                excess -= s.written as i64;
                 excess >= 0
             });
         }

@@ -261,3 +261,44 @@ fn after_the_close_job_nothing_is_appended_sealed_or_deleted() {
     let mut rig = Rig::open(rig.disk.clone(), config(), 3, 0, true);
     assert_eq!(rig.consume(0, 10_000).len(), 3);
 }
+
+#[test]
+fn retention_by_size_does_not_count_what_is_not_written() {
+    let mut rig = ten(config());
+    let size = rig.log.size_bytes() as i64 / 10;
+    let keeps = LogConfig {
+        retention_bytes: size * 9,
+        ..config()
+    };
+    rig.log.set_config(Arc::new(keeps));
+    assert_eq!(retain(&mut rig, 10), 1);
+    let over = |rig: &mut Rig| {
+        rig.now_ms += SIZE_CHECK_MS;
+        let now = rig.now().mono;
+        rig.log.is_over_size(now)
+    };
+
+    rig.append(batch(1010, 10, 1, 800)).unwrap();
+    assert!(!over(&mut rig), "it may find no room");
+    assert_eq!(retain(&mut rig, 10), 0);
+    assert!(rig.log.take_write().is_some());
+    assert!(!over(&mut rig));
+    assert_eq!(rig.log.write_done(false), WriteDone::Failed(Offset(10)));
+    assert_eq!(retain(&mut rig, 10), 0);
+    assert_eq!(rig.consume(1, 100).len(), 9);
+
+    // Nor has a look before the write been the last one at this segment.
+    let (disk, config) = (rig.disk.clone(), (*rig.config).clone());
+    let mut rig = Rig::open(disk, config, 10, 0, false);
+    let keeps = LogConfig {
+        retention_bytes: size * 9,
+        ..(*rig.config).clone()
+    };
+    rig.log.set_config(Arc::new(keeps));
+    rig.append(batch(1010, 10, 1, 800)).unwrap();
+    assert!(!over(&mut rig));
+    rig.write();
+    assert!(over(&mut rig));
+    assert_eq!(retain(&mut rig, 11), 1);
+    assert!(!over(&mut rig), "said once");
+}
