@@ -548,7 +548,7 @@ impl Loader<'_> {
             true => log_end,
             false => point.min(log_end).max(segments[last].base_offset),
         };
-        let producers = self.load_producers(&mut segments, log_start, log_end)?;
+        let producers = self.load_producers(&mut segments, log_end)?;
         self.write_aborted(&segments)?;
         self.sync_names(recovery_point > point)?;
         self.end_acceptance()?;

@@ -300,20 +300,35 @@ fn what_a_failed_sync_left_in_memory_is_not_promised() {
     }
 }
 
+/// One batch of 900 bytes, the first of its producer.
+fn of_producer(producer: i64) -> bytes::Bytes {
+    let mut builder = crate::BatchBuilder::new().producer(producer, 0, 0);
+    builder.push(1, None, Some(&[b'x'; 900]));
+    builder.build().unwrap()
+}
+
+/// Seven batches of as many producers, two in a segment.
+fn seven_producers() -> Rig {
+    let mut rig = Rig::new(config());
+    for producer in 0..7 {
+        rig.append(of_producer(producer)).unwrap();
+    }
+    rig.write();
+    rig
+}
+
+fn all_seven_are_known(rig: &mut Rig) {
+    for producer in 0..7 {
+        let info = rig.append(of_producer(producer)).unwrap();
+        assert!(info.duplicate, "{producer}");
+    }
+}
+
 /// The process is killed before a segment is sealed, the next one recovers it, retention takes it,
 /// and that process is killed as well: whose batches went is still known.
 #[test]
 fn producers_of_recovered_segments_outlive_retention() {
-    let of = |producer: i64| {
-        let mut builder = crate::BatchBuilder::new().producer(producer, 0, 0);
-        builder.push(1, None, Some(&[b'x'; 900]));
-        builder.build().unwrap()
-    };
-    let mut rig = Rig::new(config());
-    for producer in 0..7 {
-        rig.append(of(producer)).unwrap(); // two per segment
-    }
-    rig.write();
+    let rig = seven_producers();
     rig.disk.kill();
     let mut rig = Rig::open(rig.disk, config(), 0, 0, false);
     assert_eq!(rig.log.segment_count(), 4);
@@ -324,8 +339,29 @@ fn producers_of_recovered_segments_outlive_retention() {
     rig.disk.kill();
     let mut rig = Rig::open(rig.disk, config(), 0, 4, false);
     assert_eq!(rig.log.log_start_offset(), Offset(4));
-    for producer in 0..7 {
-        let info = rig.append(of(producer)).unwrap();
-        assert!(info.duplicate, "{producer}");
+    all_seven_are_known(&mut rig);
+}
+
+/// The log's start comes to disk, the process is killed before the job of the retention that moved
+/// it: nothing but the batches below the start says whose they are. Nor where DeleteRecords moved
+/// it into the active segment.
+#[test]
+fn producers_of_what_a_killed_retention_did_not_take_are_known() {
+    for start in [4, 6, 7] {
+        let mut rig = seven_producers();
+        rig.log.advance_log_start(Offset(start));
+        assert!(rig.log.retention(rig.now(), Offset(7)).is_some());
+        rig.disk.kill();
+        let mut rig = Rig::open(rig.disk, config(), 0, start, false);
+        assert_eq!(rig.log.log_start_offset(), Offset(start));
+        all_seven_are_known(&mut rig);
+
+        // And when it takes them in the end.
+        rig.log.advance_log_start(Offset(7));
+        let job = rig.log.retention(rig.now(), Offset(7)).unwrap();
+        rig.log.retire_done(&job.run(&rig.disk));
+        rig.disk.kill();
+        let mut rig = Rig::open(rig.disk, config(), 0, 7, false);
+        all_seven_are_known(&mut rig);
     }
 }

@@ -15,12 +15,13 @@ const SNAPSHOT_FILE_MAX: u64 = 1 << 30;
 const TXN_INDEX_FILE_MAX: u64 = i32::MAX as u64;
 
 impl Loader<'_> {
-    /// The latest good snapshot between the log's start and end, and the batches behind it. Where
-    /// markers were recovered, a snapshot before them: who began what they end is known then.
+    /// The latest good snapshot in the log, and the batches behind it. Where markers were recovered,
+    /// a snapshot before them: who began what they end is known then. What is below the log's start
+    /// counts as long as its file is there: the start may be known already of a retention that was
+    /// killed before it wrote who the producers of what it takes are.
     pub(crate) fn load_producers(
         &mut self,
         segments: &mut [LoadedSegment],
-        log_start: i64,
         log_end: i64,
     ) -> io::Result<ProducerState> {
         if planted!(ForgetProducers) {
@@ -35,12 +36,13 @@ impl Loader<'_> {
         let first_markers = segments.iter().find(|s| s.has_markers);
         let before = first_markers.map_or(log_end, |s| s.base_offset);
         let mut state = ProducerState::default();
-        let mut from = log_start;
+        let first = segments.first().map_or(log_end, |s| s.base_offset);
+        let mut from = first;
         while let Some(offset) = offsets.pop() {
             if offset > before && offset <= log_end {
                 continue;
             }
-            let useful = offset <= log_end && offset >= log_start;
+            let useful = (first..=log_end).contains(&offset);
             let decoded = match useful {
                 true => {
                     let path = self.path(offset, SNAPSHOT_SUFFIX);
@@ -78,6 +80,7 @@ impl Loader<'_> {
         segments: &mut [LoadedSegment],
         from: i64,
     ) -> io::Result<()> {
+        let start = self.params.log_start_offset.0; // what is lost below it nobody asks for
         for segment in segments.iter_mut().filter(|s| s.end > from) {
             if segment.base_offset > from {
                 self.keep_snapshot(state, segment.base_offset)?;
@@ -90,7 +93,7 @@ impl Loader<'_> {
                 let scanned = match scanner.next_header()? {
                     Ok(Some(scanned)) => scanned,
                     Ok(None) => break,
-                    Err(_) if self.accepts_loss() => break,
+                    Err(_) if self.accepts_loss() || segment.end <= start => break,
                     Err(error) => {
                         let refused = Refused {
                             file: path,
@@ -126,11 +129,16 @@ impl Loader<'_> {
         Ok(())
     }
 
-    /// Writes the producers at the beginning of a segment, where no snapshot stands: when retention
-    /// takes what is before it, nothing else is left of them. (All before it has been synced.)
+    /// Writes the producers at the beginning of a segment, where no snapshot stands, or one that a
+    /// killed process left torn: when retention takes what is before it, nothing else is left of
+    /// them. (All before it has been synced.)
     fn keep_snapshot(&mut self, state: &ProducerState, base: i64) -> io::Result<()> {
         let path = self.path(base, SNAPSHOT_SUFFIX);
-        if !self.disk.exists(&path) {
+        let found = match self.disk.read_all(&path, SNAPSHOT_FILE_MAX) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            found => found.ok(),
+        };
+        if found.and_then(|f| ProducerState::decode(&f)).is_none() {
             replace(self.disk, &path, &state.encode())?;
             self.found.new_names = true;
         }

@@ -1,10 +1,12 @@
 use super::*;
 use crate::batch::BatchBuilder;
-use crate::testing_rig::Rig;
+use crate::segment::{SNAPSHOT_SUFFIX, segment_path};
+use crate::testing_rig::{DIR, Rig};
 use crate::{LogConfig, Marker, Origin, ReadRequest, TxnContext, validate};
 use bytes::{Bytes, BytesMut};
 use flumen_base::{Disk, OpenMode, Prng};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 fn data(pid: i64, epoch: i16, sequence: i32, values: &[String]) -> Bytes {
     let mut builder = BatchBuilder::new()
@@ -198,6 +200,40 @@ fn nothing_is_decided_before_its_marker_is_written() {
     assert_eq!(stable(&rig), 2, "the marker is taken back");
     let all = aborted_up_to(&rig, 0, 10);
     assert_eq!(all.len(), 1, "{all:?}");
+}
+
+/// A process is killed while it writes the producers at the beginnings of segments. The next one
+/// does not need them, but retention does, later.
+#[test]
+fn torn_snapshots_of_producers_are_written_again() {
+    let config = LogConfig {
+        segment_bytes: 200,
+        ..LogConfig::default()
+    };
+    let mut rig = Rig::new(config.clone());
+    for id in 0..4 {
+        write(&mut rig, id, 0, 0).unwrap();
+        end(&mut rig, id, 0, true, 0).unwrap();
+    }
+    rig.write();
+    let bases: Vec<i64> = rig.log.segments.iter().map(|s| s.base_offset).collect();
+    assert!(bases.len() > 2, "{bases:?}");
+    for base in &bases {
+        let path = segment_path(Path::new(DIR), *base, SNAPSHOT_SUFFIX);
+        let torn = rig.disk.open(&path, OpenMode::Create).unwrap();
+        torn.write_all_at(&[0, 1, 2], 0).unwrap();
+    }
+    rig.disk.kill();
+    let mut rig = Rig::open(rig.disk, config.clone(), 0, 0, false);
+    let last = bases[bases.len() - 1];
+    rig.log.advance_log_start(Offset(last));
+    let job = rig.log.retention(rig.now(), Offset(8)).unwrap();
+    rig.log.retire_done(&job.run(&rig.disk));
+    rig.disk.kill();
+    let rig = Rig::open(rig.disk, config, last, last, false);
+    for id in 0..4 {
+        assert!(rig.log.producers().get(id).is_some(), "{id} at {bases:?}");
+    }
 }
 
 fn aborted_up_to(rig: &Rig, from: i64, bound: i64) -> Vec<AbortedTxn> {

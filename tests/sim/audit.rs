@@ -136,6 +136,9 @@ impl Dir<'_> {
             }
             for (_, batch) in &placed {
                 let header = &batch.header;
+                if header.producer_id() >= 0 {
+                    take_producer(&mut producers, header);
+                }
                 if header.last_offset() < log_start {
                     continue;
                 }
@@ -149,9 +152,6 @@ impl Dir<'_> {
                     return Err(format!(
                         "{tp:?}: the batch at {base} is of epoch {epoch}, not {known}"
                     ));
-                }
-                if header.producer_id() >= 0 {
-                    take_producer(&mut producers, header);
                 }
             }
             batches.extend(
@@ -304,7 +304,7 @@ impl Dir<'_> {
     }
 
     /// Loading knows the last batch of each producer that has one in the log, and none that is not
-    /// in it.
+    /// in it. Below the log's start as well, in the segment where that is.
     fn check_producers(&self, log: &Log, scanned: &BTreeMap<i64, (i16, i32)>) -> Check {
         let tp = self.tp;
         for (id, last) in scanned {
