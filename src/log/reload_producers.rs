@@ -15,10 +15,10 @@ const SNAPSHOT_FILE_MAX: u64 = 1 << 30;
 const TXN_INDEX_FILE_MAX: u64 = i32::MAX as u64;
 
 impl Loader<'_> {
-    /// The latest good snapshot in the log, and the batches behind it. Where markers were recovered,
-    /// a snapshot before them: who began what they end is known then. What is below the log's start
-    /// counts as long as its file is there: the start may be known already of a retention that was
-    /// killed before it wrote who the producers of what it takes are.
+    /// The latest good snapshot in the log, and the batches behind it. Where markers were
+    /// recovered, a snapshot before them: who began what they end is known then. What is below the
+    /// log's start counts as long as its file is there: the start may be known already of a
+    /// retention that was killed before it wrote who the producers of what it takes are.
     pub(crate) fn load_producers(
         &mut self,
         segments: &mut [LoadedSegment],
