@@ -33,6 +33,7 @@ mod database;
 mod many_groups;
 mod pipelined;
 mod rebalances;
+mod share;
 mod spring;
 mod streams;
 mod transaction_tools;
@@ -61,9 +62,11 @@ fn run(shape: Shape, scenario: fn(Shape) -> Result<()>) -> Result<()> {
     }
 }
 
-/// A broker whose internal topics have few partitions.
+/// A broker whose internal topics have few partitions, and that keeps records whatever their time:
+/// those of [`flumen_it::raw`] are of 2023, and retention first looks 30 s after the start.
 fn options(shape: Shape) -> Options {
     Options::new(shape)
+        .set("log.retention.ms", "-1")
         .set("offsets.topic.num.partitions", "4")
         .set("transaction.state.log.num.partitions", "4")
         .set("share.coordinator.state.topic.num.partitions", "4")
