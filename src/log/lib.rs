@@ -42,12 +42,16 @@
 
 /// Whether a bug of that name is switched on; never but in the simulator.
 #[cfg(feature = "planted-bugs")]
+#[doc(hidden)]
+#[macro_export]
 macro_rules! planted {
     ($bug:ident) => {
-        crate::planted::is(crate::planted::Bug::$bug)
+        $crate::planted::is($crate::planted::Bug::$bug)
     };
 }
 #[cfg(not(feature = "planted-bugs"))]
+#[doc(hidden)]
+#[macro_export]
 macro_rules! planted {
     ($bug:ident) => {
         false

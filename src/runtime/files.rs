@@ -11,7 +11,6 @@
 
 use crate::jobs::HelperCpus;
 use crate::logfile::{LogHandle, Remains};
-use crate::sched;
 use flumen_base::LogFile;
 use std::collections::VecDeque;
 use std::io;
@@ -160,8 +159,6 @@ impl Files {
             .stack_size(256 << 10)
             .spawn(move || {
                 cpus.pin_current();
-                // Shards wait for what it closes, and leave it no turn of the usual length.
-                sched::prefer_current();
                 own.run(&orders, &connections);
             })?;
         Ok(Closer { sender, thread })

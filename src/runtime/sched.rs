@@ -2,9 +2,9 @@
 //! with as many shards as CPUs.
 //!
 //! Without this a shard that wakes waits until a busy helper has used up its turn, 1.5 to 3 ms: the
-//! kernel's scheduler protects whoever runs (EEVDF). A thread that asks for shorter turns is let in
-//! at once (Linux 6.12), as long as it does not use more than its share of the CPU; the helpers'
-//! niceness makes that nearly all.
+//! kernel's scheduler protects whoever runs (EEVDF). A thread that asks for shorter turns is mostly
+//! let in at once (Linux 6.12), as long as it does not use more than its share of the CPU; the
+//! helpers' niceness makes that nearly all. docs/adr/0014 says how often it still waits.
 
 use crate::sys;
 use std::cell::Cell;

@@ -523,6 +523,8 @@ pub(crate) fn niceness() -> Option<i32> {
     SchedAttr::of_this_thread().map(|attr| attr.nice)
 }
 
+const NICENESS_MAX: i32 = 19;
+
 /// Makes the calling thread nicer, at most to 19; whether the kernel agreed.
 pub(crate) fn add_niceness(more: i32) -> bool {
     let Some(to) = niceness().map(|nice| nice.saturating_add(more).min(NICENESS_MAX)) else {
@@ -531,5 +533,3 @@ pub(crate) fn add_niceness(more: i32) -> bool {
     // SAFETY: the call takes no pointers.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, to) == 0 }
 }
-
-const NICENESS_MAX: i32 = 19;

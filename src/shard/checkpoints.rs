@@ -6,7 +6,6 @@
 //! when that has ended.
 
 use crate::Shard;
-use crate::dirs::fault_of_job;
 use crate::io::Effect;
 use crate::jobs::{CheckpointJob, CleanedJob, Job};
 use crate::mesh::{CheckpointLine, Message};
@@ -176,7 +175,7 @@ impl Shard {
     ) {
         crate::logs::warn_failed("checkpoint", result);
         if let Err(error) = result {
-            self.dir_error(turn, n, fault_of_job(error), error);
+            self.job_failed(turn, n, error);
         }
         let Some(controller) = &mut self.controller else {
             return;

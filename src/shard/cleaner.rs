@@ -13,7 +13,6 @@
 //! One timer is armed in Waiting, Choosing and Paused, none while a job or the disk has the word.
 
 use crate::Shard;
-use crate::dirs::fault_of_job;
 use crate::io::{DiskOp, Effect};
 use crate::jobs::Job;
 use crate::lookups::PendingLookup;
@@ -416,7 +415,7 @@ impl Shard {
         let dir = self.dir_of(tp);
         if let Err(error) = &result {
             tracing::error!(%error, "a cleaned segment could not be put in place");
-            self.dir_error(turn, dir, fault_of_job(error), error);
+            self.job_failed(turn, dir, error);
         }
         let unlink = match self.job_ended(turn, tp) {
             Some(log) => log.swap_done(result),
@@ -465,7 +464,7 @@ impl Shard {
         error: &io::Error,
     ) {
         self.cleaner.totals.failures += 1;
-        self.dir_error(turn, self.dir_of(tp), fault_of_job(error), error);
+        self.job_failed(turn, self.dir_of(tp), error);
         match error.kind() {
             // Retention, or a reload, has moved a file on.
             io::ErrorKind::NotFound => tracing::debug!(%error, "a cleaning lost a file"),

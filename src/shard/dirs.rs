@@ -146,11 +146,6 @@ pub(crate) fn fault_of(failure: &IoFailure) -> DiskFault {
     }
 }
 
-/// What a failed job means.
-pub(crate) fn fault_of_job(error: &io::Error) -> DiskFault {
-    DiskFault::of_error(error)
-}
-
 /// The refusal of an append where there is no room.
 pub(crate) fn no_room() -> AppendResult {
     let message = "The log directory has no room left: nothing was written.".to_owned();
@@ -181,6 +176,11 @@ impl Shard {
             DiskFault::Full => self.dir_is_full(turn, n),
             DiskFault::Local => {}
         }
+    }
+
+    /// [`Shard::dir_error`] of a job.
+    pub(crate) fn job_failed(&mut self, turn: &mut Turn<'_>, n: usize, error: &io::Error) {
+        self.dir_error(turn, n, DiskFault::of_error(error), error);
     }
 
     /// A file could not be read for an answer. It may be of another shard's partition, or of one
@@ -352,7 +352,7 @@ impl Shard {
             }
             Err(error) => {
                 tracing::warn!(%error, "a failed write could not be cut off");
-                self.dir_error(turn, n, fault_of_job(error), error);
+                self.job_failed(turn, n, error);
                 self.retry(turn.now, Retry::Cut(tp));
             }
         }
@@ -366,9 +366,8 @@ impl Shard {
         tp: TopicPartition,
         error: &io::Error,
     ) {
-        let (n, fault) = (self.dir_of(tp), fault_of_job(error));
         tracing::warn!(%error, "a segment could not be sealed");
-        self.dir_error(turn, n, fault, error);
+        self.job_failed(turn, self.dir_of(tp), error);
         let mut out = Vec::new();
         if let Some(p) = self.partitions.map.get_mut(&tp)
             && let Some(log) = p.log_mut()

@@ -20,20 +20,6 @@
 //! append.
 #![forbid(unsafe_code)]
 
-/// Whether a bug of that name is switched on; never but in the simulator.
-#[cfg(feature = "planted-bugs")]
-macro_rules! planted {
-    ($bug:ident) => {
-        flumen_log::planted::is(flumen_log::planted::Bug::$bug)
-    };
-}
-#[cfg(not(feature = "planted-bugs"))]
-macro_rules! planted {
-    ($bug:ident) => {
-        false
-    };
-}
-
 mod answers;
 pub mod api;
 mod checkpoints;

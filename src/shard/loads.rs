@@ -10,7 +10,6 @@
 
 use crate::Shard;
 use crate::answers::refused_op;
-use crate::dirs::fault_of_job;
 use crate::jobs::Job;
 use crate::ops::PartitionOp;
 use crate::partition::State;
@@ -227,7 +226,7 @@ impl Shard {
             (Ok(_), None) => {}
             (Err(error), _) => {
                 tracing::error!(partition = name, %error, "no retention by time");
-                self.dir_error(turn, n, fault_of_job(&error), &error);
+                self.job_failed(turn, n, &error);
             }
         }
     }

@@ -10,7 +10,7 @@
 
 use crate::Shard;
 use crate::answers::refused_op;
-use crate::dirs::{RETRY_MS, Retry, fault_of_job, space_result};
+use crate::dirs::{RETRY_MS, Retry, space_result};
 use crate::found::set_aside_name;
 use crate::io::{DiskOp, Effect, IoFailure, IoOutput};
 use crate::jobs::{Job, JobOutput};
@@ -98,7 +98,7 @@ impl Shard {
             (PendingJob::Reindex(tp), JobOutput::Reindex(result)) => {
                 if let Err(error) = &result {
                     let n = self.dir_of(tp);
-                    self.dir_error(turn, n, fault_of_job(error), error);
+                    self.job_failed(turn, n, error);
                 }
                 if let Some(log) = self.job_ended(turn, tp) {
                     log.reindex_done(result);
@@ -110,14 +110,14 @@ impl Shard {
             }
             (PendingJob::Quorum, JobOutput::Quorum(result)) => self.quorum_job_done(result),
             (PendingJob::Unlink(n), JobOutput::Again(job, error)) => {
-                self.dir_error(turn, n, fault_of_job(&error), &error);
+                self.job_failed(turn, n, &error);
                 self.partitions.unlinking -= 1;
                 self.job_again(turn, (n, "unlink"), *job, &error);
                 self.unlink_more(turn);
             }
             (PendingJob::Unlink(n), JobOutput::Done(result)) => {
                 if let Err(error) = &result {
-                    self.dir_error(turn, n, fault_of_job(error), error);
+                    self.job_failed(turn, n, error);
                 }
                 warn_failed("unlink", &result);
                 self.partitions.unlinking -= 1;
@@ -136,13 +136,13 @@ impl Shard {
     fn dir_job_done(&mut self, turn: &mut Turn<'_>, whose: PendingJob, output: JobOutput) {
         match (whose, output) {
             (PendingJob::InDir(n, what), JobOutput::Again(job, error)) => {
-                self.dir_error(turn, n, fault_of_job(&error), &error);
+                self.job_failed(turn, n, &error);
                 self.job_again(turn, (n, what), *job, &error);
             }
             (PendingJob::InDir(n, what), JobOutput::Done(result)) => {
                 warn_failed(what, &result);
                 if let Err(error) = &result {
-                    self.dir_error(turn, n, fault_of_job(error), error);
+                    self.job_failed(turn, n, error);
                 }
             }
             (PendingJob::Checkpoint(n), JobOutput::Done(result)) => {
@@ -195,7 +195,7 @@ impl Shard {
             Ok(()) => self.start_log_jobs(turn, tp),
             Err(error) => {
                 self.arm_seal(tp, turn.now.mono.plus_ms(EPOCHS_RETRY_MS));
-                self.dir_error(turn, n, fault_of_job(error), error);
+                self.job_failed(turn, n, error);
             }
         }
     }
@@ -222,7 +222,7 @@ impl Shard {
             }
             JobOutput::RetireAgain(job, error) => {
                 tracing::warn!(%error, "retired segments could not be set aside, will try again");
-                self.dir_error(turn, n, fault_of_job(&error), &error);
+                self.job_failed(turn, n, &error);
                 self.retry(turn.now, Retry::Retire(tp, job));
             }
             output => tracing::error!(?output, "a job gave an output of another kind"),
@@ -280,7 +280,7 @@ impl Shard {
     }
 
     fn load_failed(&mut self, turn: &mut Turn<'_>, tp: TopicPartition, error: &io::Error) {
-        let fault = fault_of_job(error);
+        let fault = DiskFault::of_error(error);
         let dir = self.dir_of(tp);
         self.dir_error(turn, dir, fault, error);
         if fault == DiskFault::Full {
@@ -430,7 +430,7 @@ impl Shard {
             Ok(deleted) => self.unlink_later(turn, dir, deleted.unlink, deleted.delay_ms),
             Err(error) => {
                 tracing::warn!(%error, "retired segments could not be set aside");
-                self.dir_error(turn, dir, fault_of_job(&error), &error);
+                self.job_failed(turn, dir, &error);
             }
         }
     }

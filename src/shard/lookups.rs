@@ -2,7 +2,6 @@
 //! compaction gave a name to another file meanwhile they are done again.
 
 use crate::Shard;
-use crate::dirs::fault_of_job;
 use crate::jobs::Job;
 use crate::ops::{ListOffsetOp, ListedOffset, OpFrom, OpResult};
 use crate::partition::Partition;
@@ -94,7 +93,7 @@ impl Shard {
                 });
                 if let Err(error) = &found {
                     let n = self.dir_of(lookup.tp);
-                    self.dir_error(turn, n, fault_of_job(error), error);
+                    self.job_failed(turn, n, error);
                 }
                 let listed = listed(found, lookup.epochs);
                 self.outbox

@@ -11,7 +11,7 @@
 //! same, and keeps one.
 
 use crate::Shard;
-use crate::dirs::{RETRY_MS, fault_of_job};
+use crate::dirs::RETRY_MS;
 use crate::found::set_aside_name;
 use crate::io::Effect;
 use crate::jobs::Job;
@@ -229,7 +229,7 @@ impl Shard {
             Err(error) => {
                 let dir = m.dir;
                 tracing::warn!(%error, copy = %copy.display(), "a slice could not be copied");
-                match fault_of_job(&error) {
+                match DiskFault::of_error(&error) {
                     // One of both disks: whoever reads or writes there next will know which.
                     DiskFault::Device => self.give_up_move(turn, tp),
                     fault => {
@@ -284,7 +284,7 @@ impl Shard {
         };
         let old = p.log_dir;
         match result {
-            Err(error) if fault_of_job(&error) == DiskFault::Full => {
+            Err(error) if DiskFault::of_error(&error) == DiskFault::Full => {
                 let dir = m.dir;
                 m.step = Step::Waiting;
                 p.moving = Some(m);
@@ -307,7 +307,7 @@ impl Shard {
                 self.say_moved(turn, tp, line);
                 match swapped.left_behind {
                     None => self.remove_dir(turn, Some(old), swapped.aside),
-                    Some(error) => self.dir_error(turn, old, fault_of_job(&error), &error),
+                    Some(error) => self.job_failed(turn, old, &error),
                 }
             }
         }

@@ -9,6 +9,7 @@ use crate::turn::Turn;
 use flumen_base::ErrorCode;
 use flumen_coordinator::share::{Persist, RecordState, SharePartition, ShareWrite};
 use flumen_coordinator::share::{Stored, Ticket};
+use flumen_log::planted;
 use std::collections::BTreeMap;
 
 /// Changes of one share partition.

@@ -4,15 +4,20 @@ use crate::testing::{Client, Driver};
 use flumen_base::{ErrorCode, Uuid};
 use flumen_log::testing::MemDisk;
 use flumen_wire::messages::create_topics_request::CreatableTopic;
+use flumen_wire::messages::incremental_alter_configs_request as alter;
 use flumen_wire::messages::metadata_request::MetadataRequestTopic;
 use flumen_wire::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use flumen_wire::messages::update_features_request::FeatureUpdateKey;
 use flumen_wire::messages::{
     CreateTopicsRequest, CreateTopicsResponse, FindCoordinatorRequest, FindCoordinatorResponse,
-    MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse, UpdateFeaturesRequest,
+    IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, MetadataRequest,
+    MetadataResponse, ProduceRequest, ProduceResponse, UpdateFeaturesRequest,
     UpdateFeaturesResponse,
 };
 use std::borrow::Cow;
+
+/// A resource of configurations: a group, of any kind (KIP-848).
+const GROUP_RESOURCE: i8 = 32;
 
 /// How often a test asks for a coordinator: the first question creates the coordinator's topic.
 const FINDS_MAX: usize = 10;
@@ -124,6 +129,26 @@ impl Driver {
             }
         }
         panic!("{key} has no coordinator");
+    }
+
+    /// Sets configurations of one group.
+    pub fn set_group_configs(&mut self, client: Client, group: &str, configs: &[(&str, &str)]) {
+        let configs = configs.iter().map(|(name, value)| alter::AlterableConfig {
+            name: Cow::Borrowed(name),
+            value: Some(Cow::Borrowed(value)),
+            ..Default::default()
+        });
+        let request = IncrementalAlterConfigsRequest {
+            resources: vec![alter::AlterConfigsResource {
+                resource_type: GROUP_RESOURCE,
+                resource_name: group.into(),
+                configs: configs.collect(),
+            }],
+            ..Default::default()
+        };
+        let r: IncrementalAlterConfigsResponse<'_> = self.call(client, &request, 1);
+        let (error, message) = (r.responses[0].error_code, &r.responses[0].error_message);
+        assert_eq!(error, 0, "{message:?}");
     }
 
     /// Produces with acks=-1 and waits; error code and base offset.

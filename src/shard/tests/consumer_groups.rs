@@ -60,29 +60,11 @@ fn a_member_gets_what_there_is_and_what_comes() {
         };
         let r: wire::CreatePartitionsResponse<'_> = d.call(c, &grow, 3);
         assert_eq!(r.results[0].error_code, 0);
-        let set = wire::IncrementalAlterConfigsRequest {
-            resources: vec![
-                wire::incremental_alter_configs_request::AlterConfigsResource {
-                    resource_type: 32,
-                    resource_name: "g".into(),
-                    configs: [
-                        ("consumer.heartbeat.interval.ms", "6000"),
-                        ("consumer.assignment.interval.ms", "0"),
-                    ]
-                    .map(
-                        |(name, value)| wire::incremental_alter_configs_request::AlterableConfig {
-                            name: name.into(),
-                            value: Some(value.into()),
-                            ..Default::default()
-                        },
-                    )
-                    .to_vec(),
-                },
-            ],
-            ..Default::default()
-        };
-        let r: wire::IncrementalAlterConfigsResponse<'_> = d.call(c, &set, 1);
-        assert_eq!(r.responses[0].error_code, 0);
+        let configs = [
+            ("consumer.heartbeat.interval.ms", "6000"),
+            ("consumer.assignment.interval.ms", "0"),
+        ];
+        d.set_group_configs(c, "g", &configs);
         let r = beat(&mut d, c, 2);
         assert_eq!(
             (r.error_code, r.member_epoch, r.heartbeat_interval_ms),

@@ -36,26 +36,7 @@ fn batch(from: i64, count: i64) -> Bytes {
 
 /// Sets something for the group alone.
 fn set(d: &mut Driver, c: Client, name: &str, value: &str) {
-    use wire::incremental_alter_configs_request as alter;
-    let config = alter::AlterableConfig {
-        name: name.into(),
-        value: Some(value.into()),
-        ..Default::default()
-    };
-    let request = wire::IncrementalAlterConfigsRequest {
-        resources: vec![alter::AlterConfigsResource {
-            resource_type: 32,
-            resource_name: GROUP.into(),
-            configs: vec![config],
-        }],
-        ..Default::default()
-    };
-    let r: wire::IncrementalAlterConfigsResponse<'_> = d.call(c, &request, 1);
-    assert_eq!(
-        r.responses[0].error_code, 0,
-        "{:?}",
-        r.responses[0].error_message
-    );
+    d.set_group_configs(c, GROUP, &[(name, value)]);
 }
 
 fn beat(

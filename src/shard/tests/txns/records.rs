@@ -205,7 +205,6 @@ fn share_fetch(d: &mut Driver, c: Client, epoch: i32, topic: &str) -> Vec<i64> {
 
 #[test]
 fn share_groups_of_readers_of_committed_records_get_no_others() {
-    use wire::incremental_alter_configs_request as alter;
     let mut settings = Driver::settings();
     settings.share.stores_state = false;
     let mut d = Driver::start(3, 6, settings, MemDisk::new());
@@ -216,21 +215,7 @@ fn share_groups_of_readers_of_committed_records_get_no_others() {
         ("share.auto.offset.reset", "earliest"),
         ("share.isolation.level", "read_committed"),
     ];
-    let configs = configs.map(|(name, value)| alter::AlterableConfig {
-        name: name.into(),
-        value: Some(value.into()),
-        ..Default::default()
-    });
-    let request = wire::IncrementalAlterConfigsRequest {
-        resources: vec![alter::AlterConfigsResource {
-            resource_type: 32,
-            resource_name: "g".into(),
-            configs: configs.to_vec(),
-        }],
-        ..Default::default()
-    };
-    let r: wire::IncrementalAlterConfigsResponse<'_> = d.call(c, &request, 1);
-    assert_eq!(r.responses[0].error_code, 0);
+    d.set_group_configs(c, "g", &configs);
     let who = init(&mut d, c, "a");
     write(&mut d, c, who, 0, ("t", 0), "yes");
     write(&mut d, c, who, 1, ("t", 0), "yes too");
