@@ -127,10 +127,12 @@ pub struct Broker {
 /// All of them are in use.
 pub fn free_port() -> Result<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = u16::try_from(std::process::id() % 9_000)?;
+    // Far apart for test programs that were started one after the other: between a look at a port
+    // and its use by a slow program are seconds.
+    let start = u16::try_from(std::process::id().wrapping_mul(331) % 10_000)?;
     for _ in 0..10_000 {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = 20_000 + (start + n) % 10_000;
+        let port = 20_000 + (start + n % 10_000) % 10_000;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return Ok(port);
         }
