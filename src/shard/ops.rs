@@ -223,7 +223,8 @@ pub(crate) struct OpReply {
 pub(crate) enum OpResult {
     Append(AppendResult),
     Read(Box<ReadResult>),
-    /// A watched partition can give so many bytes more than when the watch began.
+    /// A watched partition can give so many bytes more than when the watch began. 0 of a share
+    /// partition: it is not there, only to acquire will tell why.
     Wake(u64),
     ListOffset(Result<ListedOffset, ErrorCode>),
     /// (epoch, end offset); -1 and -1 where unknown.

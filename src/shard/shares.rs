@@ -322,10 +322,13 @@ impl Shard {
         group: &Arc<str>,
         only_news: bool,
     ) {
-        let n = self.shares.number(tp, group);
-        let Some(n) = n.filter(|n| only_news || !self.share_has_something(*n)) else {
-            return self.outbox.result(from, OpResult::Wake(u64::MAX));
+        let Some(n) = self.shares.number(tp, group) else {
+            // It could not be loaded, and a probe would not say so.
+            return self.outbox.result(from, OpResult::Wake(0));
         };
+        if !only_news && self.share_has_something(n) {
+            return self.outbox.result(from, OpResult::Wake(u64::MAX));
+        }
         if let Some(shared) = self.shares.map.get_mut(&n) {
             shared.watchers.push(from);
             self.shares.watching.insert(from, n);

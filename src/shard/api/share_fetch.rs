@@ -422,8 +422,12 @@ impl Shard {
                     return self.wait_for_records(turn, id, fetch, true);
                 }
             }
-            (OpResult::Wake(_), Phase::Waiting) => {
+            (OpResult::Wake(bytes), Phase::Waiting) => {
                 self.end_share_watches(id, &mut fetch);
+                if bytes == 0 {
+                    fetch.begin_round();
+                    return self.acquire_next(turn, id, fetch);
+                }
                 return self.begin_acquiring(turn, id, fetch);
             }
             _ => {}

@@ -59,6 +59,34 @@ fn stored_states_are_read_and_written_by_requests() {
     });
 }
 
+/// A later leader epoch has read its stored state: a fetch that waits for some bytes is told so, and
+/// neither waits for them nor asks for the state again and again (simulator: +lost-sync 1282).
+#[test]
+fn who_waits_for_bytes_is_told_that_a_share_partition_cannot_be_loaded() {
+    each_shape(|mut d| {
+        let mut a = with_member(&mut d, 1);
+        let lead = wire::ReadShareGroupStateRequest {
+            group_id: GROUP.into(),
+            topics: vec![wire::read_share_group_state_request::ReadStateData {
+                topic_id: a.topic,
+                partitions: vec![wire::read_share_group_state_request::PartitionData {
+                    leader_epoch: 100,
+                    ..Default::default()
+                }],
+            }],
+        };
+        let r: wire::ReadShareGroupStateResponse<'_> = d.call(a.c, &lead, 0);
+        assert_eq!(r.results[0].partitions[0].error_code, 0);
+        let request = wire::ShareFetchRequest {
+            min_bytes: 200,
+            ..a.request(&[0], &[], 30_000)
+        };
+        let r: wire::ShareFetchResponse<'_> = d.call(a.c, &request, 2);
+        let told = r.responses[0].partitions[0].error_code;
+        assert_eq!(told, ErrorCode::NotLeaderOrFollower.code());
+    });
+}
+
 #[test]
 fn states_that_are_not_stored_last_while_somebody_fetches() {
     let mut settings = Driver::settings();
