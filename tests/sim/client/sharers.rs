@@ -5,10 +5,10 @@
 use super::deliveries::{Bond, Deliveries, Given};
 use super::sharer::{Ask, Beat, LEAVES, Sharer};
 use super::{Client, Spec, code, tp_of};
+use crate::Check;
 use crate::link::{Cx, Event, Link, Sent, decode};
 use crate::model::Tp;
 use crate::trace::note;
-use crate::Check;
 use flumen_base::{Mono, Uuid};
 use flumen_log::batch::Batches;
 use flumen_wire::messages::incremental_alter_configs_request::{

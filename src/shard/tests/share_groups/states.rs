@@ -59,8 +59,8 @@ fn stored_states_are_read_and_written_by_requests() {
     });
 }
 
-/// A later leader epoch has read its stored state: a fetch that waits for some bytes is told so, and
-/// neither waits for them nor asks for the state again and again (simulator: +lost-sync 1282).
+/// A later leader epoch has read its stored state: a fetch that waits for some bytes is told so,
+/// and neither waits for them nor asks for the state again and again (simulator, +lost-sync 1282).
 #[test]
 fn who_waits_for_bytes_is_told_that_a_share_partition_cannot_be_loaded() {
     each_shape(|mut d| {
