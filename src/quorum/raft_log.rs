@@ -225,7 +225,7 @@ pub(crate) fn load(
     }
     sealed.pop(); // the last one is still written
     scan.cut_torn_tail()?;
-    scan.sync_last(tail.0)?;
+    scan.sync_last()?;
     let bytes = scan.bytes;
     Ok(LoadedLog {
         sealed,
@@ -314,10 +314,11 @@ impl Scan<'_> {
         Ok(pos as u64)
     }
 
-    /// A killed process may not have synced its last frame. Where the next frames go to another
-    /// file, their syncs do not reach it, and a power loss would leave a hole before them.
-    fn sync_last(&self, tail: u64) -> Result<(), LoadError> {
-        let Some(last) = self.last.filter(|last| *last != tail) else {
+    /// A killed process may not have synced its last frame, and what this one has loaded it serves:
+    /// before its own next frame is synced. Where that goes to another file, its sync does not even
+    /// reach the last one, and a power loss would leave a hole.
+    fn sync_last(&self) -> Result<(), LoadError> {
+        let Some(last) = self.last else {
             return Ok(());
         };
         let path = segment_path(self.dir, last);

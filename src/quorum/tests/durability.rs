@@ -317,6 +317,34 @@ fn what_a_killed_process_wrote_stays_beside_a_new_segment() {
     }
 }
 
+/// The process is killed with a write that is not synced. What the next one has loaded it serves:
+/// a power loss before its own first write is synced takes nothing of that.
+#[test]
+fn what_a_start_has_loaded_is_on_disk() {
+    for seed in 0..u64::from(rounds(20)) {
+        let mut prng = Prng::new(seed);
+        let disk = MemDisk::new();
+        let mut node = Node::start(&disk, 1 << 20);
+        let records = random_records(&mut prng, node.quorum.latest());
+        node.propose(&records);
+        node.settle();
+        let records = random_records(&mut prng, node.quorum.latest());
+        node.propose(&records);
+        let mut effects = Vec::new();
+        node.quorum.poll(&mut effects);
+        let Some(Effect::Append(append)) = effects.first() else {
+            panic!("seed {seed}: {effects:?}");
+        };
+        write(&disk, append, false);
+        drop(node);
+        disk.kill();
+        let served = facts(&Node::start(&disk, 1 << 20).image);
+        disk.crash(&mut prng);
+        let image = facts(&Node::start(&disk, 1 << 20).image);
+        assert_eq!(image, served, "seed {seed}");
+    }
+}
+
 /// A segment that can't be removed keeps those behind it: what is left follows each other.
 #[test]
 fn segments_are_removed_in_order_or_not_at_all() {
