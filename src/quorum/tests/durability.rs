@@ -317,32 +317,26 @@ fn what_a_killed_process_wrote_stays_beside_a_new_segment() {
     }
 }
 
-/// The process is killed with a write that is not synced. What the next one has loaded it serves:
-/// a power loss before its own first write is synced takes nothing of that.
+/// The process is killed with a write that is not synced. What the next one has loaded it serves
+/// before its own first write is synced: a power loss may take nothing of it.
 #[test]
 fn what_a_start_has_loaded_is_on_disk() {
-    for seed in 0..u64::from(rounds(20)) {
-        let mut prng = Prng::new(seed);
-        let disk = MemDisk::new();
-        let mut node = Node::start(&disk, 1 << 20);
-        let records = random_records(&mut prng, node.quorum.latest());
-        node.propose(&records);
-        node.settle();
-        let records = random_records(&mut prng, node.quorum.latest());
-        node.propose(&records);
-        let mut effects = Vec::new();
-        node.quorum.poll(&mut effects);
-        let Some(Effect::Append(append)) = effects.first() else {
-            panic!("seed {seed}: {effects:?}");
-        };
-        write(&disk, append, false);
-        drop(node);
-        disk.kill();
-        let served = facts(&Node::start(&disk, 1 << 20).image);
-        disk.crash(&mut prng);
-        let image = facts(&Node::start(&disk, 1 << 20).image);
-        assert_eq!(image, served, "seed {seed}");
-    }
+    let mut prng = Prng::new(1);
+    let disk = MemDisk::new();
+    let mut node = Node::start(&disk, 1 << 20);
+    let records = random_records(&mut prng, node.quorum.latest());
+    node.propose(&records);
+    let mut effects = Vec::new();
+    node.quorum.poll(&mut effects);
+    let Some(Effect::Append(append)) = effects.first() else {
+        panic!("{effects:?}");
+    };
+    write(&disk, append, false);
+    drop(node);
+    disk.kill();
+    assert!(!disk.is_synced(append.file.path()));
+    Quorum::load(&disk, Path::new(DIR)).unwrap();
+    assert!(disk.is_synced(append.file.path()));
 }
 
 /// A segment that can't be removed keeps those behind it: what is left follows each other.
