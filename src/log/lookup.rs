@@ -435,7 +435,8 @@ pub(crate) fn position_of(floor: Floor) -> u64 {
     }
 }
 
-/// Meanwhile retention may have taken a segment, and all that was in it.
+/// `None` of a file that is not there: meanwhile retention may have taken a segment, and all that
+/// was in it.
 pub(crate) fn unless_gone<T>(result: io::Result<Option<T>>) -> io::Result<Option<T>> {
     match result {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),

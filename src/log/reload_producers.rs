@@ -3,6 +3,7 @@
 
 use crate::batch::{Batch, Records};
 use crate::jobs::replace;
+use crate::lookup::unless_gone;
 use crate::producer_state::ProducerState;
 use crate::recovery::{LoadedSegment, Loader, Refused};
 use crate::scan::{self, Scanner};
@@ -44,10 +45,7 @@ impl Loader<'_> {
             }
             let useful = (first..=log_end).contains(&offset);
             let decoded = match useful {
-                true => {
-                    let path = self.path(offset, SNAPSHOT_SUFFIX);
-                    ProducerState::decode(&self.disk.read_all(&path, SNAPSHOT_FILE_MAX)?)
-                }
+                true => self.read_snapshot(offset)?,
                 false => None,
             };
             match decoded {
@@ -133,16 +131,19 @@ impl Loader<'_> {
     /// killed process left torn: when retention takes what is before it, nothing else is left of
     /// them. (All before it has been synced.)
     fn keep_snapshot(&mut self, state: &ProducerState, base: i64) -> io::Result<()> {
-        let path = self.path(base, SNAPSHOT_SUFFIX);
-        let found = match self.disk.read_all(&path, SNAPSHOT_FILE_MAX) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            found => found.ok(),
-        };
-        if found.and_then(|f| ProducerState::decode(&f)).is_none() {
+        if unless_gone(self.read_snapshot(base))?.is_none() {
+            let path = self.path(base, SNAPSHOT_SUFFIX);
             replace(self.disk, &path, &state.encode())?;
             self.found.new_names = true;
         }
         Ok(())
+    }
+
+    /// A snapshot by its file; `None` if that can't be trusted.
+    fn read_snapshot(&self, offset: i64) -> io::Result<Option<ProducerState>> {
+        let path = self.path(offset, SNAPSHOT_SUFFIX);
+        let bytes = self.disk.read_all(&path, SNAPSHOT_FILE_MAX)?;
+        Ok(ProducerState::decode(&bytes))
     }
 
     /// The aborted transactions of a segment by its file; `None` if that can't be trusted.
