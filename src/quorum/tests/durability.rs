@@ -7,11 +7,23 @@ mod common;
 use common::{DIR, Node, facts, random_records, rounds, write};
 use flumen_base::{Disk, DiskFile, OpenMode, Prng};
 use flumen_log::testing::MemDisk;
-use flumen_quorum::{Delta, Effect, Image, LoadError, MetadataRecord, Quorum};
+use flumen_quorum::{Append, Delta, Effect, Image, LoadError, MetadataRecord, Quorum};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// What was proposed is written, and nothing synced.
+fn write_unsynced(disk: &MemDisk, node: &mut Node, seed: u64) -> Append {
+    let mut effects = Vec::new();
+    node.quorum.poll(&mut effects);
+    let append = match effects.into_iter().next() {
+        Some(Effect::Append(append)) => append,
+        other => panic!("seed {seed}: {other:?}"),
+    };
+    write(disk, &append, false);
+    append
+}
 
 #[test]
 fn a_new_directory_elects_itself_at_once_and_loads_empty() {
@@ -192,12 +204,7 @@ fn a_crash_during_a_write_keeps_what_was_acknowledged() {
             node.propose(&records);
         }
         let with_write = facts(node.quorum.latest());
-        let mut effects = Vec::new();
-        node.quorum.poll(&mut effects);
-        let Some(Effect::Append(append)) = effects.first() else {
-            panic!("seed {seed}: {effects:?}");
-        };
-        write(&disk, append, false);
+        write_unsynced(&disk, &mut node, seed);
         drop(node);
         disk.crash(&mut prng);
         let node = Node::start(&disk, 2000);
@@ -297,12 +304,7 @@ fn what_a_killed_process_wrote_stays_beside_a_new_segment() {
         }
         let records = random_records(&mut prng, node.quorum.latest());
         node.propose(&records);
-        effects.clear();
-        node.quorum.poll(&mut effects);
-        let Some(Effect::Append(append)) = effects.first() else {
-            panic!("seed {seed}: {effects:?}");
-        };
-        write(&disk, append, false);
+        write_unsynced(&disk, &mut node, seed);
         job.unwrap().run(&disk);
         drop(node);
         disk.kill();
@@ -326,12 +328,7 @@ fn what_a_start_has_loaded_is_on_disk() {
     let mut node = Node::start(&disk, 1 << 20);
     let records = random_records(&mut prng, node.quorum.latest());
     node.propose(&records);
-    let mut effects = Vec::new();
-    node.quorum.poll(&mut effects);
-    let Some(Effect::Append(append)) = effects.first() else {
-        panic!("{effects:?}");
-    };
-    write(&disk, append, false);
+    let append = write_unsynced(&disk, &mut node, 1);
     drop(node);
     disk.kill();
     assert!(!disk.is_synced(append.file.path()));
