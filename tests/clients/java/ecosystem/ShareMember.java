@@ -16,8 +16,6 @@ import org.apache.kafka.common.serialization.StringDeserializer;
  * ends.
  */
 public final class ShareMember {
-    private static volatile boolean stop;
-
     public static void main(String[] args) throws Exception {
         Properties config = new Properties();
         config.put("bootstrap.servers", args[0]);
@@ -26,20 +24,11 @@ public final class ShareMember {
         config.put("key.deserializer", StringDeserializer.class);
         config.put("value.deserializer", StringDeserializer.class);
         config.put("reconnect.backoff.max.ms", "200");
-        Thread reader = new Thread(() -> {
-            try {
-                while (System.in.read() >= 0) { }
-            } catch (java.io.IOException e) {
-                e.printStackTrace();
-            }
-            stop = true;
-        });
-        reader.setDaemon(true);
-        reader.start();
+        InputEnd.watch();
         try (KafkaShareConsumer<String, String> consumer = new KafkaShareConsumer<>(config)) {
             consumer.subscribe(List.of(args[1]));
             System.out.println("ready");
-            while (!stop) {
+            while (!InputEnd.isReached()) {
                 ConsumerRecords<String, String> records = consumer.poll(Duration.ofMillis(200));
                 if (records.isEmpty()) {
                     continue;

@@ -19,7 +19,6 @@ import org.apache.kafka.common.serialization.StringSerializer;
  * then "committed N", "aborted N" or "fenced N".
  */
 public final class TxnWriter {
-    private static volatile boolean stop;
     private final KafkaProducer<String, String> producer;
     private final Random dice;
     private final String topic;
@@ -41,23 +40,14 @@ public final class TxnWriter {
     }
 
     public static void main(String[] args) throws Exception {
-        Thread reader = new Thread(() -> {
-            try {
-                while (System.in.read() >= 0) { }
-            } catch (java.io.IOException e) {
-                e.printStackTrace();
-            }
-            stop = true;
-        });
-        reader.setDaemon(true);
-        reader.start();
+        InputEnd.watch();
         TxnWriter writer = new TxnWriter(args[0], args[1], args[2], args[3]);
         writer.producer.initTransactions();
         System.out.println("ready");
         int partitions = writer.producer.partitionsFor(args[1]).size();
         int number = 0;
         try {
-            while (!stop) {
+            while (!InputEnd.isReached()) {
                 number++;
                 writer.transaction(number, partitions);
                 Thread.sleep(writer.dice.nextInt(20));
