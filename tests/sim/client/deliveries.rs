@@ -230,7 +230,12 @@ impl Deliveries {
         let sure = |hold: &Hold| hold.is_sure(bond, now) && !failing;
         let refused = is_refusal(error);
         let session_of = |hold: &Option<Hold>| hold.map(|hold| hold.bond.session);
-        let newest = said.before.iter().map(|(_, hold)| session_of(hold)).max();
+        let newest = said
+            .before
+            .iter()
+            .map(|(_, hold)| session_of(hold))
+            .max()
+            .flatten();
         for ((offset, kind), (count, hold)) in (said.first..).zip(&said.kinds).zip(&said.before) {
             let place = (said.partition, offset);
             let Some(record) = self.records.get_mut(&place) else {
@@ -247,7 +252,7 @@ impl Deliveries {
             match error {
                 // Said together with records of a later session, of which the answer is: between
                 // them this one counts as a gap if the broker has begun anew, as in Kafka.
-                Some(0) if Some(session_of(hold)) != newest => record.maybe = true,
+                Some(0) if session_of(hold) != newest => record.maybe = true,
                 Some(0) => {
                     record.done.get_or_insert(at);
                     if let Some(hold) = hold.as_ref().filter(|hold| sure(hold)) {
