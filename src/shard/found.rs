@@ -14,8 +14,9 @@ use std::fmt::Write;
 use std::io;
 use std::path::Path;
 
-/// Topic ids of the lines of the offset checkpoints. Written after them: a line whose id does
-/// not fit is of a deleted topic, or its checkpoint was not finished, and is not believed.
+/// Topic ids of the lines of the offset checkpoints. Written after them: a line that has no id
+/// here, or one that does not fit, is of a deleted topic, or its checkpoint was not finished, and
+/// is not believed.
 const IDS: &str = "flumen-topic-id-checkpoint";
 const IDS_LEN_MAX: u64 = 64 << 20;
 /// The metadata log's own directory, if it shares a log directory.
@@ -47,7 +48,29 @@ impl LogDirState {
             log_starts: read_offsets(disk, dir, LOG_START)?.unwrap_or_default(),
             ..Self::default()
         };
-        let ids = read_ids(disk, dir);
+        let ids = read_ids(disk, dir)?;
+        state.take_names(disk, dir, image, ids.as_ref())?;
+        let ids = match ids {
+            Some(ids) => ids,
+            None => {
+                let ids = state.ids_by_name(image);
+                write_ids(disk, dir, &ids)?;
+                ids
+            }
+        };
+        state.drop_lines_of_others(&ids, image);
+        checkpoint::remove_clean_shutdown(disk, dir)?;
+        Ok(state)
+    }
+
+    /// Finds the partitions, and sets aside what is nobody's.
+    fn take_names(
+        &mut self,
+        disk: &dyn Disk,
+        dir: &Path,
+        image: &Image,
+        ids: Option<&Ids>,
+    ) -> io::Result<()> {
         let mut names = disk.list(dir)?;
         names.sort();
         let mut set_aside = false;
@@ -59,22 +82,22 @@ impl LogDirState {
                 // It may not be whole: the move begins again.
                 let left = format!("{copy}-delete");
                 disk.rename(&dir.join(&name), &dir.join(&left))?;
-                state.left_behind.push(left);
-                state.arriving.extend(partition_of_copy(copy, image));
+                self.left_behind.push(left);
+                self.arriving.extend(partition_of_copy(copy, image));
             } else if name.ends_with("-delete") {
-                state.left_behind.push(name);
+                self.left_behind.push(name);
             } else if let Some((topic, index)) = name.rsplit_once('-')
                 && let Ok(index) = index.parse()
             {
                 let key = (topic.to_owned(), index);
-                if let Some(id) = ids.get(&key)
+                if let Some(id) = ids.and_then(|ids| ids.get(&key))
                     && is_now(image, &key, *id)
-                    && state.recovery_points.get(&key).is_some_and(|p| p.0 > 0)
+                    && self.recovery_points.get(&key).is_some_and(|p| p.0 > 0)
                 {
                     mend_identity(disk, &dir.join(&name), *id)?;
                 }
                 match stray_id(disk, dir, &name, index, image) {
-                    None => state.partitions.push(key),
+                    None => self.partitions.push(key),
                     Some(id) => {
                         let stray = dir.join(set_aside_name(&name, id, "stray"));
                         tracing::warn!(%name, %id, to = %stray.display(), "no topic has it");
@@ -87,16 +110,23 @@ impl LogDirState {
         if set_aside {
             disk.sync_dir(dir)?;
         }
-        state.partitions.sort();
-        state.drop_lines_of_others(&ids, image);
-        checkpoint::remove_clean_shutdown(disk, dir)?;
-        Ok(state)
+        self.partitions.sort();
+        Ok(())
+    }
+
+    /// The ids in a directory without a file of them, which is new or was left by another broker:
+    /// a line of a checkpoint there is of the partition that has its name. From now on the file is
+    /// there: were it made by the first checkpoint, the lines of one that was not finished would be
+    /// taken for those of topics that are made again under a name.
+    fn ids_by_name(&self, image: &Image) -> Ids {
+        let id = |key: &(String, PartitionIndex)| Some((key.clone(), image.topic(&key.0)?.id));
+        self.partitions.iter().filter_map(id).collect()
     }
 
     fn drop_lines_of_others(&mut self, ids: &Ids, image: &Image) {
         let fits = |key: &(String, PartitionIndex)| {
             let id = ids.get(key);
-            id.is_none_or(|id| is_now(image, key, *id))
+            id.is_some_and(|id| is_now(image, key, *id))
         };
         self.recovery_points.retain(|key, _| fits(key));
         self.log_starts.retain(|key, _| fits(key));
@@ -232,18 +262,27 @@ pub(crate) fn write_ids(disk: &dyn Disk, dir: &Path, ids: &Ids) -> io::Result<()
     disk.write_atomic(&dir.join(IDS), text.as_bytes())
 }
 
-/// The ids, as far as the file can be read: without it every line is believed, as in a directory
-/// that another broker left.
-fn read_ids(disk: &dyn Disk, dir: &Path) -> Ids {
-    let bytes = disk
-        .read_all(&dir.join(IDS), IDS_LEN_MAX)
-        .unwrap_or_default();
-    let text = String::from_utf8(bytes).unwrap_or_default();
+/// The ids; `None` if there is no file of them, or it is damaged.
+fn read_ids(disk: &dyn Disk, dir: &Path) -> io::Result<Option<Ids>> {
+    let bytes = match disk.read_all(&dir.join(IDS), IDS_LEN_MAX) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => None, // too long
+        bytes => Some(bytes?),
+    };
+    let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+    let ids = text.and_then(|text| parse_ids(&text));
+    if ids.is_none() {
+        tracing::warn!(dir = %dir.display(), "{IDS} is malformed: lines are known by their names");
+    }
+    Ok(ids)
+}
+
+fn parse_ids(text: &str) -> Option<Ids> {
     let line = |line: &str| {
         let mut fields = line.split_whitespace();
         let (topic, partition) = (fields.next()?, fields.next()?.parse().ok()?);
         let id = Uuid::parse(fields.next()?)?;
         Some(((topic.to_owned(), partition), id))
     };
-    text.lines().filter_map(line).collect()
+    text.lines().map(line).collect()
 }

@@ -182,7 +182,7 @@ fn the_last_value_of_each_key_stays_and_the_rest_goes() {
 }
 
 /// As in Kafka the checkpoint follows each cleaning, and not the clock: after a kill nothing is
-/// cleaned again.
+/// cleaned again, of partitions that a checkpoint of all has named with their topic's id.
 #[test]
 fn the_checkpoint_follows_each_cleaning() {
     for (shards, seed) in [(1, 1), (3, 2)] {
@@ -193,6 +193,9 @@ fn the_checkpoint_follows_each_cleaning() {
         d.run_until_ready();
         let c = d.connect(0);
         assert_eq!(d.create_topic(c, "t", 3), 0);
+        d.restart();
+        d.run_until_ready();
+        let c = d.connect(0);
         for n in 0..90u64 {
             let batch = record(n % 2, n);
             assert_eq!(d.produce(c, "t", n as i32 % 3, &batch).0, 0);

@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used)] // helpers of tests stand outside of them
 
 use bytes::Bytes;
-use flumen_base::{Disk, OpenMode};
+use flumen_base::{Disk, Offset, OpenMode};
 use flumen_log::BatchBuilder;
+use flumen_log::checkpoint::{self, LOG_START, Offsets};
 use flumen_log::recovery::ACCEPT_LOSS;
 use flumen_log::testing::MemDisk;
 use flumen_settings::BrokerConfig;
@@ -14,6 +15,8 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 const STORAGE_ERROR: i16 = 56;
+/// The topic ids beside the checkpoints.
+const IDS: &str = "flumen-topic-id-checkpoint";
 /// Of every record.
 const TIME: i64 = 1_700_000_000_000;
 
@@ -26,6 +29,16 @@ fn start_with(settings: BrokerConfig) -> (Driver, Client) {
     let mut d = Driver::start(2, 9, settings, MemDisk::new());
     d.run_until_ready();
     let c = d.connect(0);
+    create(&mut d, c);
+    for n in 0..3 {
+        for partition in 0..2 {
+            assert_eq!(produce(&mut d, c, partition), (0, n));
+        }
+    }
+    (d, c)
+}
+
+fn create(d: &mut Driver, c: Client) {
     let request = wire::CreateTopicsRequest {
         topics: vec![wire::create_topics_request::CreatableTopic {
             name: "t".into(),
@@ -38,12 +51,43 @@ fn start_with(settings: BrokerConfig) -> (Driver, Client) {
     };
     let r: wire::CreateTopicsResponse<'_> = d.call(c, &request, 7);
     assert_eq!(r.topics[0].error_code, 0);
-    for n in 0..3 {
-        for partition in 0..2 {
-            assert_eq!(produce(&mut d, c, partition), (0, n));
-        }
-    }
-    (d, c)
+}
+
+fn delete(d: &mut Driver, c: Client) {
+    let request = wire::DeleteTopicsRequest {
+        topic_names: vec!["t".into()],
+        timeout_ms: 1000,
+        ..Default::default()
+    };
+    let r: wire::DeleteTopicsResponse<'_> = d.call(c, &request, 5);
+    assert_eq!(r.responses[0].error_code, 0);
+}
+
+/// Where partition 0 begins.
+fn log_start(d: &mut Driver, c: Client) -> i64 {
+    let request = wire::ListOffsetsRequest {
+        replica_id: -1,
+        topics: vec![wire::list_offsets_request::ListOffsetsTopic {
+            name: "t".into(),
+            partitions: vec![wire::list_offsets_request::ListOffsetsPartition {
+                partition_index: 0,
+                current_leader_epoch: -1,
+                timestamp: -2,
+            }],
+        }],
+        ..Default::default()
+    };
+    let r: wire::ListOffsetsResponse<'_> = d.call(c, &request, 10);
+    let answer = &r.topics[0].partitions[0];
+    assert_eq!(answer.error_code, 0);
+    answer.offset
+}
+
+/// A checkpoint says that the log of partition 0 begins here.
+fn say_log_start(d: &Driver, offset: i64) {
+    let starts = Offsets::from([(("t".to_owned(), 0), Offset(offset))]);
+    let dir = path(d, None, IDS);
+    checkpoint::write_offsets(&d.disk, dir.parent().unwrap(), LOG_START, &starts).unwrap();
 }
 
 fn batch() -> Bytes {
@@ -218,4 +262,41 @@ fn fetch(d: &mut Driver, c: Client, offset: i64) -> (i16, usize) {
     let answer = &r.responses[0].partitions[0];
     let records = answer.records.as_ref();
     (answer.error_code, records.map_or(0, |r| r.len()))
+}
+
+#[test]
+fn a_line_of_a_checkpoint_that_was_not_finished_is_of_no_topic() {
+    // The first checkpoint of the directory: the process dies before the ids are beside it.
+    let (mut d, c) = start();
+    say_log_start(&d, 2);
+    delete(&mut d, c);
+    create(&mut d, c);
+    d.kill();
+    d.run_until_ready();
+    let c = d.connect(0);
+    assert_eq!(log_start(&mut d, c), 0);
+    assert_eq!(produce(&mut d, c, 0), (0, 0));
+}
+
+#[test]
+fn lines_of_a_directory_without_ids_are_of_the_partitions_that_have_their_names() {
+    for damaged in [false, true] {
+        let (mut d, _) = start();
+        d.shutdown();
+        say_log_start(&d, 2);
+        let ids = path(&d, None, IDS);
+        match damaged {
+            true => overwrite(&d, &ids, b"\xff", 0),
+            false => d.disk.remove_file(&ids).unwrap(), // as another broker leaves it
+        }
+        let mut c = restart(&mut d);
+        assert_eq!(log_start(&mut d, c), 2, "damaged: {damaged}");
+        // From now on there are ids.
+        delete(&mut d, c);
+        create(&mut d, c);
+        d.kill();
+        d.run_until_ready();
+        c = d.connect(0);
+        assert_eq!(log_start(&mut d, c), 0, "damaged: {damaged}");
+    }
 }
