@@ -388,6 +388,8 @@ impl<'a> Records<'a> {
 impl<'a> Iterator for Records<'a> {
     type Item = Result<Record<'a>, BatchError>;
 
+    // Inlined, the cursor stays in registers: else each record waits for what the last one stored.
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.left <= 0 {
             if std::mem::take(&mut self.cursor.0).is_empty() {

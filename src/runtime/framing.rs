@@ -1,17 +1,23 @@
 //! From received bytes to request frames. A frame's memory grows with the bytes received, never
 //! with the length that its size prefix claims; a large frame is received straight into its own
-//! buffer.
+//! buffer, smaller ones as many at once as have come.
 
 use bytes::{Buf, Bytes, BytesMut};
 
 /// Length of the size prefix.
 const PREFIX: usize = 4;
-/// What a new connection receives into.
+/// What a new connection receives into, and what waits for the next bytes of a bulk sender.
 const FIRST_BYTES: usize = 4 << 10;
-/// Most bytes that one receive is offered when nothing is known of the frame to come.
+/// Most bytes of a large frame that one receive is offered.
 const RECV_BYTES_MAX: usize = 1 << 20;
-/// Frames above this are received alone, so that the next one starts in its own buffer.
+/// Most bytes that one receive of several frames is offered: they are to be checked and written
+/// while the second-level cache still has them.
+const SHARED_BYTES_MAX: usize = 256 << 10;
+/// Frames above this are received alone, so that the next one starts in its own buffer, until the
+/// peer has shown that it sends frames of their size.
 const LARGE_BYTES: usize = 32 << 10;
+/// Frames above this are always received alone.
+const SHARED_FRAME_MAX: usize = 128 << 10;
 /// Spare bytes below which a fresh buffer is taken.
 const SPARE_BYTES_MIN: usize = 512;
 
@@ -36,6 +42,8 @@ pub(crate) struct FrameReader {
     offered: usize,
     /// Length of the last frame, prefix included, as far as frames share buffers.
     last_frame: usize,
+    /// Frames were cut from the buffer: what is left in it pins them.
+    cut: bool,
 }
 
 impl FrameReader {
@@ -46,7 +54,20 @@ impl FrameReader {
             recv_bytes: FIRST_BYTES,
             offered: 0,
             last_frame: PREFIX,
+            cut: false,
         }
+    }
+
+    /// Whether the peer sends so much that it pays to take all of it at once, and not before its
+    /// turn has come.
+    pub(crate) fn is_bulk(&self) -> bool {
+        self.recv_bytes > LARGE_BYTES
+    }
+
+    /// Whether a bulk sender's next bytes are here, and belong before what is still to come.
+    pub(crate) fn has_beginning(&self) -> bool {
+        let whole = self.claimed().is_some_and(|total| total <= self.buf.len());
+        self.is_bulk() && self.buf.len() <= FIRST_BYTES && !whole
     }
 
     /// Bytes received of a frame that is not whole yet.
@@ -54,12 +75,19 @@ impl FrameReader {
         self.buf.len()
     }
 
-    /// The buffer to receive into (behind its length) and how many bytes to ask for.
-    pub(crate) fn take_buf(&mut self) -> (BytesMut, usize) {
+    /// The buffer to receive into (behind its length) and how many bytes to ask for, after all
+    /// whole frames were taken. `waiting`: bytes are there already. Without them a bulk sender's
+    /// buffer is small: what will have come by the time of its turn is received then, into memory
+    /// that others have just let go of.
+    pub(crate) fn take_buf(&mut self, waiting: bool) -> (BytesMut, usize) {
         let have = self.buf.len();
+        let bulk = self.is_bulk();
+        if have == 0 && bulk {
+            self.buf = BytesMut::new();
+        }
         let spare = self.buf.capacity() - have;
         let want = match self.claimed() {
-            Some(total) if total > LARGE_BYTES => {
+            Some(total) if self.is_alone(total) => {
                 // At most doubles what has come, unless this peer has shown that it sends frames of
                 // this size.
                 let grown = (have * 2).max(LARGE_BYTES).max(self.recv_bytes);
@@ -68,36 +96,61 @@ impl FrameReader {
                 self.buf.reserve(want);
                 want
             }
+            None if bulk && !waiting => {
+                self.buf.reserve(FIRST_BYTES);
+                FIRST_BYTES
+            }
             claimed => {
                 // The next frame is likely to be like the last: one that a receive would cut is
                 // received twice, and copied into the next buffer.
                 let missing = claimed.map_or(self.last_frame, |total| total - have);
-                if spare < missing || spare < SPARE_BYTES_MIN {
+                let moves = bulk && waiting && have <= FIRST_BYTES;
+                if spare < missing || spare < SPARE_BYTES_MIN || moves {
                     self.buf.reserve(missing.max(self.recv_bytes));
                 }
                 self.buf.capacity() - have
             }
         };
         let want = want.min(RECV_BYTES_MAX.max(LARGE_BYTES));
+        debug_assert!(want > 0, "a receive of nothing looks like the end");
         self.offered = want;
         (std::mem::take(&mut self.buf), want)
+    }
+
+    /// Whether a frame of this length is received alone.
+    fn is_alone(&self, total: usize) -> bool {
+        total > LARGE_BYTES && (total > self.recv_bytes || total > SHARED_FRAME_MAX)
     }
 
     /// Takes the buffer back after a receive of `n` bytes.
     pub(crate) fn put_back(&mut self, buf: BytesMut, n: usize) {
         self.buf = buf;
-        if n == self.offered {
-            self.recv_bytes = (self.recv_bytes * 2).min(RECV_BYTES_MAX);
-        } else if n < self.recv_bytes / 4 {
+        let max = SHARED_BYTES_MAX.max(self.recv_bytes);
+        if n < self.recv_bytes / 4 && n < self.offered {
             self.recv_bytes = (self.recv_bytes / 2).max(FIRST_BYTES);
+        } else if n == self.offered && (n > FIRST_BYTES || !self.is_bulk()) {
+            self.recv_bytes = (self.recv_bytes * 2).min(max);
+        }
+    }
+
+    /// All whole frames were taken. What is left of a bulk sender's goes to a buffer of its own, so
+    /// that the memory of the others is free for the next sender once they are done with.
+    pub(crate) fn settle(&mut self) {
+        if !std::mem::take(&mut self.cut) || !self.is_bulk() {
+            return;
+        }
+        let rest = std::mem::take(&mut self.buf);
+        if !rest.is_empty() {
+            let total = claimed(&rest).unwrap_or(FIRST_BYTES);
+            self.buf = BytesMut::with_capacity(total.min(self.recv_bytes).max(rest.len()));
+            self.buf.extend_from_slice(&rest);
         }
     }
 
     /// Whole length, prefix included, of the frame at the front, once its prefix is there. Checked
     /// by `next_frame`.
     fn claimed(&self) -> Option<usize> {
-        let mut front = self.buf.get(..PREFIX)?;
-        usize::try_from(front.get_i32()).ok().map(|n| n + PREFIX)
+        claimed(&self.buf)
     }
 
     /// The next whole frame without its prefix.
@@ -115,12 +168,20 @@ impl FrameReader {
         }
         let mut frame = self.buf.split_to(PREFIX + len);
         frame.advance(PREFIX);
+        self.cut = true;
         self.last_frame = (len + PREFIX).min(LARGE_BYTES);
-        if len + PREFIX > LARGE_BYTES {
+        if len + PREFIX > SHARED_FRAME_MAX {
             self.recv_bytes = (len + PREFIX).min(RECV_BYTES_MAX);
+        } else if len + PREFIX > LARGE_BYTES {
+            self.recv_bytes = self.recv_bytes.clamp(len + PREFIX, SHARED_BYTES_MAX);
         }
         Ok(Some(frame.freeze()))
     }
+}
+
+fn claimed(bytes: &[u8]) -> Option<usize> {
+    let mut front = bytes.get(..PREFIX)?;
+    usize::try_from(front.get_i32()).ok().map(|n| n + PREFIX)
 }
 
 #[cfg(test)]
@@ -137,7 +198,7 @@ mod tests {
         let mut reader = FrameReader::new(frame_max);
         let (mut at, mut turn, mut frames, mut largest) = (0, 0, Vec::new(), 0);
         while at < bytes.len() {
-            let (mut buf, want) = reader.take_buf();
+            let (mut buf, want) = reader.take_buf(turn % 3 > 0);
             assert!(want > 0 && buf.capacity() - buf.len() >= want);
             largest = largest.max(buf.capacity());
             let n = cuts[turn % cuts.len()].clamp(1, want).min(bytes.len() - at);
@@ -148,6 +209,7 @@ mod tests {
             while let Some(frame) = reader.next_frame()? {
                 frames.push(frame);
             }
+            reader.settle();
         }
         Ok((frames, largest))
     }
@@ -213,7 +275,7 @@ mod tests {
             let mut at = 0;
             let mut receives = 0;
             while at < body.len() {
-                let (mut buf, want) = reader.take_buf();
+                let (mut buf, want) = reader.take_buf(false);
                 let n = want.min(body.len() - at);
                 buf.extend_from_slice(&body[at..at + n]);
                 at += n;
@@ -236,7 +298,7 @@ mod tests {
             for round in 0..200 {
                 let (mut at, mut receives) = (0, 0);
                 while at < body.len() {
-                    let (mut buf, want) = reader.take_buf();
+                    let (mut buf, want) = reader.take_buf(false);
                     let n = want.min(body.len() - at);
                     buf.extend_from_slice(&body[at..at + n]);
                     at += n;
@@ -247,6 +309,42 @@ mod tests {
                 if round > 0 {
                     assert_eq!(receives, 1, "round {round} of {len} bytes");
                 }
+            }
+        }
+    }
+    #[test]
+    fn frames_of_a_bulk_sender_come_together_and_are_not_pinned_by_the_next() {
+        for len in [1100, 16_400, 65_600] {
+            let mut reader = FrameReader::new(1 << 20);
+            let burst = framed(&vec![vec![7; len]; 200_000 / len]);
+            let mut bytes: Vec<u8> = Vec::new();
+            for round in 0..50 {
+                // Each time a part of the next frame comes along.
+                bytes.extend_from_slice(&burst);
+                bytes.extend_from_slice(&framed(&[vec![7; len]])[..len / 2]);
+                let (mut at, mut receives, mut frames) = (0, 0, 0);
+                while at < bytes.len() {
+                    let (mut buf, want) = reader.take_buf(receives > 0);
+                    let n = want.min(bytes.len() - at);
+                    buf.extend_from_slice(&bytes[at..at + n]);
+                    at += n;
+                    receives += 1;
+                    reader.put_back(buf, n);
+                    while let Some(frame) = reader.next_frame().unwrap() {
+                        assert_eq!(frame.len(), len);
+                        frames += 1;
+                    }
+                    reader.settle();
+                }
+                assert!(frames >= burst.len() / (len + PREFIX), "round {round}");
+                if round > 9 {
+                    assert!(
+                        receives <= 4,
+                        "{receives} receives in round {round} of {len}"
+                    );
+                    assert!(reader.buf.capacity() <= len.max(FIRST_BYTES) + PREFIX);
+                }
+                bytes = framed(&[vec![7; len]]).split_off(len / 2); // and here is its rest
             }
         }
     }

@@ -36,6 +36,7 @@ mod mesh;
 mod net;
 mod probe;
 mod reactor;
+mod receive;
 mod ring;
 mod sched;
 mod send;

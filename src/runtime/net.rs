@@ -8,6 +8,7 @@ use crate::ring::Op;
 use crate::send::Outgoing;
 use flumen_base::{Mono, ShardId, limits};
 use flumen_shard::io::{CloseReason, ConnId, ConnInfo, Input};
+use std::collections::VecDeque;
 use std::fmt::Display;
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -21,30 +22,32 @@ pub(crate) struct Conn {
     pub(crate) id: ConnId,
     pub(crate) peer: SocketAddr,
     pub(crate) socket: Rc<TcpStream>,
-    reader: FrameReader,
+    pub(crate) reader: FrameReader,
     /// Bytes of the frame being received, as counted in the shard's budget.
-    partial: usize,
-    receiving: bool,
+    pub(crate) partial: usize,
+    pub(crate) receiving: bool,
     /// What the core wants.
-    reading: bool,
+    pub(crate) reading: bool,
     /// Whole frames may be in the reader that the core was not given yet.
-    undelivered: bool,
+    pub(crate) undelivered: bool,
     /// Its place in the list of those whose frames go on is taken.
-    listed: bool,
-    stalled: bool,
+    pub(crate) listed: bool,
+    pub(crate) stalled: bool,
+    /// It is in line for [`Reactor::receive_bulk`].
+    pub(crate) queued: bool,
     /// Operations in the ring.
     pub(crate) ops: u32,
     /// The last receive left bytes in the socket.
-    more_waits: bool,
+    pub(crate) more_waits: bool,
     /// Answers that have left, of which the core was not told yet.
-    sent: u32,
+    pub(crate) sent: u32,
     pub(crate) out: Outgoing,
     /// Close when everything has been sent.
     pub(crate) closing: Option<CloseReason>,
     /// The core knows that it is gone.
     pub(crate) closed: bool,
     pub(crate) dirty: bool,
-    last_active: Mono,
+    pub(crate) last_active: Mono,
 }
 
 /// The table of connections.
@@ -53,14 +56,16 @@ pub(crate) struct Conns {
     slots: Vec<Option<Conn>>,
     free: Vec<u32>,
     opened: u32,
-    partial_total: usize,
-    stalled: Vec<u32>,
+    pub(crate) partial_total: usize,
+    pub(crate) stalled: Vec<u32>,
     /// Connections with frames for the next round.
-    undelivered: Vec<u32>,
+    pub(crate) undelivered: Vec<u32>,
+    /// Bulk senders of which bytes are waiting, first come first served. Not all are in line still.
+    pub(crate) readable: VecDeque<u32>,
     /// Over the frame budget, the one connection that may finish its frame: all of them waiting for
     /// each other would wait for ever.
-    finishing: Option<u32>,
-    next_sweep: Option<Mono>,
+    pub(crate) finishing: Option<u32>,
+    pub(crate) next_sweep: Option<Mono>,
     /// Connections refused since that was told.
     refused: u64,
     refusals_told: Option<Mono>,
@@ -101,11 +106,8 @@ impl Conns {
 
 /// Pause after accept failed for lack of descriptors or memory.
 const ACCEPT_RETRY_MS: i64 = 100;
-/// Frames of one connection that the core is given before its effects are carried out: it can stop
-/// reading after so many, however many small ones came at once.
-const FRAMES_PER_ROUND: usize = limits::CONN_REQUESTS_IN_FLIGHT_MAX;
 /// How often it is looked for such frames.
-const STALE_CHECK_MS: i64 = 1000;
+pub(crate) const STALE_CHECK_MS: i64 = 1000;
 /// Over the frame budget, a frame that has not grown for so long costs its connection.
 const STALE_FRAME_MS: i64 = 10_000;
 
@@ -208,6 +210,7 @@ impl<C: ShardCore> Reactor<C> {
             undelivered: false,
             listed: false,
             stalled: false,
+            queued: false,
             ops: 0,
             more_waits: true,
             sent: 0,
@@ -222,92 +225,6 @@ impl<C: ShardCore> Reactor<C> {
         }
         self.inputs.push_back(Input::ConnOpened(id, info));
         self.start_recv(index);
-    }
-
-    /// Receives on this connection if the core, the mesh and the memory budget allow it.
-    pub(crate) fn start_recv(&mut self, index: u32) {
-        let blocked = self.mesh.is_blocked();
-        let over_budget = self.is_over_budget() && self.conns.finishing != Some(index);
-        let Some(conn) = self.conns.get(index) else {
-            return;
-        };
-        if conn.receiving || !conn.reading || conn.closed || conn.closing.is_some() {
-            return;
-        }
-        if conn.undelivered {
-            if !std::mem::replace(&mut conn.listed, true) {
-                self.conns.undelivered.push(index);
-            }
-            return;
-        }
-        if over_budget {
-            let soon = self.now.mono.plus_ms(STALE_CHECK_MS);
-            let next = self.conns.next_sweep.map_or(soon, |next| next.min(soon));
-            self.conns.next_sweep = Some(next);
-        }
-        let Some(conn) = self.conns.get(index) else {
-            return;
-        };
-        if blocked || over_budget {
-            if !conn.stalled {
-                conn.stalled = true;
-                self.conns.stalled.push(index);
-            }
-            return;
-        }
-        conn.receiving = true;
-        conn.ops += 1;
-        let socket = Rc::clone(&conn.socket);
-        let (buf, len) = conn.reader.take_buf();
-        let op = Op::Recv {
-            socket,
-            buf,
-            len,
-            ready: conn.more_waits,
-        };
-        self.ring.start(Owner::Conn(index), op);
-    }
-
-    /// Whether the shard holds too many bytes of frames: those not whole yet, those not given to
-    /// the core yet, and those that the core works on.
-    fn is_over_budget(&self) -> bool {
-        self.conns.partial_total + self.core_frame_bytes() > limits::SHARD_FRAME_BYTES_MAX
-    }
-
-    /// Goes on with connections that had to wait for the mesh or the budget.
-    pub(crate) fn resume_stalled(&mut self) {
-        if self.conns.stalled.is_empty() || self.mesh.is_blocked() {
-            return;
-        }
-        if self.is_over_budget() {
-            return self.finish_one();
-        }
-        for index in std::mem::take(&mut self.conns.stalled) {
-            if let Some(conn) = self.conns.get(index) {
-                conn.stalled = false;
-                self.start_recv(index);
-            }
-        }
-    }
-
-    /// Lets the connection go on whose frame has come furthest, unless one does already.
-    fn finish_one(&mut self) {
-        if self.conns.finishing.is_some() {
-            return;
-        }
-        let stalled = self.conns.stalled.clone();
-        let partial = |i: &u32| self.conns.get(*i).map_or(0, |conn| conn.partial);
-        let Some((bytes, index)) = stalled.iter().map(partial).zip(&stalled).max() else {
-            return;
-        };
-        if bytes > 0
-            && let Some(conn) = self.conns.get(*index)
-        {
-            conn.stalled = false;
-            self.conns.stalled.retain(|one| one != index);
-            self.conns.finishing = Some(*index);
-            self.start_recv(*index);
-        }
     }
 
     /// The core wants more or less of this connection.
@@ -352,94 +269,6 @@ impl<C: ShardCore> Reactor<C> {
         for index in self.conns.indices() {
             self.tell_sent(index);
         }
-    }
-
-    /// A receive ended; `more`: it left bytes in the socket.
-    pub(crate) fn on_recv(
-        &mut self,
-        index: u32,
-        (buf, more): (bytes::BytesMut, bool),
-        result: io::Result<u32>,
-    ) {
-        let now = self.now.mono;
-        let Some(conn) = self.conns.get(index) else {
-            return;
-        };
-        conn.receiving = false;
-        conn.more_waits = more;
-        if conn.closed || conn.closing.is_some() {
-            return;
-        }
-        let n = match result {
-            Ok(0) if conn.reader.partial_bytes() + buf.len() > 0 => {
-                return self.close_conn(index, &"closed by the peer within a request");
-            }
-            Ok(0) => return self.close_conn(index, &"closed by the peer"),
-            Ok(n) => n as usize,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
-            Err(e) => return self.close_conn(index, &e),
-        };
-        conn.last_active = now;
-        conn.reader.put_back(buf, n);
-        self.deliver(index);
-    }
-
-    /// Gives the core the next frames that are whole, and receives when there are none.
-    fn deliver(&mut self, index: u32) {
-        let Some(conn) = self.conns.get(index) else {
-            return;
-        };
-        conn.undelivered = true;
-        if conn.sent > 0 {
-            let sent = std::mem::take(&mut conn.sent);
-            self.inputs.push_back(Input::Sent(conn.id, sent));
-        }
-        let mut delivered = false;
-        for _ in 0..FRAMES_PER_ROUND {
-            match conn.reader.next_frame() {
-                Ok(Some(frame)) => {
-                    delivered = true;
-                    self.inputs.push_back(Input::Frame(conn.id, frame));
-                }
-                Ok(None) => {
-                    conn.undelivered = false;
-                    break;
-                }
-                Err(e) => {
-                    tracing::warn!(peer = %conn.peer, reason = %e, "closing connection");
-                    return self.close_conn(index, &e);
-                }
-            }
-        }
-        let partial = conn.reader.partial_bytes();
-        if delivered {
-            self.conns.finishing = self.conns.finishing.filter(|one| *one != index);
-        }
-        let Some(conn) = self.conns.get(index) else {
-            return;
-        };
-        let old = std::mem::replace(&mut conn.partial, partial);
-        self.conns.partial_total = (self.conns.partial_total + partial).saturating_sub(old);
-        self.start_recv(index);
-    }
-
-    /// Gives the core more frames of connections that sent many at once.
-    pub(crate) fn deliver_more(&mut self) {
-        for index in std::mem::take(&mut self.conns.undelivered) {
-            if let Some(conn) = self.conns.get(index)
-                && std::mem::replace(&mut conn.listed, false)
-                && conn.reading
-                && !conn.closed
-                && conn.closing.is_none()
-            {
-                self.deliver(index);
-            }
-        }
-    }
-
-    /// Whether [`Self::deliver_more`] has something to do.
-    pub(crate) fn has_undelivered(&self) -> bool {
-        !self.conns.undelivered.is_empty()
     }
 
     /// The core wants it closed after what was sent before has left.

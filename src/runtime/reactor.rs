@@ -186,6 +186,7 @@ impl<C: ShardCore> Reactor<C> {
             self.take_messages();
             self.take_control();
             self.deliver_more();
+            self.receive_bulk();
             if !self.step_core()? {
                 break;
             }
@@ -371,7 +372,9 @@ impl<C: ShardCore> Reactor<C> {
             conn.ops = conn.ops.saturating_sub(1);
         }
         match op {
-            Op::Recv { buf, ready, .. } => self.on_recv(index, (buf, ready), result),
+            Op::Recv { buf, ready, .. } => {
+                self.on_recv(index, (buf, ready), result.map(|n| n as usize));
+            }
             Op::Send { bufs, .. } => {
                 drop(bufs); // so that buffers of the pool have one owner again
                 self.on_send(index, result);
@@ -459,7 +462,7 @@ impl<C: ShardCore> Reactor<C> {
     fn rest(&mut self) -> Result<(), String> {
         let own = &self.shared.shards[self.shard.index()];
         let jobs_due = self.jobs.needs_turn() || self.jobs.has_ended();
-        let inputs_due = !self.inputs.is_empty() || self.has_undelivered();
+        let inputs_due = !self.inputs.is_empty() || self.has_undelivered() || self.has_readable();
         let sends_due = !self.dirty.is_empty() || !self.dirty_later.is_empty();
         let busy = inputs_due || sends_due || jobs_due;
         let wait = if busy || self.ring.has_completions() {

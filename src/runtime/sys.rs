@@ -177,6 +177,18 @@ pub(crate) fn gather(bufs: &[Bytes], mut skip: usize, iov: &mut Vec<libc::iovec>
     }
 }
 
+/// Receives up to `len` bytes behind what is in `buf`, without waiting for any.
+pub(crate) fn receive(socket: BorrowedFd<'_>, buf: &mut BytesMut, len: usize) -> io::Result<usize> {
+    let spare = buf.spare_capacity_mut();
+    let len = len.min(spare.len());
+    let (at, flags) = (spare.as_mut_ptr().cast(), libc::MSG_DONTWAIT);
+    // SAFETY: `at` has room for `len` bytes, which nobody else touches.
+    let n = check_len(unsafe { libc::recv(socket.as_raw_fd(), at, len, flags) })?;
+    // SAFETY: the kernel has written `n` bytes, at most `len`, behind the buffer's length.
+    unsafe { buf.set_len(buf.len() + n) };
+    Ok(n)
+}
+
 /// Writes what is left of `bufs` after `skip` bytes at `pos`; some of it may remain.
 pub(crate) fn write_some(
     fd: BorrowedFd<'_>,
