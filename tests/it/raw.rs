@@ -2,7 +2,8 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::{Bytes, BytesMut};
@@ -76,12 +77,22 @@ pub struct Producing {
     pub sequence: i32,
 }
 
+/// The timestamp of all records made here, unless one is given: that of the first of them.
+/// Retention would take records of long ago.
+pub fn time_ms() -> i64 {
+    static TIME: LazyLock<i64> = LazyLock::new(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        now.map_or(0, |since| since.as_millis() as i64)
+    });
+    *TIME
+}
+
 /// One batch of these values, uncompressed, without keys and without a producer id.
 ///
 /// # Errors
 /// The crate cannot encode it.
 pub fn batch(values: &[Bytes]) -> Result<Bytes> {
-    batch_at(values, 1_700_000_000_000)
+    batch_at(values, time_ms())
 }
 
 /// The same with this timestamp.
@@ -100,7 +111,7 @@ pub fn keyed_batch(records: &[(Bytes, Bytes)]) -> Result<Bytes> {
     let pairs = records
         .iter()
         .map(|(key, value)| (Some(key.clone()), value));
-    encoded(pairs, 1_700_000_000_000, None)
+    encoded(pairs, time_ms(), None)
 }
 
 /// The same as [`batch`] in a transaction.
@@ -109,7 +120,7 @@ pub fn keyed_batch(records: &[(Bytes, Bytes)]) -> Result<Bytes> {
 /// The crate cannot encode it.
 pub fn transactional_batch(values: &[Bytes], producing: Producing) -> Result<Bytes> {
     let pairs = values.iter().map(|value| (None, value));
-    encoded(pairs, 1_700_000_000_000, Some(producing))
+    encoded(pairs, time_ms(), Some(producing))
 }
 
 fn encoded<'a>(

@@ -351,8 +351,9 @@ fn offsets_and_delete_records(shape: Shape) -> Result<()> {
     offsets("earliest", &["trim:0:0", "trim:1:0"])?;
     // All records have the same time: the first of them has the greatest.
     offsets("max-timestamp", &["trim:0:0", "trim:1:0"])?;
-    offsets("1700000000000", &["trim:0:0", "trim:1:0"])?;
-    offsets("1700000000001", &[])?;
+    let time = flumen_it::raw::time_ms();
+    offsets(&time.to_string(), &["trim:0:0", "trim:1:0"])?;
+    offsets(&(time + 1).to_string(), &[])?;
     let file = broker.scratch("delete.json");
     std::fs::write(
         &file,

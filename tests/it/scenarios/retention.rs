@@ -281,14 +281,15 @@ fn follow(broker: &Broker, done: &AtomicBool) -> Result<i64> {
         let answer = client.call(&fetch_request(0, next), FETCH_VERSION)?;
         let mut parts = answer.responses.into_iter().flat_map(|t| t.partitions);
         let part = parts.next().context("no partition")?;
-        ensure!(part.log_start_offset >= starts, "the log start went back");
         if part.error_code == OUT_OF_RANGE {
+            // Such an answer does not say where the log starts.
             starts = client.offset(TOPIC, 0, -2)?;
             ensure!(starts > next, "{next} is there, the log starts at {starts}");
             next = starts;
             continue;
         }
         ensure!(part.error_code == 0, "error {}", part.error_code);
+        ensure!(part.log_start_offset >= starts, "the log start went back");
         starts = part.log_start_offset;
         if part.records.as_ref().is_none_or(Bytes::is_empty) {
             continue;
