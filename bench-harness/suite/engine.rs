@@ -12,6 +12,7 @@ use super::admin::{delete_topics, first_produce};
 use super::broker::{Broker, Programs, System, Variant};
 use super::facts::Facts;
 use super::measure::{Measure, Outcome};
+use super::memory;
 use super::place::{Fs, Place};
 use super::plan::{Plan, Step};
 use super::process::{Managed, Stop};
@@ -152,6 +153,7 @@ impl Engine {
     }
 
     fn step(&mut self, step: &Step) -> Result<()> {
+        self.note_shortage(step);
         let place = Place::make(step.fs, &self.base)?;
         if step.fs.on_disk() {
             // What the step before left to be written back must not be paid for by this one.
@@ -204,6 +206,17 @@ impl Engine {
             self.progress.time_done(estimate);
         }
         Ok(())
+    }
+
+    /// Remarks it where there is too little memory for what is measured in it.
+    fn note_shortage(&mut self, step: &Step) {
+        let available = memory::available_bytes().unwrap_or(u64::MAX);
+        if let Some(text) = memory::shortage(step.fs, available) {
+            self.progress.note(&text);
+            for scenario in &step.scenarios {
+                self.remark(scenario, step.fs, text.clone());
+            }
+        }
     }
 
     fn remark(&mut self, scenario: &Scenario, fs: Fs, text: String) {

@@ -8,10 +8,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use super::memory;
 use super::process::run;
 
 /// Room of the file systems in memory. Retention runs once a second, so a second's writes must fit.
-const MEMORY_BYTES_MAX: u64 = 10 << 30;
+pub(super) const MEMORY_BYTES_MAX: u64 = 10 << 30;
 /// Room of XFS in a file on the disk (the file is sparse).
 const DISK_BYTES: u64 = 24 << 30;
 
@@ -253,10 +254,7 @@ fn text(path: &Path) -> String {
 }
 
 fn memory_bytes() -> u64 {
-    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = info.lines().find(|l| l.starts_with("MemAvailable:"));
-    let kib = line.and_then(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok());
-    MEMORY_BYTES_MAX.min(kib.unwrap_or(4 << 20) * 1024 / 2)
+    MEMORY_BYTES_MAX.min(memory::available_bytes().unwrap_or(4 << 30) / 2)
 }
 
 /// Whether the process may mount.
