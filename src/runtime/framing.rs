@@ -40,7 +40,7 @@ pub(crate) struct FrameReader {
     /// sent.
     recv_bytes: usize,
     offered: usize,
-    /// Length of the last frame, prefix included, as far as frames share buffers.
+    /// Length of the last frame, prefix included.
     last_frame: usize,
     /// Frames were cut from the buffer: what is left in it pins them.
     cut: bool,
@@ -103,18 +103,31 @@ impl FrameReader {
             claimed => {
                 // The next frame is likely to be like the last: one that a receive would cut is
                 // received twice, and copied into the next buffer.
-                let missing = claimed.map_or(self.last_frame, |total| total - have);
+                let likely = self.last_frame.min(LARGE_BYTES);
+                let missing = claimed.map_or(likely, |total| total - have);
+                let ends = claimed.map_or(self.last_frame, |_| missing);
                 let moves = bulk && waiting && have <= FIRST_BYTES;
                 if spare < missing || spare < SPARE_BYTES_MIN || moves {
                     self.buf.reserve(missing.max(self.recv_bytes));
                 }
-                self.buf.capacity() - have
+                let room = self.buf.capacity() - have;
+                if bulk {
+                    self.whole_frames(room, ends)
+                } else {
+                    room
+                }
             }
         };
-        let want = want.min(RECV_BYTES_MAX.max(LARGE_BYTES));
+        let want = want.min(RECV_BYTES_MAX);
         debug_assert!(want > 0, "a receive of nothing looks like the end");
         self.offered = want;
         (std::mem::take(&mut self.buf), want)
+    }
+
+    /// As much of `room` as ends with a frame, if the one under way ends after `first` bytes and
+    /// is followed by frames like the last: the beginning of one more would be copied.
+    fn whole_frames(&self, room: usize, first: usize) -> usize {
+        room - room.saturating_sub(first) % self.last_frame
     }
 
     /// Whether a frame of this length is received alone.
@@ -122,11 +135,11 @@ impl FrameReader {
         total > LARGE_BYTES && (total > self.recv_bytes || total > SHARED_FRAME_MAX)
     }
 
-    /// Takes the buffer back after a receive of `n` bytes.
+    /// Takes the buffer back after a receive of `n` bytes; none: there was nothing to receive.
     pub(crate) fn put_back(&mut self, buf: BytesMut, n: usize) {
         self.buf = buf;
         let max = SHARED_BYTES_MAX.max(self.recv_bytes);
-        if n < self.recv_bytes / 4 && n < self.offered {
+        if (1..self.recv_bytes / 4).contains(&n) && n < self.offered {
             self.recv_bytes = (self.recv_bytes / 2).max(FIRST_BYTES);
         } else if n == self.offered && (n > FIRST_BYTES || !self.is_bulk()) {
             self.recv_bytes = (self.recv_bytes * 2).min(max);
@@ -136,13 +149,17 @@ impl FrameReader {
     /// All whole frames were taken. What is left of a bulk sender's goes to a buffer of its own, so
     /// that the memory of the others is free for the next sender once they are done with.
     pub(crate) fn settle(&mut self) {
-        if !std::mem::take(&mut self.cut) || !self.is_bulk() {
+        let cut = std::mem::take(&mut self.cut);
+        if !self.is_bulk() {
             return;
         }
-        let rest = std::mem::take(&mut self.buf);
-        if !rest.is_empty() {
-            let total = claimed(&rest).unwrap_or(FIRST_BYTES);
-            self.buf = BytesMut::with_capacity(total.min(self.recv_bytes).max(rest.len()));
+        let rest = self.buf.len();
+        let room = match self.claimed() {
+            Some(total) => total.min(self.recv_bytes).max(rest),
+            None => rest,
+        };
+        if cut || self.buf.capacity() > (2 * room).max(FIRST_BYTES) {
+            let rest = std::mem::replace(&mut self.buf, BytesMut::with_capacity(room));
             self.buf.extend_from_slice(&rest);
         }
     }
@@ -150,7 +167,8 @@ impl FrameReader {
     /// Whole length, prefix included, of the frame at the front, once its prefix is there. Checked
     /// by `next_frame`.
     fn claimed(&self) -> Option<usize> {
-        claimed(&self.buf)
+        let mut front = self.buf.get(..PREFIX)?;
+        usize::try_from(front.get_i32()).ok().map(|n| n + PREFIX)
     }
 
     /// The next whole frame without its prefix.
@@ -169,7 +187,7 @@ impl FrameReader {
         let mut frame = self.buf.split_to(PREFIX + len);
         frame.advance(PREFIX);
         self.cut = true;
-        self.last_frame = (len + PREFIX).min(LARGE_BYTES);
+        self.last_frame = len + PREFIX;
         if len + PREFIX > SHARED_FRAME_MAX {
             self.recv_bytes = (len + PREFIX).min(RECV_BYTES_MAX);
         } else if len + PREFIX > LARGE_BYTES {
@@ -177,11 +195,6 @@ impl FrameReader {
         }
         Ok(Some(frame.freeze()))
     }
-}
-
-fn claimed(bytes: &[u8]) -> Option<usize> {
-    let mut front = bytes.get(..PREFIX)?;
-    usize::try_from(front.get_i32()).ok().map(|n| n + PREFIX)
 }
 
 #[cfg(test)]
