@@ -30,7 +30,7 @@ const GLOMMIO_RING_ENTRIES: usize = 16;
 /// Descriptors that connections leave for log files, rings and pipes; more where a quarter is more.
 const FILES_KEPT: usize = 256;
 /// How long an address in use is tried again, and the pause between.
-const BIND_RETRY_MAX: Duration = Duration::from_secs(2);
+const BIND_RETRY_MAX: Duration = Duration::from_secs(10);
 const BIND_RETRY_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why the runtime could not start, or ended badly.
@@ -372,7 +372,7 @@ fn bind(listen: &Listen) -> Result<TcpListener, RuntimeError> {
 }
 
 /// A process that was just killed may still hold the address: the kernel lets go of the sockets in
-/// an io_uring ring a little after the process is gone.
+/// an io_uring ring in a worker of its own, which on a machine at its limit has taken seconds.
 fn bind_patiently(candidates: &[SocketAddr]) -> io::Result<TcpListener> {
     let end = Instant::now() + BIND_RETRY_MAX;
     let mut told = false;
