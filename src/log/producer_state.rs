@@ -255,7 +255,9 @@ impl ProducerState {
         let out_of_order = ErrorCode::OutOfOrderSequenceNumber;
         let id = batch.producer_id();
         if terms.origin == Origin::Client && self.verifications.out_of_order(id, first, entry) {
-            return refuse(batch, out_of_order, "Unverified sequence");
+            let earliest = self.verifications.lowest(id);
+            let what = format!("Sequence behind the earliest seen, {earliest:?},");
+            return refuse(batch, out_of_order, &what);
         }
         let Some(entry) = entry else {
             return Ok(Check::New); // unknown producers may start at any sequence
@@ -270,7 +272,11 @@ impl ProducerState {
                 i64::from(first) == i64::from(last) + 1 || (first == 0 && last == i32::MAX)
             };
             if !in_order {
-                return refuse(batch, out_of_order, "Out of order sequence");
+                let what = format!(
+                    "Out of order sequence (epoch {}, {last} known)",
+                    entry.epoch
+                );
+                return refuse(batch, out_of_order, &what);
             }
         }
         if entry.txn_first_offset.is_some() && !batch.is_transactional() {

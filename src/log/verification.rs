@@ -108,6 +108,12 @@ impl Verifications {
             || first_sequence > known.lowest_sequence
     }
 
+    /// Epoch and lowest sequence of the batches that are being verified.
+    pub(crate) fn lowest(&self, id: ProducerId) -> Option<(i16, i32)> {
+        let known = self.map.get(&id)?;
+        Some((known.epoch, known.lowest_sequence))
+    }
+
     /// A transactional batch was staged: the guard is used up, but by a marker of the transaction
     /// before, whose epoch is where the next one begins.
     pub(crate) fn staged(&mut self, batch: &BatchHeader<'_>) {

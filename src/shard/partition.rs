@@ -280,7 +280,10 @@ impl Partition {
                 to,
                 info,
             }),
-            Err(e) => refuse(to, e.code, log.log_start_offset().0, out),
+            Err(e) => {
+                refuse(to, e.code, log.log_start_offset().0, out);
+                tracing::debug!(partition = self.dir_name(), "{:?}: {}", e.code, e.message);
+            }
         }
     }
 
