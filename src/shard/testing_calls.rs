@@ -9,10 +9,10 @@ use flumen_wire::messages::metadata_request::MetadataRequestTopic;
 use flumen_wire::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use flumen_wire::messages::update_features_request::FeatureUpdateKey;
 use flumen_wire::messages::{
-    CreateTopicsRequest, CreateTopicsResponse, FindCoordinatorRequest, FindCoordinatorResponse,
-    IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, MetadataRequest,
-    MetadataResponse, ProduceRequest, ProduceResponse, UpdateFeaturesRequest,
-    UpdateFeaturesResponse,
+    CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
+    FindCoordinatorRequest, FindCoordinatorResponse, IncrementalAlterConfigsRequest,
+    IncrementalAlterConfigsResponse, MetadataRequest, MetadataResponse, ProduceRequest,
+    ProduceResponse, UpdateFeaturesRequest, UpdateFeaturesResponse,
 };
 use std::borrow::Cow;
 
@@ -95,6 +95,17 @@ impl Driver {
         let request = create_request(name, partitions);
         let r: CreateTopicsResponse<'_> = self.call(client, &request, 7);
         r.topics[0].error_code
+    }
+
+    /// Deletes a topic; the error code.
+    pub fn delete_topic(&mut self, client: Client, name: &str) -> i16 {
+        let request = DeleteTopicsRequest {
+            topic_names: vec![name.into()],
+            timeout_ms: 1000,
+            ..Default::default()
+        };
+        let r: DeleteTopicsResponse<'_> = self.call(client, &request, 5);
+        r.responses[0].error_code
     }
 
     /// The id of a topic.

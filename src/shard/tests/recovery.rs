@@ -11,7 +11,6 @@ use flumen_log::testing::MemDisk;
 use flumen_settings::BrokerConfig;
 use flumen_shard::testing::{Client, Driver};
 use flumen_wire::messages as wire;
-use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 const STORAGE_ERROR: i16 = 56;
@@ -19,6 +18,8 @@ const STORAGE_ERROR: i16 = 56;
 const IDS: &str = "flumen-topic-id-checkpoint";
 /// Of every record.
 const TIME: i64 = 1_700_000_000_000;
+/// The timestamp that asks for the log start (ListOffsets).
+const EARLIEST: i64 = -2;
 
 /// A broker with topic "t" of two partitions and three records in each.
 fn start() -> (Driver, Client) {
@@ -29,7 +30,7 @@ fn start_with(settings: BrokerConfig) -> (Driver, Client) {
     let mut d = Driver::start(2, 9, settings, MemDisk::new());
     d.run_until_ready();
     let c = d.connect(0);
-    create(&mut d, c);
+    assert_eq!(d.create_topic(c, "t", 2), 0);
     for n in 0..3 {
         for partition in 0..2 {
             assert_eq!(produce(&mut d, c, partition), (0, n));
@@ -38,49 +39,10 @@ fn start_with(settings: BrokerConfig) -> (Driver, Client) {
     (d, c)
 }
 
-fn create(d: &mut Driver, c: Client) {
-    let request = wire::CreateTopicsRequest {
-        topics: vec![wire::create_topics_request::CreatableTopic {
-            name: "t".into(),
-            num_partitions: 2,
-            replication_factor: 1,
-            ..Default::default()
-        }],
-        timeout_ms: 1000,
-        ..Default::default()
-    };
-    let r: wire::CreateTopicsResponse<'_> = d.call(c, &request, 7);
-    assert_eq!(r.topics[0].error_code, 0);
-}
-
-fn delete(d: &mut Driver, c: Client) {
-    let request = wire::DeleteTopicsRequest {
-        topic_names: vec!["t".into()],
-        timeout_ms: 1000,
-        ..Default::default()
-    };
-    let r: wire::DeleteTopicsResponse<'_> = d.call(c, &request, 5);
-    assert_eq!(r.responses[0].error_code, 0);
-}
-
-/// Where partition 0 begins.
-fn log_start(d: &mut Driver, c: Client) -> i64 {
-    let request = wire::ListOffsetsRequest {
-        replica_id: -1,
-        topics: vec![wire::list_offsets_request::ListOffsetsTopic {
-            name: "t".into(),
-            partitions: vec![wire::list_offsets_request::ListOffsetsPartition {
-                partition_index: 0,
-                current_leader_epoch: -1,
-                timestamp: -2,
-            }],
-        }],
-        ..Default::default()
-    };
-    let r: wire::ListOffsetsResponse<'_> = d.call(c, &request, 10);
-    let answer = &r.topics[0].partitions[0];
-    assert_eq!(answer.error_code, 0);
-    answer.offset
+/// Another topic "t", which has nothing of the first.
+fn create_again(d: &mut Driver, c: Client) {
+    assert_eq!(d.delete_topic(c, "t"), 0);
+    assert_eq!(d.create_topic(c, "t", 2), 0);
 }
 
 /// A checkpoint says that the log of partition 0 begins here.
@@ -98,23 +60,7 @@ fn batch() -> Bytes {
 
 /// Error and offset.
 fn produce(d: &mut Driver, c: Client, partition: i32) -> (i16, i64) {
-    let records = batch();
-    let request = wire::ProduceRequest {
-        acks: -1,
-        timeout_ms: 1000,
-        topic_data: vec![wire::produce_request::TopicProduceData {
-            name: "t".into(),
-            partition_data: vec![wire::produce_request::PartitionProduceData {
-                index: partition,
-                records: Some(Cow::Borrowed(&records)),
-            }],
-            ..Default::default()
-        }],
-        ..Default::default()
-    };
-    let r: wire::ProduceResponse<'_> = d.call(c, &request, 9);
-    let answer = &r.responses[0].partition_responses[0];
-    (answer.error_code, answer.base_offset)
+    d.produce(c, "t", partition, &batch())
 }
 
 /// The file of this name of one partition, or of the log directory.
@@ -269,12 +215,11 @@ fn a_line_of_a_checkpoint_that_was_not_finished_is_of_no_topic() {
     // The first checkpoint of the directory: the process dies before the ids are beside it.
     let (mut d, c) = start();
     say_log_start(&d, 2);
-    delete(&mut d, c);
-    create(&mut d, c);
+    create_again(&mut d, c);
     d.kill();
     d.run_until_ready();
     let c = d.connect(0);
-    assert_eq!(log_start(&mut d, c), 0);
+    assert_eq!(first_from(&mut d, c, EARLIEST), (0, 0));
     assert_eq!(produce(&mut d, c, 0), (0, 0));
 }
 
@@ -290,13 +235,20 @@ fn lines_of_a_directory_without_ids_are_of_the_partitions_that_have_their_names(
             false => d.disk.remove_file(&ids).unwrap(), // as another broker leaves it
         }
         let mut c = restart(&mut d);
-        assert_eq!(log_start(&mut d, c), 2, "damaged: {damaged}");
+        assert_eq!(
+            first_from(&mut d, c, EARLIEST),
+            (0, 2),
+            "damaged: {damaged}"
+        );
         // From now on there are ids.
-        delete(&mut d, c);
-        create(&mut d, c);
+        create_again(&mut d, c);
         d.kill();
         d.run_until_ready();
         c = d.connect(0);
-        assert_eq!(log_start(&mut d, c), 0, "damaged: {damaged}");
+        assert_eq!(
+            first_from(&mut d, c, EARLIEST),
+            (0, 0),
+            "damaged: {damaged}"
+        );
     }
 }

@@ -74,7 +74,7 @@ fn without_room_produce_is_refused_and_all_else_goes_on() {
         assert_eq!(produce(&mut d, c, "t", full, "v").0, NO_ROOM);
         // A deleted topic makes room, and writing goes on by itself.
         leave(&d, B, 0);
-        assert_eq!(delete(&mut d, c, "other"), 0);
+        assert_eq!(d.delete_topic(c, "other"), 0);
         d.faults.limit(Path::new(B), used(&d, B) + (2 << 20));
         d.run_for_ms(3000);
         for n in 0..20 {

@@ -46,16 +46,6 @@ fn again(d: &mut Driver, how: fn(&mut Driver)) -> Client {
     d.connect(0)
 }
 
-fn delete(d: &mut Driver, c: Client, name: &str) -> i16 {
-    let request = wire::DeleteTopicsRequest {
-        topic_names: vec![name.into()],
-        timeout_ms: 1000,
-        ..Default::default()
-    };
-    let r: wire::DeleteTopicsResponse<'_> = d.call(c, &request, 5);
-    r.responses[0].error_code
-}
-
 fn batch(value: &str) -> Bytes {
     let mut b = BatchBuilder::new();
     b.push(1_700_000_000_000, None, Some(value.as_bytes()));

@@ -201,7 +201,7 @@ fn moves_are_given_up_refused_and_end_with_their_topic() {
     assert_eq!(dir_of(&mut d, c, "t", p).as_deref(), Some(A));
     // A topic that is deleted takes its copies along.
     assert_eq!(alter(&mut d, c, B, "t", &[p]), [0]);
-    assert_eq!(delete(&mut d, c, "t"), 0);
+    assert_eq!(d.delete_topic(c, "t"), 0);
     d.run_until_idle();
     let files = d.disk.paths();
     let of_topic = |f: &std::path::PathBuf| f.to_string_lossy().contains("/t-");

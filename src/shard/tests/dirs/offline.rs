@@ -248,7 +248,7 @@ fn a_directory_that_is_away_at_start_is_offline_and_its_topics_can_go() {
     c = again(&mut d, Driver::kill);
     assert_eq!(metadata(&mut d, c, "t")[bad as usize].0, -1);
     assert_eq!(produce(&mut d, c, "t", bad, "v").0, STORAGE_ERROR);
-    assert_eq!(delete(&mut d, c, "t"), 0);
+    assert_eq!(d.delete_topic(c, "t"), 0);
     assert_eq!(d.create_topic(c, "t", 2), 0);
     for n in 0..2 {
         assert_eq!(read(&mut d, c, "t", n, 0), (0, vec![]));
