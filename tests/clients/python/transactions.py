@@ -78,8 +78,19 @@ def send(producer, topic, partition, value):
             raise MustAbort() from e
 
 
-def transaction(producer, topic, partitions, name, number, dice):
+class Connections:
+    """Counts the connections that a client has lost; its `error_cb`."""
+
+    def __init__(self):
+        self.lost = 0
+
+    def __call__(self, error):
+        self.lost += error.code() in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN)
+
+
+def transaction(producer, connections, topic, partitions, name, number, dice):
     say("begin", number)
+    lost_before = connections.lost
     attempt(producer.begin_transaction)
     try:
         for sequence in range(dice.randint(1, 20)):
@@ -105,13 +116,22 @@ def transaction(producer, topic, partitions, name, number, dice):
                 raise Stuck() from e
             raise
         say("aborted", number)
+        producer.poll(0)
+        if connections.lost > lost_before:
+            # The client has purged batches that may have arrived before the connection broke, and
+            # gives their sequence numbers to the next ones: those are then out of order, which is
+            # fatal, or taken for the old ones, which loses them
+            # (rd_kafka_toppar_purge_queues, librdkafka 2).
+            raise Stuck()
 
 
 def write(address, topic, transactional_id, incarnation):
     stop = until_input_ends()
+    connections = Connections()
     producer = Producer(
         {
             "bootstrap.servers": address,
+            "error_cb": connections,
             "transactional.id": transactional_id,
             "transaction.timeout.ms": 20000,
             "linger.ms": 1,
@@ -127,7 +147,7 @@ def write(address, topic, transactional_id, incarnation):
     try:
         while not stop.is_set():
             number += 1
-            transaction(producer, topic, partitions, name, number, dice)
+            transaction(producer, connections, topic, partitions, name, number, dice)
             time.sleep(dice.random() * 0.02)
     except Fenced:
         say("fenced", number)
