@@ -45,6 +45,12 @@ pub fn rounds() -> usize {
         .max(1)
 }
 
+/// The same for a scenario that shows no more above `most`, which is what the promise it attacks
+/// asks for (docs/durability.md).
+pub fn rounds_to(most: usize) -> usize {
+    rounds().min(most)
+}
+
 /// Numbers below their argument, from a seed that is printed and that `FLUMEN_TEST_SEED` repeats.
 pub fn random(what: &str) -> impl FnMut(u64) -> u64 + use<> {
     let seed = std::env::var("FLUMEN_TEST_SEED");

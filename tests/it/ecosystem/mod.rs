@@ -62,8 +62,7 @@ fn run(shape: Shape, scenario: fn(Shape) -> Result<()>) -> Result<()> {
     }
 }
 
-/// A broker whose internal topics have few partitions, and that keeps records whatever their time:
-/// those of [`flumen_it::raw`] are of 2023, and retention first looks 30 s after the start.
+/// A broker whose internal topics have few partitions, and that keeps records whatever their time.
 fn options(shape: Shape) -> Options {
     Options::new(shape)
         .set("log.retention.ms", "-1")

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use flumen_it::process::Process;
-use flumen_it::{Broker, Kind, Options, Shape, deps, raw, rounds, wait};
+use flumen_it::{Broker, Kind, Options, Shape, deps, raw, rounds_to, wait};
 
 scenarios!(
     kill_under_load_keeps_each_acked_record_once,
@@ -18,7 +18,7 @@ scenarios!(
 /// An idempotent producer with acks=all lives through two SIGKILLs of the broker: every record is
 /// there exactly once, in order, and each at the offset that its ack named.
 fn kill_under_load_keeps_each_acked_record_once(shape: Shape) -> Result<()> {
-    let count = 40_000 * rounds();
+    let count = 40_000 * rounds_to(20);
     let mut broker = Broker::start(Options::new(shape))?;
     broker.raw()?.create_topic("load", 4)?;
     let acks = broker.scratch("acks");

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use flumen_it::process::Process;
-use flumen_it::{Broker, Options, Raw, Shape, deps, raw, rounds, wait};
+use flumen_it::{Broker, Options, Raw, Shape, deps, raw, rounds_to, wait};
 use kafka_protocol::messages::ProduceRequest;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use tempfile::TempDir;
@@ -188,7 +188,7 @@ fn a_full_disk_refuses_and_writing_goes_on_with_room(shape: Shape) -> Result<()>
             ensure!(error == 0, "error {error}");
         }
         disk.fill(300 << 10)?;
-        let count = 40_000 * rounds();
+        let count = 40_000 * rounds_to(10);
         let acks = broker.scratch("acks");
         let mut load = producer(&broker, "load", count, &acks)?;
         until_full(&mut raw, "other")?;
@@ -249,7 +249,7 @@ fn the_reserve_keeps_room_for_all_else(shape: Shape) -> Result<()> {
         &[&read[..], &["--group", "g1"]].concat(),
     )?;
     let ballast = disk.fill(10 * MIB)?;
-    let count = 40_000 * rounds();
+    let count = 40_000 * rounds_to(10);
     let acks = broker.scratch("acks");
     let mut load = producer(&broker, "load", count, &acks)?;
     // The ballast had taken all for a moment.
@@ -370,7 +370,7 @@ fn partitions_move_between_directories_under_load(shape: Shape) -> Result<()> {
     broker.raw()?.create_topic("load", 4)?;
     // Something to copy.
     let mut raw = broker.raw()?;
-    let count = 40_000 * rounds();
+    let count = 40_000 * rounds_to(10);
     let acks = broker.scratch("acks");
     let mut load = producer(&broker, "load", count, &acks)?;
     wait::until("some acks", LIMIT, || {

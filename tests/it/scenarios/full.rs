@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use flumen_it::loop_disk::{LoopDisk, missing, not_run};
-use flumen_it::{Broker, Kind, Options, Raw, Shape, raw, rounds, wait};
+use flumen_it::{Broker, Kind, Options, Raw, Shape, raw, rounds_to, wait};
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::incremental_alter_configs_request::{
@@ -94,7 +94,7 @@ fn records(kind: &str, shape: Shape, flush: &str) -> Result<()> {
         }
         produce(&mut raw, "other", &Bytes::from("first"))?;
         let ballast = disk.fill(reserve + 2 * MIB)?;
-        let count = 40_000 * rounds();
+        let count = 40_000 * rounds_to(10);
         let acks = broker.scratch("acks");
         let mut load = producer(&broker, "load", count, &acks)?;
         wait::until("acks", LIMIT, || Ok((acked(&acks) > 0).then_some(())))?;

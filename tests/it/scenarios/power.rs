@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use flumen_it::cut_disk::{Cut, CutDisk, missing, new_image};
 use flumen_it::loop_disk::not_run;
-use flumen_it::{Broker, Kind, Options, Raw, Shape, random, raw, rounds, wait};
+use flumen_it::{Broker, Kind, Options, Raw, Shape, random, raw, rounds_to, wait};
 
 scenarios!(
     power_loss_on_ext4,
@@ -84,7 +84,7 @@ fn lose_power(kind: &str, shape: Shape) -> Result<()> {
     if cannot_cut()? {
         return Ok(());
     }
-    let (count, mut random) = (rounds(), random("power loss"));
+    let (count, mut random) = (rounds_to(25), random("power loss"));
     let dir = tempfile::Builder::new()
         .prefix("flumen-it-power-")
         .tempdir()?;

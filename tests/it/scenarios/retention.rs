@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
-use flumen_it::{Broker, Kind, Options, Raw, Shape, raw, rounds, wait};
+use flumen_it::{Broker, Kind, Options, Raw, Shape, raw, rounds_to, wait};
 use kafka_protocol::messages::delete_records_request::{
     DeleteRecordsPartition, DeleteRecordsTopic,
 };
@@ -186,7 +186,7 @@ fn records_go_while_they_are_read_and_written(shape: Shape) -> Result<()> {
     }
     let mut client = broker.raw()?;
     client.create_topic(TOPIC, PARTITIONS)?;
-    let count = 16 * 16 * i64::try_from(rounds())?;
+    let count = 16 * 16 * i64::try_from(rounds_to(20))?;
     let (done, written) = (AtomicBool::new(false), AtomicI64::new(0));
     // 4 MiB, for the partition that DeleteRecords leaves alone: the other is so large only where
     // the thread that deletes has to wait.
@@ -328,7 +328,7 @@ fn read_slowly(broker: &Broker, done: &AtomicBool) -> Result<usize> {
 fn a_large_segment_goes_without_holding_up_writes(shape: Shape) -> Result<()> {
     /// As much as a machine of two busy CPUs needs for a few turns.
     const HELD_UP_MAX: Duration = Duration::from_millis(250);
-    let segment_bytes = (128 << 20) * rounds().min(8);
+    let segment_bytes = (128 << 20) * rounds_to(8);
     let mut broker = broker(shape, &segment_bytes.to_string())?;
     if broker.kind() == Kind::Kafka {
         return Ok(());

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::{Bytes, BytesMut};
-use flumen_it::{Broker, Kind, Options, Raw, Shape, raw, rounds, wait};
+use flumen_it::{Broker, Kind, Options, Raw, Shape, raw, rounds_to, wait};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
@@ -271,7 +271,7 @@ fn sigterm_under_load_loses_nothing(shape: Shape) -> Result<()> {
     broker.raw()?.create_topic("load", 4)?;
     let acked = Acked::default();
     let limit = if broker.kind() == Kind::Kafka { 60 } else { 5 };
-    for round in 0..3 * rounds() {
+    for round in 0..3 * rounds_to(10) {
         let end = |broker: &mut Broker| {
             let took = broker.stop(Duration::from_secs(limit))?;
             println!("SIGTERM to exit: {took:?}");
@@ -322,7 +322,7 @@ fn sigkill_again_and_again(shape: Shape) -> Result<()> {
     broker.raw()?.create_topic("load", 4)?;
     let acked = Acked::default();
     let mut slowest = Duration::ZERO;
-    for round in 0..10 * rounds() {
+    for round in 0..10 * rounds_to(10) {
         let end = |broker: &mut Broker| {
             broker.kill();
             Ok(())
