@@ -9,6 +9,7 @@ transactions.py follow ADDRESS TOPIC  reads what is committed from the beginning
                                       until stdin ends: "read PARTITION OFFSET VALUE"
 """
 
+import os
 import random
 import sys
 import threading
@@ -184,6 +185,10 @@ if __name__ == "__main__":
     command, arguments = sys.argv[1], sys.argv[2:]
     if command == "write":
         write(*arguments)
+        # All is said. The client's destructor has been seen to crash (double free) when a fenced
+        # producer had messages left.
+        sys.stderr.flush()
+        os._exit(0)
     elif command == "follow":
         follow(*arguments)
     else:
