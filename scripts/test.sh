@@ -16,7 +16,9 @@ export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
 # A run that starts cold and ends with its machine gains nothing from incremental builds, and they
 # are a third of what it writes to disk.
 [ -z "${CI:-}" ] || export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
-[ -z "$FULL" ] || export FLUMEN_TEST_ROUNDS=${FLUMEN_TEST_ROUNDS:-50}
+if [ -n "$FULL" ]; then
+  export FLUMEN_TEST_ROUNDS=${FLUMEN_TEST_ROUNDS:-50} FLUMEN_SIM_SEEDS=${FLUMEN_SIM_SEEDS:-3000}
+fi
 LOG=$(mktemp "${TMPDIR:-/tmp}/flumen-test.XXXXXX")
 trap 'rm -f "$LOG"' EXIT
 
