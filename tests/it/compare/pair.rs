@@ -10,10 +10,12 @@ use flumen_it::{Broker, Kind, Options, Shape};
 use serde_json::{Value, json};
 
 use super::batch::Batch;
-use super::schema::Schemas;
+use super::schema::{Message, Schemas};
 
 /// How long one answer may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+/// How long a broker may take to be ready for something.
+const READY_LIMIT: Duration = Duration::from_secs(60);
 /// What an answer is when the broker hung up instead.
 const CLOSED: &str = "connection closed";
 
@@ -191,39 +193,19 @@ impl Pair {
     ) -> Result<()> {
         let message = self.schemas.get(&format!("{api}Request"))?;
         for side in [&mut self.kafka, &mut self.flumen] {
-            let body = message.encode(v, &side.fill(request, v)?)?;
-            let frame = frame(message.key, v, message.is_flexible(v), &body)?;
-            side.connection(connection)?.write_all(&frame)?;
+            side.send(connection, message, v, request)?;
         }
         Ok(())
     }
 
     fn receive(&mut self, connection: u8, api: &str, v: i16) -> Result<(Value, Value)> {
         let message = self.schemas.get(&format!("{api}Response"))?;
-        let mut answers = Vec::new();
-        for side in [&mut self.kafka, &mut self.flumen] {
-            let Some(frame) = side.read(connection).with_context(|| {
-                format!("{}: {api} v{v} from {:?}", self.case, side.broker.kind())
-            })?
-            else {
-                side.connections.remove(&connection);
-                side.last = json!(CLOSED);
-                answers.push(json!(CLOSED));
-                continue;
-            };
-            let flexible = message.is_flexible(v) && message.key != 18;
-            // ApiVersions answers a version it does not know in version 0.
-            let unsupported = message.key == 18 && frame.get(4..6) == Some(&[0, 35]);
-            let body = frame
-                .get(if flexible { 5 } else { 4 }..)
-                .context("a header")?;
-            let value = message.decode(if unsupported { 0 } else { v }, body);
-            let value = value.with_context(|| format!("{:?}", side.broker.kind()))?;
-            side.last = value.clone();
-            answers.push(value);
-        }
-        let flumen = answers.pop().context("an answer")?;
-        Ok((answers.pop().context("an answer")?, flumen))
+        let [kafka, flumen] = [&mut self.kafka, &mut self.flumen].map(|side| {
+            let kind = side.broker.kind();
+            let answer = side.receive(connection, message, v);
+            answer.with_context(|| format!("{}: {api} v{v} from {kind:?}", self.case))
+        });
+        Ok((kafka?, flumen?))
     }
 
     /// Waits for both answers and compares them.
@@ -260,7 +242,8 @@ impl Pair {
         Ok(())
     }
 
-    /// Asks until both answers satisfy `ready`, without comparing.
+    /// Asks each until its answer satisfies `ready`, without comparing. One that was ready is not
+    /// asked again: what it has given out it may not give twice.
     pub(super) fn until(
         &mut self,
         api: &str,
@@ -268,13 +251,17 @@ impl Pair {
         request: &Value,
         ready: impl Fn(&Value) -> bool,
     ) -> Result<()> {
-        flumen_it::wait::until(&format!("{}: {api}", self.case), ANSWER_LIMIT, || {
-            self.send(0, api, version, request)?;
-            let (kafka, flumen) = self.receive(0, api, version)?;
-            ensure!(ready(&kafka), "Kafka: {kafka}");
-            ensure!(ready(&flumen), "Flumen: {flumen}");
-            Ok(Some(()))
-        })
+        let ask = self.schemas.get(&format!("{api}Request"))?;
+        let answer = self.schemas.get(&format!("{api}Response"))?;
+        for side in [&mut self.kafka, &mut self.flumen] {
+            flumen_it::wait::until(&format!("{}: {api}", self.case), READY_LIMIT, || {
+                side.send(0, ask, version, request)?;
+                let value = side.receive(0, answer, version)?;
+                ensure!(ready(&value), "{:?}: {value}", side.broker.kind());
+                Ok(Some(()))
+            })?;
+        }
+        Ok(())
     }
 
     /// A topic on both sides, with its id kept under its name, once it serves.
@@ -307,6 +294,29 @@ impl Pair {
 }
 
 impl Side {
+    fn send(&mut self, connection: u8, message: &Message, v: i16, request: &Value) -> Result<()> {
+        let body = message.encode(v, &self.fill(request, v)?)?;
+        let frame = frame(message.key, v, message.is_flexible(v), &body)?;
+        Ok(self.connection(connection)?.write_all(&frame)?)
+    }
+
+    fn receive(&mut self, connection: u8, message: &Message, v: i16) -> Result<Value> {
+        self.last = match self.read(connection)? {
+            None => {
+                self.connections.remove(&connection);
+                json!(CLOSED)
+            }
+            Some(frame) => {
+                let flexible = message.is_flexible(v) && message.key != 18;
+                // ApiVersions answers a version it does not know in version 0.
+                let unsupported = message.key == 18 && frame.get(4..6) == Some(&[0, 35]);
+                let body = frame.get(if flexible { 5 } else { 4 }..);
+                message.decode(if unsupported { 0 } else { v }, body.context("a header")?)?
+            }
+        };
+        Ok(self.last.clone())
+    }
+
     fn start(options: Options) -> Result<Self> {
         let broker = Broker::start(options)?;
         Ok(Self {
