@@ -195,6 +195,7 @@ fn records(pair: &mut Pair) -> Result<()> {
     pair.ask("ShareAcknowledge", 2, &renew)?;
     pair.case("shares: the session ends");
     pair.ask("ShareFetch", 2, &fetch("a", -1, &[0], &[(0, 5, 5, 1)]))?;
+    await_release(pair)?;
     pair.case("shares: delivered again");
     pair.until("ShareFetch", 2, &patient("b"), got)?;
     // What is given back is there when that has been stored, on a slow disk too.
@@ -202,6 +203,19 @@ fn records(pair: &mut Pair) -> Result<()> {
     gives_back["MaxWaitMs"] = json!(3_000);
     pair.ask("ShareFetch", 2, &gives_back)?;
     pair.ask("ShareFetch", 2, &fetch("b", -1, &[], &[]))
+}
+
+/// Until what the session held is stored as given back: Kafka gives nothing to a fetch that comes
+/// before, until its wait is over, and on a busy machine not even then.
+fn await_release(pair: &mut Pair) -> Result<()> {
+    let given_back = |v: &Value| {
+        let batches = v["Results"][0]["Partitions"][0]["StateBatches"].as_array();
+        let last = |b: &Value| b["LastOffset"] == 7 && b["DeliveryState"] == 0;
+        batches.into_iter().flatten().any(last)
+    };
+    let state = json!({"GroupId": "share-g", "Topics": [
+        {"TopicId": "$shared", "Partitions": [{"Partition": 0, "LeaderEpoch": -1}]}]});
+    pair.until("ReadShareGroupState", 0, &state, given_back)
 }
 
 fn states(pair: &mut Pair) -> Result<()> {
