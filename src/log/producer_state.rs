@@ -254,9 +254,10 @@ impl ProducerState {
         }
         let out_of_order = ErrorCode::OutOfOrderSequenceNumber;
         let id = batch.producer_id();
-        if terms.origin == Origin::Client && self.verifications.out_of_order(id, first, entry) {
-            let earliest = self.verifications.lowest(id);
-            let what = format!("Sequence behind the earliest seen, {earliest:?},");
+        if terms.origin == Origin::Client
+            && let Some(earliest) = self.verifications.contradicts(id, first, entry)
+        {
+            let what = format!("Out of order sequence (earliest seen {earliest})");
             return refuse(batch, out_of_order, &what);
         }
         let Some(entry) = entry else {

@@ -92,26 +92,19 @@ impl Verifications {
         known.is_some() && known == guard
     }
 
-    /// Whether a first sequence contradicts what was seen while verifying: batches behind one that
-    /// has yet to be verified must not overtake it.
-    pub(crate) fn out_of_order(
+    /// The lowest sequence seen while verifying, if a first sequence contradicts it: batches behind
+    /// one that has yet to be verified must not overtake it.
+    pub(crate) fn contradicts(
         &self,
         id: ProducerId,
         first_sequence: i32,
         entry: Option<&ProducerEntry>,
-    ) -> bool {
-        let Some(known) = self.map.get(&id) else {
-            return false;
-        };
-        let nothing_known = entry.is_none_or(|e| e.batches.is_empty());
-        (known.epoch_bump && first_sequence != 0 && nothing_known)
-            || first_sequence > known.lowest_sequence
-    }
-
-    /// Epoch and lowest sequence of the batches that are being verified.
-    pub(crate) fn lowest(&self, id: ProducerId) -> Option<(i16, i32)> {
+    ) -> Option<i32> {
         let known = self.map.get(&id)?;
-        Some((known.epoch, known.lowest_sequence))
+        let nothing_known = entry.is_none_or(|e| e.batches.is_empty());
+        let out_of_order = (known.epoch_bump && first_sequence != 0 && nothing_known)
+            || first_sequence > known.lowest_sequence;
+        out_of_order.then_some(known.lowest_sequence)
     }
 
     /// A transactional batch was staged: the guard is used up, but by a marker of the transaction
