@@ -4,6 +4,7 @@ use crate::testing::{Client, Driver};
 use flumen_base::{ErrorCode, Uuid};
 use flumen_log::testing::MemDisk;
 use flumen_wire::messages::create_topics_request::CreatableTopic;
+use flumen_wire::messages::delete_topics_request::DeleteTopicState;
 use flumen_wire::messages::incremental_alter_configs_request as alter;
 use flumen_wire::messages::metadata_request::MetadataRequestTopic;
 use flumen_wire::messages::produce_request::{PartitionProduceData, TopicProduceData};
@@ -100,11 +101,14 @@ impl Driver {
     /// Deletes a topic; the error code.
     pub fn delete_topic(&mut self, client: Client, name: &str) -> i16 {
         let request = DeleteTopicsRequest {
-            topic_names: vec![name.into()],
+            topics: vec![DeleteTopicState {
+                name: Some(name.into()),
+                ..Default::default()
+            }],
             timeout_ms: 1000,
             ..Default::default()
         };
-        let r: DeleteTopicsResponse<'_> = self.call(client, &request, 5);
+        let r: DeleteTopicsResponse<'_> = self.call(client, &request, 6);
         r.responses[0].error_code
     }
 

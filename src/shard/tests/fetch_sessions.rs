@@ -260,15 +260,7 @@ fn deleted_records_and_topics_are_news() {
         assert_eq!(r.topics[0].partitions[0].error_code, 0);
         assert_eq!(s.fetch(&mut d, a, &[], &[]), [(2, 0, 0)]); // its log starts elsewhere
         assert!(s.fetch(&mut d, a, &[], &[]).is_empty());
-        let delete = wire::DeleteTopicsRequest {
-            topics: vec![wire::delete_topics_request::DeleteTopicState {
-                name: Some("t".into()),
-                ..Default::default()
-            }],
-            ..Default::default()
-        };
-        let r: wire::DeleteTopicsResponse<'_> = d.call(a, &delete, 6);
-        assert_eq!(r.responses[0].error_code, 0);
+        assert_eq!(d.delete_topic(a, "t"), 0);
         d.run_until_idle();
         let mut lines = s.fetch(&mut d, a, &[], &[]);
         lines.sort_unstable();

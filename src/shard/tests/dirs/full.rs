@@ -30,21 +30,6 @@ fn fill(d: &mut Driver, c: Client, topic: &str, partition: i32) -> Vec<String> {
     panic!("it does not get full");
 }
 
-fn delete_records(d: &mut Driver, c: Client, topic: &str, partition: i32, below: i64) -> i16 {
-    let request = wire::DeleteRecordsRequest {
-        topics: vec![wire::delete_records_request::DeleteRecordsTopic {
-            name: topic.into(),
-            partitions: vec![wire::delete_records_request::DeleteRecordsPartition {
-                partition_index: partition,
-                offset: below,
-            }],
-        }],
-        timeout_ms: 1000,
-    };
-    let r: wire::DeleteRecordsResponse<'_> = d.call(c, &request, 2);
-    r.topics[0].partitions[0].error_code
-}
-
 #[test]
 fn without_room_produce_is_refused_and_all_else_goes_on() {
     for (shards, seed, synced) in [(1, 1, false), (3, 2, true), (2, 3, false)] {

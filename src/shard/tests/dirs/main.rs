@@ -46,6 +46,21 @@ fn again(d: &mut Driver, how: fn(&mut Driver)) -> Client {
     d.connect(0)
 }
 
+fn delete_records(d: &mut Driver, c: Client, topic: &str, partition: i32, below: i64) -> i16 {
+    let request = wire::DeleteRecordsRequest {
+        topics: vec![wire::delete_records_request::DeleteRecordsTopic {
+            name: topic.into(),
+            partitions: vec![wire::delete_records_request::DeleteRecordsPartition {
+                partition_index: partition,
+                offset: below,
+            }],
+        }],
+        timeout_ms: 1000,
+    };
+    let r: wire::DeleteRecordsResponse<'_> = d.call(c, &request, 2);
+    r.topics[0].partitions[0].error_code
+}
+
 fn batch(value: &str) -> Bytes {
     let mut b = BatchBuilder::new();
     b.push(1_700_000_000_000, None, Some(value.as_bytes()));

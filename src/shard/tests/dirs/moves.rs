@@ -152,18 +152,7 @@ fn deleted_records_stay_deleted_wherever_the_partition_is() {
     for n in 0..50 {
         produce(&mut d, c, "t", p, &format!("{n}"));
     }
-    let request = wire::DeleteRecordsRequest {
-        topics: vec![wire::delete_records_request::DeleteRecordsTopic {
-            name: "t".into(),
-            partitions: vec![wire::delete_records_request::DeleteRecordsPartition {
-                partition_index: p,
-                offset: 33,
-            }],
-        }],
-        timeout_ms: 1000,
-    };
-    let r: wire::DeleteRecordsResponse<'_> = d.call(c, &request, 2);
-    assert_eq!(r.topics[0].partitions[0].error_code, 0);
+    assert_eq!(delete_records(&mut d, c, "t", p, 33), 0);
     d.run_for_ms(100_000); // checkpoints say so
     assert_eq!(alter(&mut d, c, B, "t", &[p]), [0]);
     let mut none = (0..50).map(|n| n.to_string()).collect();

@@ -198,15 +198,7 @@ fn records_survive_restart_kill_and_topics_their_deletion() {
                 assert_eq!(produce(&mut d, c, "t", p, &["more"]), (0, 2 + round));
             }
         }
-        let delete = wire::DeleteTopicsRequest {
-            topics: vec![wire::delete_topics_request::DeleteTopicState {
-                name: Some("t".into()),
-                ..Default::default()
-            }],
-            ..Default::default()
-        };
-        let r: wire::DeleteTopicsResponse<'_> = d.call(c, &delete, 6);
-        assert_eq!(r.responses[0].error_code, 0);
+        assert_eq!(d.delete_topic(c, "t"), 0);
         assert_eq!(produce(&mut d, c, "t", 0, &["x"]).0, 3);
         assert_eq!(d.create_topic(c, "t", 1), 0);
         assert_eq!(produce(&mut d, c, "t", 0, &["anew"]), (0, 0));
