@@ -14,8 +14,6 @@ use super::schema::{Message, Schemas};
 
 /// How long one answer may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
-/// How long a broker may take to be ready for something.
-const READY_LIMIT: Duration = Duration::from_secs(60);
 /// What an answer is when the broker hung up instead.
 const CLOSED: &str = "connection closed";
 
@@ -254,7 +252,7 @@ impl Pair {
         let ask = self.schemas.get(&format!("{api}Request"))?;
         let answer = self.schemas.get(&format!("{api}Response"))?;
         for side in [&mut self.kafka, &mut self.flumen] {
-            flumen_it::wait::until(&format!("{}: {api}", self.case), READY_LIMIT, || {
+            flumen_it::wait::until(&format!("{}: {api}", self.case), ANSWER_LIMIT, || {
                 side.send(0, ask, version, request)?;
                 let value = side.receive(0, answer, version)?;
                 ensure!(ready(&value), "{:?}: {value}", side.broker.kind());
