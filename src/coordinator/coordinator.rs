@@ -8,6 +8,7 @@ use crate::group::{Env, Group};
 use crate::limits::{EXPIRY_GROUPS_PER_TICK_MAX, EXPIRY_RECORDS_PER_APPEND_MAX, GROUPS_MAX};
 use crate::out::{AppendKind, Metadata, NoMetadata, Out, Reply, ReplyToken};
 use crate::records::{self, ReplayError, Replayed};
+use crate::roster::Roster;
 use crate::settle::Gather;
 use crate::share_group::ShareThen;
 use crate::streams::StreamsState;
@@ -16,7 +17,6 @@ use crate::writes::{Done, Writes};
 use crate::{offsets, partition_for};
 use flumen_base::{ErrorCode, IdMap, Mono, Now, Offset, PartitionIndex, Prng, ProducerId, Uuid};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 use std::sync::Arc;
 
 /// A partition of `__consumer_offsets` that this shard owns.
@@ -25,13 +25,13 @@ pub(crate) struct PartitionState {
     /// Its log is being read.
     pub(crate) loading: bool,
     /// Its groups.
-    pub(crate) names: BTreeMap<Arc<str>, GroupSerial>,
+    pub(crate) names: Roster,
     /// Next look for expired offsets.
     expiry: Deadline,
     /// Groups with offsets of open transactions, by producer.
     pub(crate) open_txns: BTreeMap<ProducerId, BTreeSet<GroupSerial>>,
     /// Where that look stopped to give others a turn.
-    expiry_cursor: Option<Arc<str>>,
+    expiry_cursor: Option<GroupSerial>,
 }
 
 /// Consumer groups of one shard: see the crate's documentation for the loop around it.
@@ -177,7 +177,7 @@ impl GroupCoordinator {
             .plus_ms(self.config.offsets_retention_check_interval_ms);
         let key = TimerKey::Expiry(partition);
         self.timers.set(&mut state.expiry, key, at);
-        let serials: Vec<_> = state.names.values().copied().collect();
+        let serials: Vec<_> = state.names.iter().collect();
         for serial in serials {
             self.with_group(serial, now, out, |group, env| {
                 if group.consumer.is_some() {
@@ -206,7 +206,7 @@ impl GroupCoordinator {
         let Some(state) = self.partitions.remove(&partition) else {
             return;
         };
-        for serial in state.names.into_values() {
+        for serial in state.names.iter() {
             self.with_group(serial, now, out, |group, env| {
                 group.answer_all(env, ErrorCode::NotCoordinator);
             });
@@ -236,7 +236,7 @@ impl GroupCoordinator {
     }
 
     pub(crate) fn find(&self, partition: PartitionIndex, group: &str) -> Option<GroupSerial> {
-        self.partitions.get(&partition)?.names.get(group).copied()
+        self.partitions.get(&partition)?.names.get(group)
     }
 
     /// Whether one more group fits.
@@ -345,18 +345,11 @@ impl GroupCoordinator {
         let Some(state) = self.partitions.get_mut(&partition) else {
             return;
         };
-        let from = state.expiry_cursor.take();
-        let range = match &from {
-            Some(name) => (Bound::Included(&**name), Bound::Unbounded),
-            None => (Bound::Unbounded, Bound::Unbounded),
-        };
-        let names = state.names.range::<str, _>(range);
-        let names = names.take(EXPIRY_GROUPS_PER_TICK_MAX + 1);
-        let some: Vec<_> = names
-            .map(|(name, serial)| (name.clone(), *serial))
-            .collect();
+        let from = state.expiry_cursor.take().unwrap_or(0);
+        let some = state.names.iter_from(from);
+        let some: Vec<_> = some.take(EXPIRY_GROUPS_PER_TICK_MAX + 1).collect();
         let (mut records, mut parts, mut cursor) = (Vec::new(), Vec::new(), None);
-        for (i, (name, serial)) in some.into_iter().enumerate() {
+        for (i, serial) in some.into_iter().enumerate() {
             let stop =
                 i == EXPIRY_GROUPS_PER_TICK_MAX || records.len() >= EXPIRY_RECORDS_PER_APPEND_MAX;
             let through = !stop
@@ -366,7 +359,7 @@ impl GroupCoordinator {
                     })
                     .unwrap_or(true);
             if !through {
-                cursor = Some(name);
+                cursor = Some(serial);
                 break;
             }
         }
@@ -433,7 +426,7 @@ impl GroupCoordinator {
 
     fn serials(&self) -> Vec<GroupSerial> {
         let served = self.partitions.values().filter(|p| !p.loading);
-        served.flat_map(|p| p.names.values().copied()).collect()
+        served.flat_map(|p| p.names.iter()).collect()
     }
 
     /// Calls `each` with every committed offset: group, topic, partition, offset. For lag metrics.

@@ -67,6 +67,7 @@ mod offsets;
 mod out;
 mod records;
 mod requests;
+mod roster;
 mod settle;
 pub mod share;
 mod share_group;

@@ -466,10 +466,8 @@ impl GroupCoordinator {
         let lower = |state: &str| state.trim().to_lowercase().replace('_', "");
         let states: Vec<_> = request.states_filter.iter().map(|s| lower(s)).collect();
         let types = &request.types_filter;
-        // The order means nothing. Kafka's own test of this API knows its hash table's.
-        let partitions = self.partitions.values();
-        let serials = partitions.flat_map(|p| p.names.values().rev());
-        let groups = serials.filter_map(|serial| self.groups.get(serial));
+        let serials = self.partitions.values().flat_map(|p| p.names.iter());
+        let groups = serials.filter_map(|serial| self.groups.get(&serial));
         let listed = groups.filter(|group| {
             let name = group.state_name();
             let state_fits = states.is_empty() || states.contains(&lower(name));
@@ -478,6 +476,9 @@ impl GroupCoordinator {
                 types.is_empty() || named.any(|t| t.trim().eq_ignore_ascii_case(group.type_name()));
             group.is_visible() && state_fits && type_fits
         });
-        Ok(listed.map(Group::listed).collect())
+        let mut listed: Vec<_> = listed.collect();
+        // The order means nothing. Kafka's own test of this API knows its hash table's.
+        listed.sort_by(|a, b| (a.partition, &b.name).cmp(&(b.partition, &a.name)));
+        Ok(listed.into_iter().map(Group::listed).collect())
     }
 }

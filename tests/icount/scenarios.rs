@@ -62,6 +62,8 @@ scenarios! {
     "fetch/session-1000" "a produce of 100 B, and a fetch of a session of 1,000 partitions after it"
         session(1000, 0, 64);
     "group/heartbeat" "a classic member's heartbeat" heartbeat(256);
+    "group/heartbeat-of-1" "a consumer group's member's heartbeat" heartbeats(1, 256);
+    "group/heartbeat-of-10000" "the same, in turn for 10,000 groups" heartbeats(10_000, 256);
     "hop/produce-100b-home" "1 record of 100 B for another shard: connection's side"
         hop(1, 100, Counted::Only(0), 256);
     "hop/produce-100b-owner" "the same, owner's side" hop(1, 100, Counted::Only(1), 256);
@@ -326,7 +328,8 @@ fn session(partitions: i32, wait_ms: i32, n: u32) -> u64 {
     })
 }
 
-fn heartbeat(n: u32) -> u64 {
+/// One shard that is the coordinator of groups.
+fn group_shard() -> (Node, Client) {
     let (mut node, clients) = one_shard(1, 1);
     let client = clients[0];
     let find = wire::FindCoordinatorRequest {
@@ -338,6 +341,43 @@ fn heartbeat(n: u32) -> u64 {
         let r: wire::FindCoordinatorResponse<'_> = node.call(client, &find, 4);
         r.coordinators[0].error_code != 0
     } {}
+    (node, client)
+}
+
+/// One heartbeat of one group after the other, with one member each.
+fn heartbeats(groups: usize, n: u32) -> u64 {
+    let (mut node, client) = group_shard();
+    let mut beats = Vec::new();
+    for group in 0..groups {
+        let mut beat = wire::ConsumerGroupHeartbeatRequest {
+            group_id: format!("group-{group}").into(),
+            member_id: "member".into(),
+            rebalance_timeout_ms: 30_000,
+            subscribed_topic_names: Some(vec![TOPIC.into()]),
+            topic_partitions: Some(Vec::new()),
+            ..Default::default()
+        };
+        // Each partition of the offsets topic is loaded first.
+        beat.member_epoch = loop {
+            let r: wire::ConsumerGroupHeartbeatResponse<'_> = node.call(client, &beat, 1);
+            if r.error_code == 0 {
+                break r.member_epoch;
+            }
+        };
+        beat.rebalance_timeout_ms = -1;
+        beat.subscribed_topic_names = None;
+        beat.topic_partitions = None;
+        beats.push(beat);
+    }
+    let mut turns = beats.iter().cycle();
+    rounds(&mut node, Counted::All, n, |node| {
+        node.offer(client, turns.next().unwrap(), 1);
+        settled(node, 1, 0)
+    })
+}
+
+fn heartbeat(n: u32) -> u64 {
+    let (mut node, client) = group_shard();
     let mut join = wire::JoinGroupRequest {
         group_id: "g".into(),
         session_timeout_ms: 30_000,

@@ -57,8 +57,9 @@ pub(crate) struct ClassicGroup {
     /// 0 before the first; never goes back.
     pub(crate) generation: i32,
     pub(crate) leader: Option<MemberSerial>,
-    /// In order of joining.
-    pub(crate) members: BTreeMap<MemberSerial, Member>,
+    /// In order of joining. Behind a pointer: a tree's node has room for eleven, and most groups
+    /// have few members.
+    pub(crate) members: BTreeMap<MemberSerial, Box<Member>>,
     /// Told their id, not back yet. Their time runs in the deadline.
     pub(crate) pending: BTreeMap<MemberSerial, (Arc<str>, Deadline)>,
     /// Ids of `members` and `pending`.
@@ -200,7 +201,7 @@ impl ClassicGroup {
         self.leader.get_or_insert(serial);
         self.count_protocols(&member.protocols, true);
         let join = member.join.take();
-        self.members.insert(serial, member);
+        self.members.insert(serial, Box::new(member));
         if let Some(parked) = join {
             self.park_join(serial, parked);
         }
@@ -224,7 +225,7 @@ impl ClassicGroup {
             self.leader = self.members.keys().next().copied();
         }
         self.sync_missing.remove(&serial);
-        Some(member)
+        Some(*member)
     }
 
     /// Gives a static member a new id (and number); its leadership stays. The old deadline dies
@@ -297,7 +298,7 @@ impl ClassicGroup {
 
     /// Makes sure that a member who joined leads; false when none has (or there is none).
     pub(crate) fn elect_joined_leader(&mut self) -> bool {
-        let joined = |m: Option<&Member>| m.is_some_and(|m| m.join.is_some());
+        let joined = |m: Option<&Box<Member>>| m.is_some_and(|m| m.join.is_some());
         let Some(leader) = self.leader else {
             return false;
         };

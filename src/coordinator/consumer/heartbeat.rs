@@ -119,10 +119,16 @@ pub(super) struct Step<'a> {
 }
 
 impl Step<'_> {
+    /// The request said nothing new; most don't. It spares the comparison of two equal members,
+    /// which lie in memory that only their own heartbeats touch.
+    fn is_as_before(&self) -> bool {
+        Arc::ptr_eq(&self.before, &self.member)
+    }
+
     /// The record of what the member says of itself, if that changed; whether the names it
     /// subscribes to did.
     pub(super) fn plan_metadata(&self, records: &mut Vec<ConsumerRecord>) -> bool {
-        if *self.before == *self.member {
+        if self.is_as_before() || *self.before == *self.member {
             return false;
         }
         let id = self.member.id.clone();
@@ -177,14 +183,19 @@ impl Step<'_> {
         subscription_changed: bool,
         records: &mut Vec<ConsumerRecord>,
     ) -> Result<Arc<Member>, Refusal> {
+        let group = self.group;
+        let has_arrived = self.member.is_reconciled_to(group.target_epoch);
+        if has_arrived && !subscription_changed && group.target_epoch >= group_epoch {
+            return Ok(self.member.clone());
+        }
         let changed = Changed {
             group_epoch,
             before: &self.before,
             member: &self.member,
         };
-        let target = self.group.plan_target(env, self.name, &changed, records);
+        let target = group.plan_target(env, self.name, &changed, records);
         let reconcile = Reconcile {
-            group: self.group,
+            group,
             metadata: env.metadata,
             target_epoch: target.epoch,
             target: &target.partitions,
@@ -313,7 +324,8 @@ fn plan(
     let full = request.rebalance_timeout_ms != -1
         && (request.subscribed_topic_names.is_some() || request.subscribed_topic_regex.is_some())
         && owned.is_some();
-    let tells = request.member_epoch == 0 || full || member.assigned != step.before.assigned;
+    let given = !Arc::ptr_eq(&member, &step.before) && member.assigned != step.before.assigned;
+    let tells = request.member_epoch == 0 || full || given;
     let own_interval = env.metadata.group_settings(name).heartbeat_interval_ms;
     let response = ConsumerGroupHeartbeatResponse {
         member_id: Some(member.id.to_string().into()),

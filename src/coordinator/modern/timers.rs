@@ -62,7 +62,8 @@ pub(crate) struct Passed {
 /// The deadlines of a group's members.
 #[derive(Debug, Default)]
 pub(crate) struct MemberTimers {
-    clocks: BTreeMap<Arc<str>, Clock>,
+    /// Behind a pointer: a tree's node has room for eleven, and most groups have few members.
+    clocks: BTreeMap<Arc<str>, Box<Clock>>,
     serials: BTreeMap<MemberSerial, Arc<str>>,
     serial_last: MemberSerial,
 }
@@ -73,10 +74,10 @@ impl MemberTimers {
         self.clocks.entry(id.clone()).or_insert_with(|| {
             *last += 1;
             serials.insert(*last, id.clone());
-            Clock {
+            Box::new(Clock {
                 serial: *last,
                 ..Clock::default()
-            }
+            })
         })
     }
 

@@ -335,6 +335,9 @@ impl Group {
     /// A change is written.
     pub(crate) fn change_written(&mut self, write: u64) {
         self.history.0.retain(|step| step.write != write);
+        if self.history.0.is_empty() {
+            self.history = History::default(); // changes are rare, groups many: no room is kept
+        }
     }
 
     /// A change could not be written.

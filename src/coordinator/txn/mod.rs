@@ -33,6 +33,7 @@ pub use out::{Markers, MarkersToken, TxnConfig, TxnOut, TxnPartitions, TxnReply}
 
 use crate::limits::{TXN_IDS_MAX, WRITES_OUTSTANDING_MAX};
 use crate::out::{Append, AppendKind, Record, ReplyToken, WriteToken};
+use crate::roster::Roster;
 use crate::{ReplayError, partition_for};
 use end::End;
 use flumen_base::{ErrorCode, IdMap, Mono, Now, PartitionIndex, ProducerId};
@@ -114,9 +115,9 @@ struct PartitionState {
     loading: bool,
     /// Leader epoch: the epoch of this coordinator in its markers.
     epoch: i32,
-    names: BTreeMap<Arc<str>, TxnSerial>,
+    names: Roster,
     /// Where the look for expired ids stopped.
-    expiry_cursor: Option<Arc<str>>,
+    expiry_cursor: Option<TxnSerial>,
 }
 
 /// A request that waits for producer ids.
@@ -229,7 +230,7 @@ impl TransactionCoordinator {
             return;
         };
         state.loading = false;
-        let serials: Vec<_> = state.names.values().copied().collect();
+        let serials: Vec<_> = state.names.iter().collect();
         let config = &self.config;
         let abort_at = now.mono.plus_ms(config.abort_interval_ms.max(1));
         let expiry_at = now.mono.plus_ms(config.expiry_interval_ms.max(1));
@@ -246,7 +247,7 @@ impl TransactionCoordinator {
         let Some(state) = self.partitions.remove(&partition) else {
             return;
         };
-        for serial in state.names.into_values() {
+        for serial in state.names.iter() {
             self.remove(serial);
         }
         let writes = self.writes.iter();
@@ -337,7 +338,7 @@ impl TransactionCoordinator {
     }
 
     fn find(&self, partition: PartitionIndex, id: &str) -> Option<TxnSerial> {
-        self.partitions.get(&partition)?.names.get(id).copied()
+        self.partitions.get(&partition)?.names.get(id)
     }
 
     /// An id that must be there.

@@ -4,7 +4,6 @@
 use super::{Done, Pending, TransactionCoordinator, TxnOut, TxnSerial, records};
 use crate::limits::TXN_EXPIRY_PER_TICK_MAX;
 use flumen_base::{Mono, Now, PartitionIndex};
-use std::ops::Bound;
 
 impl TransactionCoordinator {
     /// When to call [`TransactionCoordinator::tick`] next; it may turn out to be for nothing.
@@ -71,30 +70,23 @@ impl TransactionCoordinator {
         if state.loading {
             return false;
         }
-        let from = state.expiry_cursor.take();
-        let range = match &from {
-            Some(name) => (Bound::Included(&**name), Bound::Unbounded),
-            None => (Bound::Unbounded, Bound::Unbounded),
-        };
-        let names = state.names.range::<str, _>(range);
-        let mut some: Vec<_> = names
-            .take(TXN_EXPIRY_PER_TICK_MAX + 1)
-            .map(|(name, serial)| (name.clone(), *serial))
-            .collect();
+        let from = state.expiry_cursor.take().unwrap_or(0);
+        let some = state.names.iter_from(from);
+        let mut some: Vec<_> = some.take(TXN_EXPIRY_PER_TICK_MAX + 1).collect();
         if some.len() > TXN_EXPIRY_PER_TICK_MAX {
-            state.expiry_cursor = some.pop().map(|(name, _)| name);
+            state.expiry_cursor = some.pop();
         }
         let more = state.expiry_cursor.is_some();
         let before = now.wall_ms.saturating_sub(self.config.id_expiration_ms);
         let (mut tombstones, mut gone) = (Vec::new(), Vec::new());
-        for (name, serial) in some {
+        for serial in some {
             let Some(txn) = self.txns.get_mut(&serial) else {
                 continue;
             };
             let unused = txn.meta.state.is_at_rest() && txn.meta.last_update_ms <= before;
             if unused
                 && txn.pending.is_none()
-                && let Some(record) = records::tombstone(&name)
+                && let Some(record) = records::tombstone(&txn.id)
             {
                 txn.pending = Some(Pending::Tombstone);
                 tombstones.push(record);

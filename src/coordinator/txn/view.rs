@@ -86,8 +86,8 @@ impl TransactionCoordinator {
                 && (request.duration_filter < 0 || open_for > request.duration_filter)
                 && pattern.as_ref().is_none_or(|p| p.is_match(&txn.id))
         };
-        let serials = self.partitions.values().flat_map(|p| p.names.values());
-        let txns = serials.filter_map(|serial| self.txns.get(serial));
+        let serials = self.partitions.values().flat_map(|p| p.names.iter());
+        let txns = serials.filter_map(|serial| self.txns.get(&serial));
         let line = |txn: &Txn| list::TransactionState {
             transactional_id: txn.id.to_string().into(),
             producer_id: txn.meta.producer_id,
