@@ -5,8 +5,9 @@ use crate::crc::Crc;
 use flumen_base::DiskFile;
 use std::io;
 
-/// Bytes of one read when whole batches are wanted.
-const CHUNK_LEN: usize = 1 << 20;
+/// Bytes of one read when whole batches are wanted. A kernel without preemption copies them without
+/// a break, and a shard that wakes on the same CPU waits for that (docs/adr/0014).
+const CHUNK_LEN: usize = 128 << 10;
 /// Bytes of one read when only headers are wanted.
 const HEADERS_LEN: usize = 16 << 10;
 
