@@ -1,9 +1,15 @@
 //! Record batches, right and wrong, byte by byte.
 
 use super::schema::hex;
+use std::sync::LazyLock;
+use std::time::SystemTime;
 
-/// The time stamp of every record made here, unless a case says otherwise.
-pub(super) const TIME: i64 = 1_700_000_000_000;
+/// The time stamp of every record made here, unless a case says otherwise: a while ago, for the
+/// brokers look for records that are too old 30 s after their start, each by its own clock.
+pub(super) static TIME: LazyLock<i64> = LazyLock::new(|| {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs() as i64 * 1_000) - 3_600_000
+});
 
 /// A key or a value; `None` is null.
 type Field = Option<Vec<u8>>;
@@ -34,7 +40,7 @@ impl Batch {
         Self {
             magic: 2,
             attributes: 0,
-            times: (TIME, TIME),
+            times: (*TIME, *TIME),
             producer: (-1, -1, -1),
             records: (0..n).map(value).collect(),
             crc_error: 0,

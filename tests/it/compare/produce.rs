@@ -139,7 +139,7 @@ fn wrong(pair: &mut Pair) -> Result<()> {
         ),
         ("negative time", batch(|b| b.times = (-5, -5))),
         ("no time", batch(|b| b.times = (-1, -1))),
-        ("a later maximum", batch(|b| b.times = (TIME, TIME + 5))),
+        ("a later maximum", batch(|b| b.times = (*TIME, *TIME + 5))),
         ("cut", cut),
         ("empty", String::new()),
         ("few bytes", "00112233".to_owned()),
