@@ -119,16 +119,10 @@ pub(super) struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// The request said nothing new; most don't. It spares the comparison of two equal members,
-    /// which lie in memory that only their own heartbeats touch.
-    fn is_as_before(&self) -> bool {
-        Arc::ptr_eq(&self.before, &self.member)
-    }
-
     /// The record of what the member says of itself, if that changed; whether the names it
     /// subscribes to did.
     pub(super) fn plan_metadata(&self, records: &mut Vec<ConsumerRecord>) -> bool {
-        if self.is_as_before() || *self.before == *self.member {
+        if self.before == self.member {
             return false;
         }
         let id = self.member.id.clone();
@@ -184,6 +178,7 @@ impl Step<'_> {
         records: &mut Vec<ConsumerRecord>,
     ) -> Result<Arc<Member>, Refusal> {
         let group = self.group;
+        // Nothing to look up: most heartbeats come from members that have what they shall have.
         let has_arrived = self.member.is_reconciled_to(group.target_epoch);
         if has_arrived && !subscription_changed && group.target_epoch >= group_epoch {
             return Ok(self.member.clone());

@@ -1,15 +1,13 @@
 //! Record batches, right and wrong, byte by byte.
 
 use super::schema::hex;
-use std::sync::LazyLock;
-use std::time::SystemTime;
+use flumen_it::raw;
 
-/// The time stamp of every record made here, unless a case says otherwise: a while ago, for the
-/// brokers look for records that are too old 30 s after their start, each by its own clock.
-pub(super) static TIME: LazyLock<i64> = LazyLock::new(|| {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    now.map_or(0, |now| now.as_secs() as i64 * 1_000) - 3_600_000
-});
+/// The time stamp of every record made here, unless a case says otherwise: an hour ago, which no
+/// broker takes for too old by retention and each does by `message.timestamp.before.max.ms`.
+pub(super) fn time() -> i64 {
+    raw::time_ms() - 3_600_000
+}
 
 /// A key or a value; `None` is null.
 type Field = Option<Vec<u8>>;
@@ -40,7 +38,7 @@ impl Batch {
         Self {
             magic: 2,
             attributes: 0,
-            times: (*TIME, *TIME),
+            times: (time(), time()),
             producer: (-1, -1, -1),
             records: (0..n).map(value).collect(),
             crc_error: 0,
@@ -142,7 +140,7 @@ impl Batch {
 pub(super) fn old_message(magic: u8) -> String {
     let mut tail = vec![magic, 0];
     if magic == 1 {
-        tail.extend(TIME.to_be_bytes());
+        tail.extend(time().to_be_bytes());
     }
     tail.extend((-1i32).to_be_bytes());
     tail.extend(5i32.to_be_bytes());

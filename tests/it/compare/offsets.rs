@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::batch::{Batch, TIME};
+use super::batch::{self, Batch};
 use super::pair::Pair;
 
 pub(super) fn run(pair: &mut Pair) -> Result<()> {
@@ -12,7 +12,7 @@ pub(super) fn run(pair: &mut Pair) -> Result<()> {
     pair.case("offsets: fill");
     for n in 0..6 {
         // The third is older than the second, the fifth as old as the fourth.
-        let time = *TIME + [0, 100, 50, 200, 200, 300].get(n).copied().unwrap_or(0);
+        let time = batch::time() + [0, 100, 50, 200, 200, 300].get(n).copied().unwrap_or(0);
         let parts = json!([{"Index": 0, "Records": Batch::large(400_000).at(time).hex()}]);
         let topics = json!([{"Name": "offsets", "PartitionData": parts}]);
         pair.ask(
@@ -33,7 +33,7 @@ fn list(pair: &mut Pair) -> Result<()> {
             "TimeoutMs": 5000})
     };
     let mut times: Vec<i64> = (-8..1).collect();
-    times.extend([-1, 0, 1, 50, 99, 100, 101, 199, 200, 201, 300, 301].map(|n| *TIME + n));
+    times.extend([-1, 0, 1, 50, 99, 100, 101, 199, 200, 201, 300, 301].map(|n| batch::time() + n));
     times.extend([i64::MAX, i64::MIN]);
     for time in times {
         pair.case(&format!("list offsets at {time}"));
@@ -102,7 +102,7 @@ fn delete(pair: &mut Pair) -> Result<()> {
         let part = json!({"PartitionIndex": 0, "Timestamp": time});
         json!({"ReplicaId": -1, "Topics": [{"Name": "offsets", "Partitions": [part]}]})
     };
-    for time in [-2, -1, -3, *TIME, *TIME + 200] {
+    for time in [-2, -1, -3, batch::time(), batch::time() + 200] {
         pair.top("ListOffsets", &offset(time))?;
     }
     let fetch = |offset: i64| -> Value {
@@ -114,7 +114,7 @@ fn delete(pair: &mut Pair) -> Result<()> {
     pair.top("Fetch", &fetch(4))?;
     pair.case("delete records: all");
     pair.all("DeleteRecords", &ask("offsets", 0, -1))?;
-    for time in [-2, -1, -3, *TIME] {
+    for time in [-2, -1, -3, batch::time()] {
         pair.top("ListOffsets", &offset(time))?;
     }
     pair.case("delete records: empty");

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use super::batch::{Batch, TIME, old_message};
+use super::batch::{self, Batch, old_message};
 use super::pair::Pair;
 
 pub(super) fn run(pair: &mut Pair) -> Result<()> {
@@ -139,7 +139,10 @@ fn wrong(pair: &mut Pair) -> Result<()> {
         ),
         ("negative time", batch(|b| b.times = (-5, -5))),
         ("no time", batch(|b| b.times = (-1, -1))),
-        ("a later maximum", batch(|b| b.times = (*TIME, *TIME + 5))),
+        (
+            "a later maximum",
+            batch(|b| b.times = (batch::time(), batch::time() + 5)),
+        ),
         ("cut", cut),
         ("empty", String::new()),
         ("few bytes", "00112233".to_owned()),
