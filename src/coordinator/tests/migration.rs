@@ -355,6 +355,20 @@ fn an_upgrade_answers_who_waits() {
     assert_eq!(w.joined(token).error_code, 0);
 }
 
+/// Kafka 4.3.1 answers with UNKNOWN_SERVER_ERROR here, which ends the consumer that joins.
+#[test]
+fn a_group_that_waits_for_its_first_generation_is_upgraded() {
+    let mut w = world();
+    let metadata = subscribed(&["t0"], &[]);
+    let token = w.join(3, &join_request("g", "", &[("range", &metadata)]));
+    assert_eq!(w.state("g"), "PreparingRebalance");
+    let beaten = w.ask(&join_consumers("g", "new", &["t0"]));
+    assert_eq!(code(&beaten), ErrorCode::None);
+    let joined = w.joined(token);
+    assert_eq!(joined.error_code, ErrorCode::RebalanceInProgress.code());
+    assert_eq!(w.describe_consumers("g").members.len(), 2);
+}
+
 #[test]
 fn a_static_member_changes_its_protocol() {
     let mut w = world();
