@@ -47,7 +47,7 @@ pub struct Facts {
     pub huge_pages: String,
     /// `kernel.sched_autogroup_enabled`.
     pub autogroup_enabled: String,
-    /// System to its `/proc/PID/autogroup`; "nice -20" is the highest weight.
+    /// System to its `/proc/PID/autogroup`; "nice -5" is three times the ordinary weight.
     pub autogroup: BTreeMap<String, String>,
     /// CPU of the broker, CPU of the client.
     pub pinned: String,

@@ -1,8 +1,11 @@
 //! Child processes, each in a scheduler session of its own, none of which outlives the suite.
 //!
 //! `kernel.sched_autogroup_enabled` shares CPU time between sessions, not processes, so every
-//! measured process gets a session (`setsid`) and the highest weight for it. As leader of its
-//! session it also leads a process group, which is killed as a whole.
+//! measured process gets a session (`setsid`) and three times the ordinary weight for it. No more:
+//! the kernel's own threads, which have that weight one by one, write back what brokers have written
+//! and send the disk what a limit held back. Beside a client that spins with the highest weight they
+//! have a hundredth of its CPU, and the disk idles for seconds. As leader of its session it also
+//! leads a process group, which is killed as a whole.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -21,7 +24,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Raises the session's weight (a failure shows in `/proc/PID/autogroup`, which the facts quote),
 /// dies with the suite where `setpriv` knows how, and becomes the command: the process id stays.
 const LAUNCH: &str = r#"
-(echo -20 > /proc/self/autogroup) 2>/dev/null
+(echo -5 > /proc/self/autogroup) 2>/dev/null
 cpus=$1; shift
 if command -v setpriv >/dev/null; then set -- setpriv --pdeathsig KILL "$@"; fi
 exec taskset -c "$cpus" "$@"
