@@ -108,7 +108,7 @@ build() {
 # sessions, not between processes.
 apart() {
   # shellcheck disable=SC2016
-  exec setsid bash -c '(echo -20 >/proc/self/autogroup) 2>/dev/null || true; exec "$@"' apart "$@"
+  exec setsid bash -c '(echo -5 >/proc/self/autogroup) 2>/dev/null || true; exec "$@"' apart "$@"
 }
 
 # Starts a broker (under the command UNDER) or takes FLUMEN_PID; sets BROKER.
