@@ -2,10 +2,10 @@
 //!
 //! `kernel.sched_autogroup_enabled` shares CPU time between sessions, not processes, so every
 //! measured process gets a session (`setsid`) and three times the ordinary weight for it. No more:
-//! the kernel's own threads, which have that weight one by one, write back what brokers have written
-//! and send the disk what a limit held back. Beside a client that spins with the highest weight they
-//! have a hundredth of its CPU, and the disk idles for seconds. As leader of its session it also
-//! leads a process group, which is killed as a whole.
+//! the kernel's own threads, which have that weight one by one, write back what brokers have
+//! written and send the disk what a limit held back. Beside a client that spins with the highest
+//! weight they have a hundredth of its CPU, and the disk idles for seconds. As leader of its
+//! session it also leads a process group, which is killed as a whole.
 
 use std::ffi::OsString;
 use std::fs::File;
