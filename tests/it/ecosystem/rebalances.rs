@@ -94,7 +94,7 @@ fn schedule(
     let broker = Broker::start(options)?;
     broker.raw()?.create_topic(TOPIC, PARTITIONS)?;
     let feed = Feed::start(broker.raw()?);
-    let mut group = Members::start(&broker, kind, protocols)?;
+    let mut group = Members::start(&broker, protocols)?;
     let mut random = random("rebalances");
     let mut measured = Measured::default();
     while measured.rebalances < steps {
@@ -175,7 +175,7 @@ struct Members<'a> {
 
 impl<'a> Members<'a> {
     /// Four members, settled.
-    fn start(broker: &'a Broker, kind: Kind, protocols: [&'static str; 4]) -> Result<Self> {
+    fn start(broker: &'a Broker, protocols: [&'static str; 4]) -> Result<Self> {
         let mut group = Self {
             broker,
             places: Vec::new(),
@@ -197,7 +197,7 @@ impl<'a> Members<'a> {
             // Kafka 4.3.1 throws, and so ends a member of the consumer protocol for good, when that
             // member is the second of a group whose first one, of the classic protocol, waits for
             // its first generation (ConsumerGroup.fromClassicGroup: there is no protocol name yet).
-            if n == 0 && kind == Kind::Kafka {
+            if n == 0 && broker.kind() == Kind::Kafka {
                 group.settle()?;
             }
         }
