@@ -1,6 +1,8 @@
-//! The real disk for blocking jobs: `std::fs`.
+//! The real disk for blocking jobs: `std::fs`. Calls that may take long end with a look whether it
+//! is time to let a shard have the CPU.
 
-use crate::sys::{self, FileSystem, ShortTurns};
+use crate::sched::{between_turns, has_short_turns};
+use crate::sys::{self, FileSystem};
 use flumen_base::{Disk, DiskFile, OpenMode, Space, sync_failed};
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -16,7 +18,7 @@ struct Steps {
     least: u64,
 }
 
-/// On tmpfs, where a thread gets its turns soon that asks for short ones: some 25 us of work each.
+/// On tmpfs, for a helper that gets its turns soon: some 25 us of work each.
 const SMALL_STEPS: Steps = Steps {
     bytes: 1 << 20,
     least: 2 << 20,
@@ -42,12 +44,10 @@ struct FsFile(File);
 
 impl Disk for FsDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(mode != OpenMode::Read)
-            .create(mode == OpenMode::Create)
-            .truncate(false)
-            .open(path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(mode != OpenMode::Read);
+        options.create(mode == OpenMode::Create).truncate(false);
+        let file = between_turns(|| options.open(path))?;
         Ok(Box::new(FsFile(file)))
     }
 
@@ -68,37 +68,33 @@ impl Disk for FsDisk {
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir_all(path)
+        between_turns(|| fs::create_dir_all(path))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to)
+        between_turns(|| fs::rename(from, to))
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        fs::remove_file(path)
+        between_turns(|| fs::remove_file(path))
     }
 
     fn remove_large_file(&self, path: &Path) -> io::Result<()> {
         let metadata = fs::metadata(path)?;
         // Another name (nlink) keeps what is in it, as after an import by links.
         if metadata.len() <= SMALL_STEPS.least || metadata.nlink() > 1 {
-            return fs::remove_file(path);
+            return between_turns(|| fs::remove_file(path));
         }
         let file = OpenOptions::new().write(true).open(path)?;
-        let turns = match sys::file_system(file.as_fd()) {
-            Ok(FileSystem::Tmpfs) => ShortTurns::begin(),
-            _ => None,
-        };
-        let steps = match turns {
-            Some(_) => SMALL_STEPS,
-            None => LARGE_STEPS,
+        let steps = match sys::file_system(file.as_fd()) {
+            Ok(FileSystem::Tmpfs) if has_short_turns() => SMALL_STEPS,
+            _ => LARGE_STEPS,
         };
         remove_in_steps(path, &file, steps)
     }
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        fs::remove_dir_all(path)
+        between_turns(|| fs::remove_dir_all(path))
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
@@ -108,7 +104,7 @@ impl Disk for FsDisk {
         } else {
             path
         };
-        File::open(path)?.sync_all().map_err(|e| sync_failed(&e))
+        between_turns(|| File::open(path)?.sync_all().map_err(|e| sync_failed(&e)))
     }
 
     fn space(&self, path: &Path) -> io::Result<Option<Space>> {
@@ -145,11 +141,11 @@ fn cut(file: &File, steps: Steps) -> io::Result<()> {
 
 impl DiskFile for FsFile {
     fn read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<usize> {
-        FileExt::read_at(&self.0, buf, pos)
+        between_turns(|| FileExt::read_at(&self.0, buf, pos))
     }
 
     fn write_at(&self, bytes: &[u8], pos: u64) -> io::Result<usize> {
-        FileExt::write_at(&self.0, bytes, pos)
+        between_turns(|| FileExt::write_at(&self.0, bytes, pos))
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -157,11 +153,11 @@ impl DiskFile for FsFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        between_turns(|| self.0.set_len(len))
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data().map_err(|e| sync_failed(&e))
+        between_turns(|| self.0.sync_data().map_err(|e| sync_failed(&e)))
     }
 
     fn drop_clean(&self) -> io::Result<()> {

@@ -479,38 +479,21 @@ struct SchedAttr {
     period: u64,
 }
 
-/// The calling thread asks for short turns on its CPU, until this is dropped: a thread that has
-/// little to do each time gets its turns soon, and never holds up another for long.
-pub(crate) struct ShortTurns(SchedAttr);
-
 /// The shortest turn that the kernel gives.
 const SHORT_TURN_NANOS: u64 = 100_000;
 
-impl ShortTurns {
-    /// `None` where the kernel knows no such thing (before Linux 6.12) or the thread has another
-    /// policy.
-    pub(crate) fn begin() -> Option<Self> {
-        let mut attr = SchedAttr::of_this_thread()?;
-        if attr.policy != libc::SCHED_OTHER.unsigned_abs() || attr.runtime == 0 {
-            return None;
-        }
-        attr.runtime = SHORT_TURN_NANOS;
-        attr.set().then(|| {
-            attr.runtime = 0;
-            Self(attr)
-        })
+/// The calling thread asks for short turns on its CPU, until it ends: a thread that has little to
+/// do each time gets its turns soon, and never holds up another for long. False where the kernel
+/// knows no such thing (before Linux 6.12) or the thread has another policy.
+pub(crate) fn take_short_turns() -> bool {
+    let Some(mut attr) = SchedAttr::of_this_thread() else {
+        return false;
+    };
+    if attr.policy != libc::SCHED_OTHER.unsigned_abs() || attr.runtime == 0 {
+        return false;
     }
-
-    /// As [`Self::begin`], until the thread ends; whether the kernel agreed.
-    pub(crate) fn for_good() -> bool {
-        Self::begin().map(std::mem::forget).is_some()
-    }
-}
-
-impl Drop for ShortTurns {
-    fn drop(&mut self) {
-        self.0.set();
-    }
+    attr.runtime = SHORT_TURN_NANOS;
+    attr.set()
 }
 
 impl SchedAttr {
