@@ -14,6 +14,7 @@ use flumen_shard::io::Token;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 /// Sizes of buffers.
 const SMALL: usize = 64 << 10;
@@ -142,6 +143,7 @@ impl<C: ShardCore> Reactor<C> {
                 write,
                 piece,
                 buf,
+                begun: self.now.mono,
             });
             self.ring.start(Owner::Disk(token), Op::WriteDirect(op));
         }
@@ -160,9 +162,12 @@ impl<C: ShardCore> Reactor<C> {
             mut write,
             piece,
             buf,
+            begun,
             sync,
             ..
         } = done;
+        let took = Duration::from_nanos(self.now.mono.nanos_since(begun));
+        self.shared.writeback.note_direct(took);
         let outcome = match &result {
             Ok(0) => Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => {

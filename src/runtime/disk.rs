@@ -26,6 +26,9 @@ enum Way {
 
 /// Where `auto` writes while the kernel's write-back is behind (docs/adr/0006).
 const WHEN_BEHIND: Way = Way::Direct;
+/// The same where direct writes have to wait for all that write-back has queued: the kernel's
+/// throttle, which shares the disk between the two, then holds up a worker and not the shard.
+const WHEN_BEHIND_A_QUEUE: Way = Way::Ring;
 /// Where `auto` writes what is to be on disk before it is acked, if all before it was too.
 const WHEN_SYNCED: Way = Way::Direct;
 /// How often a file is tried to be opened while there is no descriptor left, and the pause between.
@@ -101,6 +104,7 @@ impl<C: ShardCore> Reactor<C> {
             // Nothing is ever written back there.
             WriteStrategy::Auto if log.fs == FileSystem::Tmpfs => Way::Inline,
             WriteStrategy::Auto => match (log.fs, self.is_behind(bytes)) {
+                (_, true) if !sync && self.shared.writeback.goes_first() => WHEN_BEHIND_A_QUEUE,
                 (_, true) => WHEN_BEHIND,
                 // Not where only every so many are synced: a file should keep to one way.
                 (_, false) if sync && log.handle.is_synced() => WHEN_SYNCED,

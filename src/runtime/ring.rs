@@ -8,8 +8,8 @@ use crate::logfile::OpenLog;
 use crate::splice::Pipe;
 use crate::sys;
 use bytes::{Bytes, BytesMut};
-use flumen_base::LogFile;
 use flumen_base::aligned::{AlignedWrite, Piece};
+use flumen_base::{LogFile, Mono};
 use io_uring::{IoUring, opcode, squeue, types};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -119,6 +119,8 @@ pub(crate) struct DirectPiece {
     pub(crate) write: AlignedWrite<Bytes>,
     pub(crate) piece: Piece,
     pub(crate) buf: AlignedBuf,
+    /// When it was handed to the kernel, by the shard's clock.
+    pub(crate) begun: Mono,
     /// The whole write is to be on disk before it is done.
     pub(crate) sync: bool,
     /// This piece goes there by a linked fdatasync.

@@ -8,6 +8,10 @@
 //! goes down where background write-back ends by itself. Where it goes up again soon, the disk is
 //! slower than what comes in, and it stays up longer each time: else memory would fill, drain and
 //! fill again.
+//!
+//! Some disks serve what comes in its order (a limit of the block layer's controller, a device with
+//! a long queue): a direct write then takes as long as write-back needs for what it has queued,
+//! seconds. One that took so long is remembered for some minutes.
 
 use crate::jobs::HelperCpus;
 use std::fs::File;
@@ -36,6 +40,9 @@ const MARGIN_MAX: u64 = 20;
 const HOLD_MIN: Duration = Duration::from_secs(1);
 const HOLD_MAX: Duration = Duration::from_secs(60);
 const RELAPSE: Duration = Duration::from_secs(10);
+/// A direct write that took so long had to wait for write-back, and how long that is remembered.
+const DIRECT_SLOW: Duration = Duration::from_millis(500);
+const DIRECT_AGAIN: Duration = Duration::from_secs(600);
 /// Pauses without a write, after which the thread sleeps until the next write.
 const IDLE_LOOKS: u32 = 10;
 /// While little is dirty it is looked at again only when so much was written, in bytes (a look
@@ -127,6 +134,8 @@ impl Judge {
 #[derive(Debug, Default)]
 pub(crate) struct Writeback {
     behind: AtomicBool,
+    /// Direct writes have to wait for what write-back has queued.
+    goes_first: AtomicBool,
     /// Bytes of writes that came since the last pause.
     written: AtomicU64,
     asleep: AtomicBool,
@@ -148,6 +157,18 @@ impl Writeback {
             self.written.store(before + bytes, Ordering::Relaxed);
         }
         self.behind.load(Ordering::Relaxed)
+    }
+
+    /// A direct write has taken so long.
+    pub(crate) fn note_direct(&self, took: Duration) {
+        if took >= DIRECT_SLOW && self.behind.load(Ordering::Relaxed) {
+            self.goes_first.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether direct writes are known to wait for write-back.
+    pub(crate) fn goes_first(&self) -> bool {
+        self.goes_first.load(Ordering::Relaxed)
     }
 
     fn wake(&self) {
@@ -182,7 +203,7 @@ impl Writeback {
         let mut judge = Judge::default();
         let mut buf = vec![0; VMSTAT_LEN_MAX];
         let (mut idle, mut pauses, mut bytes) = (0, 0, 0);
-        let (mut behind, mut calm) = (false, false);
+        let (mut behind, mut calm, mut slow_since) = (false, false, None);
         while !self.ended.load(Ordering::SeqCst) {
             if !calm || bytes >= LOOK_BYTES || pauses >= PAUSES_MAX {
                 (pauses, bytes) = (0, 0);
@@ -197,6 +218,7 @@ impl Writeback {
                     let percent = dirty.percent();
                     tracing::info!(behind, percent, "write-back of dirty memory");
                 }
+                self.forget_slow(&mut slow_since, start.elapsed());
                 calm = !behind && dirty.percent() < CLOSE_AT;
             }
             pauses += 1;
@@ -214,6 +236,25 @@ impl Writeback {
             }
             self.asleep.store(false, Ordering::SeqCst);
             (idle, calm) = (0, false); // others may have written meanwhile
+        }
+    }
+
+    /// Direct writes are tried again some minutes after one was slow, `since` when that was seen.
+    fn forget_slow(&self, since: &mut Option<Duration>, now: Duration) {
+        match *since {
+            None if self.goes_first() => {
+                let ms = DIRECT_SLOW.as_millis() as u64;
+                tracing::info!(
+                    ms,
+                    "direct writes wait behind write-back: not used for a while"
+                );
+                *since = Some(now);
+            }
+            Some(then) if now >= then + DIRECT_AGAIN => {
+                self.goes_first.store(false, Ordering::Relaxed);
+                *since = None;
+            }
+            _ => {}
         }
     }
 }
@@ -313,6 +354,26 @@ mod tests {
         now += RELAPSE;
         assert!(judge.look(now, dirty(FREE_RUN)));
         assert!(!judge.look(now + HOLD_MIN, dirty(0)));
+    }
+
+    #[test]
+    fn slow_direct_writes_are_remembered_for_minutes() {
+        let writeback = Writeback::default();
+        let (mut since, second) = (None, Duration::from_secs(1));
+        writeback.note_direct(DIRECT_SLOW);
+        assert!(!writeback.goes_first(), "write-back was not behind");
+        writeback.behind.store(true, Ordering::Relaxed);
+        writeback.note_direct(DIRECT_SLOW - Duration::from_millis(1));
+        assert!(!writeback.goes_first());
+        writeback.note_direct(DIRECT_SLOW);
+        writeback.forget_slow(&mut since, second);
+        writeback.forget_slow(&mut since, DIRECT_AGAIN);
+        assert!(writeback.goes_first());
+        writeback.forget_slow(&mut since, second + DIRECT_AGAIN);
+        assert!(!writeback.goes_first());
+        writeback.note_direct(DIRECT_SLOW);
+        writeback.forget_slow(&mut since, second + DIRECT_AGAIN);
+        assert!(writeback.goes_first());
     }
 
     #[test]
