@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 /// wants whole. What clients wait for in a helper is the disk more than the CPU.
 const HELPER_NICER: i32 = 10;
 
-/// How long a helper works before it offers its CPU: as long as the kernel's shortest turn, which
+/// After how long a helper offers its CPU, by the clock (its CPU time would take a system call to
+/// ask for, so that one that slept offers it too): as long as the kernel's shortest turn, which
 /// is what it gives away (yield forfeits the turn), so that a helper that another thread waits for
 /// keeps half of its share.
 const HELPER_TURN: Duration = Duration::from_micros(100);
@@ -53,7 +54,7 @@ pub(crate) fn has_short_turns() -> bool {
 }
 
 /// Makes one system call; behind it others may have the CPU if the calling thread is a helper that
-/// worked for a turn since it last offered it.
+/// last offered it a turn ago or longer.
 pub(crate) fn between_turns<T>(call: impl FnOnce() -> T) -> T {
     let done = call();
     if OFFERED.get().is_some_and(|at| at.elapsed() >= HELPER_TURN) {
