@@ -93,6 +93,7 @@ mod reload_producers;
 mod relocate;
 mod scan;
 pub mod segment;
+mod staging;
 mod tail;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

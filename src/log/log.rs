@@ -9,7 +9,7 @@
 //! changes (end offset, segment, indexes, producers, epochs, memory tail) changes when it is
 //! staged, and an undo record per batch takes it back if the write fails.
 
-use crate::batch::{BatchHeader, HEADER_LEN, Records};
+use crate::batch::{BatchHeader, Records};
 use crate::builder;
 use crate::config::LogConfig;
 use crate::epoch::EpochCache;
@@ -17,25 +17,14 @@ use crate::ops::{AppendError, AppendInfo, FileIds, SyncOp, WriteDone, WriteOp};
 use crate::producer_state::{self, Check, ProducerState};
 use crate::recovery::LoadedLog;
 use crate::segment::{BatchAt, SeenEnd, Segment, SegmentMark, SegmentState};
-use crate::tail::{PositionCache, Tail, TailBatch};
+use crate::staging::Staging;
+use crate::tail::{PositionCache, Tail};
 use crate::validate::ValidBatch;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use flumen_base::{ErrorCode, LeaderEpoch, Mono, Now, Offset};
-use smallvec::{SmallVec, smallvec};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// Batches up to this length are copied into one buffer with their header: cheaper than two buffers
-/// in a write.
-const COPY_LEN_MAX: usize = 4096;
-/// Buffers of one write (IOV_MAX is 1024).
-const WRITE_BUFS_MAX: usize = 1000;
-/// Longest list of buffers that is kept for the next write.
-const SPARE_BUFS_MAX: usize = 256;
-/// Memory that copies share: little at first, twice as much whenever it is used up.
-const COPIES_LEN_FIRST: usize = 1 << 10;
-const COPIES_LEN_MAX: usize = 64 << 10;
 
 /// The log of one partition. See the module for its offsets.
 #[derive(Debug)]
@@ -54,15 +43,9 @@ pub struct Log {
     unflushed_records: i64,
     last_flush: Option<Mono>,
     sync_in_flight: bool,
-    staged: VecDeque<Staged>,
+    staging: Staging,
     in_flight: Option<InFlight>,
     pub(crate) undo: VecDeque<AppendUndo>,
-    /// Where headers and small batches are copied to. Its own for each log, so that the memory tail
-    /// lets go of it in the order of the copies.
-    copies: BytesMut,
-    copies_len: usize,
-    /// Lists of buffers of writes that have ended, empty, for those to come.
-    spare_bufs: SmallVec<[Vec<Bytes>; 2]>,
     /// A write or a seal failed: no more appends.
     pub(crate) failed: bool,
     /// Its close job has been taken: no more appends either.
@@ -78,17 +61,6 @@ pub struct Log {
     /// Retention waits for a look at largest timestamps.
     pub(crate) wants_times: bool,
     pub(crate) trouble: crate::reindex::Trouble,
-}
-
-/// Batches staged for one segment, one behind the other.
-#[derive(Debug)]
-struct Staged {
-    segment: i64,
-    pos: u64,
-    bufs: Vec<Bytes>,
-    len: u64,
-    records: i64,
-    end_offset: i64,
 }
 
 #[derive(Debug)]
@@ -147,12 +119,9 @@ impl Log {
             unflushed_records: 0,
             last_flush: None,
             sync_in_flight: false,
-            staged: VecDeque::new(),
+            staging: Staging::default(),
             in_flight: None,
             undo: VecDeque::new(),
-            copies: BytesMut::new(),
-            copies_len: COPIES_LEN_FIRST,
-            spare_bufs: SmallVec::new(),
             failed: false,
             closed: false,
             producers: loaded.producers,
@@ -254,69 +223,13 @@ impl Log {
         active.account(header, len, interval);
         active.modified_ms = now.wall_ms;
         self.log_end = header.last_offset() + 1;
-        let bufs = self.buffers(header, batch);
-        let charge = if bufs.len() == 1 || batch.len() >= batch.frame_len / 2 {
-            len
-        } else {
-            batch.frame_len as u64
-        };
-        self.tail.push(TailBatch {
-            base_offset: header.base_offset(),
-            last_offset: header.last_offset(),
-            segment,
-            pos,
-            len,
-            charge,
-            bufs: bufs.clone(),
-        });
-        let records = i64::from(header.count());
-        match self.staged.back_mut() {
-            Some(staged) if staged.segment == segment && staged.bufs.len() < WRITE_BUFS_MAX => {
-                staged.bufs.extend(bufs);
-                staged.len += len;
-                staged.records += records;
-                staged.end_offset = self.log_end;
-            }
-            _ => {
-                let mut list = self.spare_bufs.pop().unwrap_or_default();
-                list.extend(bufs);
-                self.staged.push_back(Staged {
-                    segment,
-                    pos,
-                    bufs: list,
-                    len,
-                    records,
-                    end_offset: self.log_end,
-                });
-            }
-        }
-    }
-
-    /// The positioned batch as it is written: header and records apart, so that the records are
-    /// not copied; or in one copy where the batch is small.
-    fn buffers(&mut self, header: &BatchHeader<'_>, batch: &ValidBatch) -> SmallVec<[Bytes; 2]> {
-        let len = batch.len();
-        let small = len <= COPY_LEN_MAX;
-        let room = if small { len } else { HEADER_LEN };
-        if self.copies.capacity() < room {
-            let reserve = self.copies_len.max(room);
-            self.copies.reserve(reserve);
-            self.copies_len = (reserve * 2).min(COPIES_LEN_MAX);
-        }
-        self.copies.extend_from_slice(header.bytes());
-        if small {
-            self.copies.extend_from_slice(&batch.records);
-            return smallvec![self.copies.split().freeze()];
-        }
-        smallvec![self.copies.split().freeze(), batch.records.clone()]
+        let Self { staging, tail, .. } = self;
+        staging.push(header, batch, (segment, pos), tail);
     }
 
     /// Takes the list of a write's buffers back, for a write to come; the buffers are let go of.
-    pub fn reuse_bufs(&mut self, mut bufs: Vec<Bytes>) {
-        bufs.clear();
-        if self.spare_bufs.len() < 2 && bufs.capacity() <= SPARE_BUFS_MAX {
-            self.spare_bufs.push(bufs);
-        }
+    pub fn reuse_bufs(&mut self, bufs: Vec<Bytes>) {
+        self.staging.reuse_bufs(bufs);
     }
 
     fn maybe_roll(&mut self, now: Now, header: &BatchHeader<'_>, len: u64) {
@@ -354,7 +267,7 @@ impl Log {
         if self.in_flight.is_some() {
             return None;
         }
-        let first = self.staged.front()?;
+        let first = self.staging.front()?;
         let segment = self.segments.get(self.segment_index(first.segment)?)?;
         let unflushed = self.unflushed_records.saturating_add(first.records);
         let sync = unflushed >= self.config.flush_messages;
@@ -362,7 +275,7 @@ impl Log {
             return None;
         }
         let file = Arc::clone(&segment.file);
-        let staged = self.staged.pop_front()?;
+        let staged = self.staging.take(&mut self.tail)?;
         self.in_flight = Some(InFlight {
             segment: staged.segment,
             end_pos: staged.pos + staged.len,
@@ -382,7 +295,7 @@ impl Log {
     /// Whether [`Log::take_write`] holds a synced write back until a job has put the name of its
     /// file on disk: [`Log::take_seal_job`], if none runs.
     pub fn waits_for_name(&self) -> bool {
-        self.in_flight.is_none() && !self.staged.is_empty() && !self.failed
+        self.in_flight.is_none() && !self.staging.is_empty() && !self.failed
     }
 
     /// The write in flight has ended. More may be staged: call [`Log::take_write`] again.
@@ -420,7 +333,7 @@ impl Log {
     /// Takes everything back that is staged, the latest first.
     pub(crate) fn revert(&mut self) {
         self.failed = true;
-        self.staged.clear();
+        self.staging.clear();
         while let Some(undo) = self.undo.pop_back() {
             if let Some(producer) = undo.producer {
                 self.producers.undo(producer);
@@ -511,7 +424,7 @@ impl Log {
 
     /// Whether a write is staged or in flight.
     pub fn has_pending_writes(&self) -> bool {
-        self.in_flight.is_some() || !self.staged.is_empty()
+        self.in_flight.is_some() || !self.staging.is_empty()
     }
 
     /// Whether a write failed: the log takes no more appends until it is loaded again.
@@ -524,7 +437,7 @@ impl Log {
     pub fn set_tail_budget(&mut self, bytes: usize) {
         self.tail.set_budget(bytes);
         if bytes == 0 {
-            (self.copies, self.copies_len) = (BytesMut::new(), COPIES_LEN_FIRST);
+            self.staging.let_go(&mut self.tail);
         }
     }
 

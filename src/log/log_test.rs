@@ -220,6 +220,7 @@ fn records_are_not_copied_and_the_tail_is_charged_with_what_they_pin() {
     let before = rig.log.tail_bytes();
     let copied = frame.with_frame_len(100_000);
     rig.log.append(rig.now(), &copied, 0).unwrap();
+    rig.log.take_write().unwrap();
     assert_eq!(rig.log.tail_bytes(), before + small.len());
     rig.log.set_tail_budget(0);
     assert_eq!(rig.log.tail_bytes(), 0);
