@@ -169,7 +169,7 @@ impl<C: ShardCore> Jobs<C> {
             self.running -= 1;
             self.collected += 1;
             let output = output.ok_or("a background job panicked")?;
-            inputs.push_back(Input::JobDone(token, output));
+            inputs.push_back(Input::JobDone(token, Box::new(output)));
         }
         self.spawn()
     }

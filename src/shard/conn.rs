@@ -13,6 +13,7 @@
 //! client waits in its own socket.
 
 use crate::io::{ConnId, ConnInfo, Effect, Effects, Response};
+use crate::request::Answer;
 use crate::share_sessions::MemberKey;
 use flumen_base::Mono;
 use flumen_base::limits::{
@@ -95,11 +96,11 @@ impl Conn {
 
     /// The answer of a slot (or its end without one); emits what may leave now. A slot that is gone
     /// already (the connection is closing) is ignored.
-    pub(crate) fn fill(
+    pub(crate) fn fill<A: Answer>(
         &mut self,
         id: ConnId,
         seq: SlotSeq,
-        answer: Option<Response>,
+        answer: Option<A>,
         fx: &mut Effects,
     ) {
         let Some(index) = seq.checked_sub(self.first).map(|n| n as usize) else {
@@ -110,7 +111,7 @@ impl Conn {
         };
         debug_assert!(matches!(slot.state, SlotState::Waiting), "answered twice");
         if index > 0 {
-            slot.state = answer.map_or(SlotState::Silent, SlotState::Ready);
+            slot.state = answer.map_or(SlotState::Silent, |answer| SlotState::Ready(answer.into()));
             return;
         }
         // The oldest leaves at once, and those behind it that are ready.
@@ -131,11 +132,11 @@ impl Conn {
     }
 
     /// The oldest slot is gone: its answer leaves.
-    fn leave(
+    fn leave<A: Answer>(
         &mut self,
         id: ConnId,
         frame_bytes: usize,
-        answer: Option<Response>,
+        answer: Option<A>,
         fx: &mut Effects,
     ) {
         self.first += 1;
@@ -146,7 +147,7 @@ impl Conn {
             let bytes = response.bytes_in_memory();
             self.unsent.push_back(bytes);
             self.unsent_bytes += bytes;
-            fx.push(Effect::Send(id, response));
+            fx.push(Effect::Send(id, response.into()));
         }
     }
 
@@ -164,20 +165,20 @@ impl Conn {
             return;
         }
         let owed = self.slots.len() + self.unsent.len();
-        let full = owed >= CONN_REQUESTS_IN_FLIGHT_MAX
-            || self.frame_bytes >= CONN_FRAME_BYTES_MAX
-            || self.unsent_bytes >= CONN_RESPONSE_BYTES_MAX
-            || self.held_back;
-        let relaxed = !self.held_back
-            && owed <= CONN_REQUESTS_IN_FLIGHT_MAX / 2
-            && self.frame_bytes < CONN_FRAME_BYTES_MAX / 2
-            && self.unsent_bytes < CONN_RESPONSE_BYTES_MAX / 2;
-        if self.reading && full {
-            self.reading = false;
-            fx.push(Effect::SetReading(id, false));
-        } else if !self.reading && relaxed {
-            self.reading = true;
-            fx.push(Effect::SetReading(id, true));
+        let change = if self.reading {
+            owed >= CONN_REQUESTS_IN_FLIGHT_MAX
+                || self.frame_bytes >= CONN_FRAME_BYTES_MAX
+                || self.unsent_bytes >= CONN_RESPONSE_BYTES_MAX
+                || self.held_back
+        } else {
+            !self.held_back
+                && owed <= CONN_REQUESTS_IN_FLIGHT_MAX / 2
+                && self.frame_bytes < CONN_FRAME_BYTES_MAX / 2
+                && self.unsent_bytes < CONN_RESPONSE_BYTES_MAX / 2
+        };
+        if change {
+            self.reading = !self.reading;
+            fx.push(Effect::SetReading(id, self.reading));
         }
     }
 

@@ -8,7 +8,7 @@ use crate::in_order::keeps_order;
 use crate::io::{CloseReason, ConnId, ConnInfo, Effect, Response};
 use crate::mesh::Message as Mesh;
 use crate::ops::OF_SHARES;
-use crate::request::{Reply, ReplyTo, Request};
+use crate::request::{Answer, Reply, ReplyTo, Request};
 use crate::turn::Turn;
 use bytes::{Buf, Bytes};
 use flumen_base::ShardId;
@@ -138,8 +138,10 @@ impl Shard {
             return Err(Some(CloseReason::UnsupportedVersion(key, version)));
         };
         let mut reader = Reader::new(frame);
-        let header = header::decode_request_header(&mut reader).map_err(malformed)?;
-        let client_id = match header.client_id {
+        reader.take(header::FIXED_PART_BYTES);
+        let flexible = reply.api.is_flexible(reply.version);
+        let client_id = header::header_rest(&mut reader, flexible).map_err(malformed)?;
+        let client_id = match client_id {
             None | Some("") => Bytes::new(),
             Some(text) => frame.slice_ref(text.as_bytes()),
         };
@@ -166,11 +168,11 @@ impl Shard {
     }
 
     /// Sends a response, or closes the connection if it could not be encoded.
-    pub(crate) fn send_framed(
+    pub(crate) fn send_framed<A: Answer>(
         &mut self,
         turn: &mut Turn<'_>,
         reply: Reply,
-        response: Result<Response, EncodeError>,
+        response: Result<A, EncodeError>,
     ) {
         match response {
             Ok(response) => self.send(turn, reply, Some(response)),
@@ -183,10 +185,16 @@ impl Shard {
     }
 
     /// Answers a request with a framed response, or ends it with none (acks=0).
-    pub(crate) fn send(&mut self, turn: &mut Turn<'_>, reply: Reply, response: Option<Response>) {
+    pub(crate) fn send<A: Answer>(
+        &mut self,
+        turn: &mut Turn<'_>,
+        reply: Reply,
+        response: Option<A>,
+    ) {
         match reply.to {
             ReplyTo::Conn(id, slot) => {
-                self.metrics.answered(&reply, response.as_ref(), turn.now);
+                let bytes = response.as_ref().map_or(0, Answer::bytes);
+                self.metrics.answered(&reply, bytes, turn.now);
                 if let Some(conn) = self.conns.get_mut(&id) {
                     let before = conn.frame_bytes();
                     conn.fill(id, slot, response, turn.fx);
@@ -198,7 +206,7 @@ impl Shard {
                 }
             }
             ReplyTo::Shard(shard, n) => {
-                let message = Mesh::Forwarded(n, response);
+                let message = Mesh::Forwarded(n, response.map(|a| Box::new(a.into())));
                 turn.fx.push(Effect::Mesh(shard, message));
             }
         }

@@ -60,7 +60,7 @@ pub enum Input<M = Message, O = JobOutput> {
     /// closed. A shorter file than was promised is an end of file here.
     SliceFailed(IoFailure),
     /// Completion of an [`Effect::Job`].
-    JobDone(Token, O),
+    JobDone(Token, Box<O>),
     /// From another shard (or this one, for uniform code), in the order it sent them.
     Mesh(ShardId, M),
     /// Somebody wants the metrics: answer with [`Effect::Metrics`].

@@ -272,7 +272,7 @@ impl Shard {
                     c.sent(conn, count, turn.fx);
                 }
             }
-            Input::JobDone(token, output) => self.on_job(turn, token, output),
+            Input::JobDone(token, output) => self.on_job(turn, token, *output),
             Input::SliceFailed(failure) => self.slice_failed(turn, &failure),
             Input::ConnOpened(conn, info) => self.on_conn_opened(turn, conn, info),
             Input::ConnClosed(conn) => self.on_conn_closed(turn, conn),
@@ -400,7 +400,7 @@ impl Shard {
         match message {
             M::Batch(batch) => self.on_batch(turn, from, batch),
             M::Forward(n, request) => self.on_forwarded(turn, from, n, *request),
-            M::Forwarded(n, answer) => self.on_forward_answered(turn, n, answer),
+            M::Forwarded(n, answer) => self.on_forward_answered(turn, n, answer.map(|a| *a)),
             M::ForwardedClose(n, reason) => self.on_forward_close(turn, n, reason),
             M::Image(image, delta) => self.apply_image(turn, image, &delta),
             M::Applied(version) => self.on_applied(turn, from, version),

@@ -28,7 +28,7 @@ pub enum Message {
     /// A whole request to be handled by the receiver; the number is the sender's.
     Forward(u64, Box<Request>),
     /// The answer to a forwarded request; `None` where nothing is to be sent (acks=0).
-    Forwarded(u64, Option<Response>),
+    Forwarded(u64, Option<Box<Response>>),
     /// The receiver's connection with this forwarded request is to be closed.
     ForwardedClose(u64, CloseReason),
     /// From shard 0: the newest image, and what changed since the one before.

@@ -4,7 +4,7 @@
 //! Label values that clients choose (groups, topics) are escaped, and their number is bounded.
 
 use crate::Shard;
-use crate::io::{Effect, Response, Token};
+use crate::io::{Effect, Token};
 use crate::ops::{Gathering, ListOffsetOp, Op, OpResult, PartitionOp};
 use crate::request::{Reply, ReplyTo};
 use crate::turn::Turn;
@@ -71,9 +71,9 @@ impl Latency {
 }
 
 impl Metrics {
-    /// A request was answered.
-    pub(crate) fn answered(&mut self, reply: &Reply, response: Option<&Response>, now: Now) {
-        self.bytes_out += response.map_or(0, |r| r.len() as u64);
+    /// A request was answered with so many bytes.
+    pub(crate) fn answered(&mut self, reply: &Reply, bytes: usize, now: Now) {
+        self.bytes_out += bytes as u64;
         let micros = now.mono.nanos_since(reply.received) / 1000;
         let key = usize::from(reply.api.key.code().unsigned_abs());
         if key >= self.latency.len() {

@@ -126,7 +126,7 @@ pub(crate) enum Outcome {
     Txns(WriteToken, ErrorCode),
     /// A record of a stored share state is written at this offset, or not.
     ShareState(u64, Result<i64, ErrorCode>),
-    /// A part of a frame of this shard is no longer needed.
+    /// A part of a frame of this other shard is no longer needed.
     GiveBack(ShardId, Bytes),
 }
 
@@ -259,10 +259,18 @@ impl Partition {
     }
 
     /// Gives a checked batch its offsets and stages it. The ack leaves when it is written; refusals
-    /// leave now.
-    pub(crate) fn stage(&mut self, now: Now, batch: ValidBatch, to: AckTo, out: &mut Vec<Outcome>) {
+    /// leave now, and what is no longer needed of the frame of another shard than this one, `here`.
+    pub(crate) fn stage(
+        &mut self,
+        (now, here): (Now, ShardId),
+        batch: ValidBatch,
+        to: AckTo,
+        out: &mut Vec<Outcome>,
+    ) {
         self.append(now, &batch, to, out);
-        if let AckTo::Op(from) = to {
+        if let AckTo::Op(from) = to
+            && from.shard != here
+        {
             out.push(Outcome::GiveBack(from.shard, batch.into_records()));
         }
     }
@@ -300,7 +308,7 @@ impl Partition {
     }
 
     /// Stages the checked appends at the front of the queue, once there is a log.
-    pub(crate) fn stage_validated(&mut self, now: Now, out: &mut Vec<Outcome>) {
+    pub(crate) fn stage_validated(&mut self, at: (Now, ShardId), out: &mut Vec<Outcome>) {
         if self.is_loading() {
             return;
         }
@@ -311,7 +319,7 @@ impl Partition {
             let to = front.to;
             self.validating.pop_front();
             match outcome {
-                Ok(batch) => self.stage(now, batch, to, out),
+                Ok(batch) => self.stage(at, batch, to, out),
                 Err(e) => {
                     let e = e.in_partition(&self.dir_name());
                     out.push(refused_batch(to, e, self.log_start()));

@@ -184,41 +184,13 @@ impl Shard {
         tp: TopicPartition,
         op: PartitionOp,
     ) {
-        let op = match op {
-            PartitionOp::Append(op) => match self.append(turn, from, tp, op) {
-                Some(op) => PartitionOp::Append(op), // it waits, or is refused
-                None => return,
-            },
-            op => op,
-        };
-        let Some(p) = self.partitions.map.get_mut(&tp) else {
-            // The image that moved it here has not come yet, or one that deletes it overtook the
-            // request.
-            let result = refused_op(&op, ErrorCode::NotLeaderOrFollower);
-            self.outbox.result(from, result);
-            return;
-        };
-        if p.log().is_none() {
-            let refusal = |error| refused_op(&op, error);
-            let error = match &p.state {
-                State::Loading(_) => None,
-                State::Failed => Some(refusal(ErrorCode::KafkaStorageError)),
-                _ => Some(refusal(ErrorCode::UnknownTopicOrPartition)),
-            };
-            if let Some(result) = error {
-                self.outbox.result(from, result);
-            } else if matches!(op, PartitionOp::Watch(_) | PartitionOp::ShareWatch { .. }) {
-                // A read tells more, and waits; a watch that waits could not be taken back.
-                self.outbox.result(from, OpResult::Wake(u64::MAX));
-            } else {
-                match p.park(from, op) {
-                    Ok(true) => self.arm_patience(turn, tp),
-                    Ok(false) => {}
-                    Err((op, error)) => self.outbox.result(from, refused_op(&op, error)),
-                }
-            }
-            return;
+        if let PartitionOp::Append(op) = op {
+            return self.append(turn, from, tp, op);
         }
+        let serves = |p: &&mut Partition| p.log().is_some();
+        let Some(p) = self.partitions.map.get_mut(&tp).filter(serves) else {
+            return self.run_without_log(turn, from, tp, op);
+        };
         match op {
             PartitionOp::Read(op) => {
                 let step = p.read(&op, &mut self.partitions.spare_results);
@@ -253,22 +225,57 @@ impl Shard {
         }
     }
 
-    /// Appends to a partition that serves; gives the operation back where none does.
-    fn append(
+    /// An operation on a partition whose log does not serve waits for it, or is refused.
+    fn run_without_log(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: OpFrom,
+        tp: TopicPartition,
+        op: PartitionOp,
+    ) {
+        let Some(p) = self.partitions.map.get_mut(&tp) else {
+            // The image that moved it here has not come yet, or one that deletes it overtook the
+            // request.
+            let result = refused_op(&op, ErrorCode::NotLeaderOrFollower);
+            self.outbox.result(from, result);
+            return;
+        };
+        let refusal = |error| refused_op(&op, error);
+        let error = match &p.state {
+            State::Loading(_) => None,
+            State::Failed => Some(refusal(ErrorCode::KafkaStorageError)),
+            _ => Some(refusal(ErrorCode::UnknownTopicOrPartition)),
+        };
+        if let Some(result) = error {
+            self.outbox.result(from, result);
+        } else if matches!(op, PartitionOp::Watch(_) | PartitionOp::ShareWatch { .. }) {
+            // A read tells more, and waits; a watch that waits could not be taken back.
+            self.outbox.result(from, OpResult::Wake(u64::MAX));
+        } else {
+            match p.park(from, op) {
+                Ok(true) => self.arm_patience(turn, tp),
+                Ok(false) => {}
+                Err((op, error)) => self.outbox.result(from, refused_op(&op, error)),
+            }
+        }
+    }
+
+    /// Appends to a partition; where its log does not serve, the append waits or is refused.
+    pub(crate) fn append(
         &mut self,
         turn: &mut Turn<'_>,
         from: OpFrom,
         tp: TopicPartition,
         op: AppendOp,
-    ) -> Option<AppendOp> {
+    ) {
         let serving = |p: &&mut Partition| p.log().is_some();
         let p = self.partitions.map.get_mut(&tp);
         if p.as_ref().is_some_and(|p| self.dirs.is_full(p.log_dir)) {
             self.outbox.result(from, OpResult::Append(no_room()));
-            return None;
+            return;
         }
         let Some(p) = p.filter(serving) else {
-            return Some(op);
+            return self.run_without_log(turn, from, tp, PartitionOp::Append(op));
         };
         // With acks=0 too: the request counts as in work, and its bytes against the budgets, until
         // the write has ended, or a flood would pile up in memory.
@@ -276,13 +283,13 @@ impl Shard {
         if op.version < ZSTD_PRODUCE_VERSION && is_zstd(&op.records) {
             let result = crate::ops::AppendResult::refused(ErrorCode::UnsupportedCompressionType);
             self.outbox.result(from, OpResult::Append(result));
-            return None;
+            return;
         }
         let txn = match verification(p, turn, op.txn.as_deref()) {
             Ok(txn) => txn,
             Err(result) => {
                 self.outbox.result(from, result);
-                return None;
+                return;
             }
         };
         p.appended = true;
@@ -296,7 +303,6 @@ impl Shard {
             txn,
         };
         self.append_batch(turn, tp, incoming, to);
-        None
     }
 
     /// Checks a batch and stages it; the write leaves at the end of the turn. The order of appends
@@ -339,7 +345,7 @@ impl Shard {
                 .map(|batch| batch.with_frame_len(frame_len).with_txn(txn));
             if p.validating.is_empty() && !p.is_loading() {
                 match outcome {
-                    Ok(batch) => p.stage(turn.now, batch, to, &mut out),
+                    Ok(batch) => p.stage((turn.now, self.id), batch, to, &mut out),
                     Err(e) => {
                         let e = e.in_partition(&p.dir_name());
                         out.push(refused_batch(to, e, p.log_start()));
@@ -395,7 +401,7 @@ impl Shard {
             return;
         };
         let mut out = std::mem::take(&mut self.partitions.scratch);
-        p.stage_validated(turn.now, &mut out);
+        p.stage_validated((turn.now, self.id), &mut out);
         self.partitions.mark_dirty(tp);
         self.carry_outcomes(turn, out);
     }

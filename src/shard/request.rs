@@ -1,7 +1,7 @@
 //! One request on its way through the shards, and the obligation to answer it.
 
 use crate::io::{ConnId, Response, Segment};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use flumen_base::{Mono, ShardId};
 use flumen_wire::{ApiInfo, EncodeError, Message, Writer};
 use smallvec::{SmallVec, smallvec};
@@ -70,7 +70,7 @@ impl Reply {
         &self,
         memory: &mut ResponseMemory,
         body: impl FnOnce(&mut Writer),
-    ) -> Result<Response, EncodeError> {
+    ) -> Result<Bytes, EncodeError> {
         let mut buf = memory.take();
         self.put_start(&mut buf);
         let mut writer = Writer::with_buf(buf);
@@ -80,10 +80,7 @@ impl Reply {
         let mut buf = writer.into_buf();
         let frame = buf.split().freeze();
         memory.give_back(buf);
-        checked?;
-        Ok(Response {
-            segments: smallvec![Segment::Bytes(frame)],
-        })
+        checked.map(|()| frame)
     }
 
     /// The start of a hand-framed response: room for the size, then the header.
@@ -94,10 +91,48 @@ impl Reply {
     }
 
     fn put_start(&self, buf: &mut BytesMut) {
-        buf.put_i32(0);
-        buf.put_i32(self.correlation_id);
-        if self.api.response_header_version(self.version) >= 1 {
-            buf.put_u8(0); // no tagged fields
+        let mut start = [0; 9]; // the last is that of no tagged fields
+        start[4..8].copy_from_slice(&self.correlation_id.to_be_bytes());
+        let tagged = self.api.response_header_version(self.version) >= 1;
+        let start: &[u8] = if tagged { &start } else { &start[..8] };
+        buf.extend_from_slice(start);
+    }
+}
+
+/// What a request is answered with: a whole response, or the one piece of memory that is all of it,
+/// which goes from hand to hand more lightly.
+pub(crate) trait Answer: Into<Response> {
+    /// Length in bytes.
+    fn bytes(&self) -> usize;
+
+    /// Bytes that it keeps in memory until it is sent.
+    fn bytes_in_memory(&self) -> usize;
+}
+
+impl Answer for Response {
+    fn bytes(&self) -> usize {
+        self.len()
+    }
+
+    fn bytes_in_memory(&self) -> usize {
+        Response::bytes_in_memory(self)
+    }
+}
+
+impl Answer for Bytes {
+    fn bytes(&self) -> usize {
+        self.len()
+    }
+
+    fn bytes_in_memory(&self) -> usize {
+        self.len()
+    }
+}
+
+impl From<Bytes> for Response {
+    fn from(bytes: Bytes) -> Self {
+        Self {
+            segments: smallvec![Segment::Bytes(bytes)],
         }
     }
 }

@@ -445,7 +445,9 @@ impl Driver {
                     }),
                 )
             }
-            Work::Job(token, job) => Input::JobDone(token, job.run(&self.faults.on(&self.disk))),
+            Work::Job(token, job) => {
+                Input::JobDone(token, Box::new(job.run(&self.faults.on(&self.disk))))
+            }
         };
         self.input(shard, input);
     }

@@ -30,8 +30,13 @@ pub struct RequestHeader<'a> {
 ///
 /// # Errors
 /// [`DecodeError::Truncated`].
+#[inline]
 pub fn peek_request_header(frame: &[u8]) -> Result<RequestHeader<'static>, DecodeError> {
-    let mut r = Reader::new(frame);
+    fixed_part(&mut Reader::new(frame))
+}
+
+#[inline]
+fn fixed_part(r: &mut Reader<'_>) -> Result<RequestHeader<'static>, DecodeError> {
     let header = RequestHeader {
         api_key: r.i16(),
         api_version: r.i16(),
@@ -48,19 +53,28 @@ pub fn peek_request_header(frame: &[u8]) -> Result<RequestHeader<'static>, Decod
 /// # Errors
 /// A header that ends early, or whose client id is no string.
 pub fn decode_request_header<'a>(r: &mut Reader<'a>) -> Result<RequestHeader<'a>, DecodeError> {
-    let header = RequestHeader {
-        api_key: r.i16(),
-        api_version: r.i16(),
-        correlation_id: r.i32(),
-        // Not compact in any version: old brokers must be able to read the header of a newer
-        // ApiVersions request.
-        client_id: r.nullable_str(false),
-    };
-    if ApiKey::from_i16(header.api_key).is_some_and(|k| k.info().is_flexible(header.api_version)) {
+    let fixed = fixed_part(r)?;
+    let api = ApiKey::from_i16(fixed.api_key).map(ApiKey::info);
+    let client_id = header_rest(r, api.is_some_and(|api| api.is_flexible(fixed.api_version)))?;
+    Ok(RequestHeader { client_id, ..fixed })
+}
+
+/// Reads what follows the fixed part of a header, up to the body; gives the client id.
+///
+/// # Errors
+/// As [`decode_request_header`].
+pub fn header_rest<'a>(r: &mut Reader<'a>, flexible: bool) -> Result<Option<&'a str>, DecodeError> {
+    // Not compact in any version: old brokers must be able to read the header of a newer
+    // ApiVersions request.
+    let client_id = r.nullable_str(false);
+    if flexible {
         r.skip_tags();
     }
-    r.check().map(|()| header)
+    r.check().map(|()| client_id)
 }
+
+/// Bytes of the fixed part.
+pub const FIXED_PART_BYTES: usize = 8;
 
 /// Writes a request header, as a client does.
 pub fn write_request_header(w: &mut Writer, header: &RequestHeader<'_>) {

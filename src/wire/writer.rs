@@ -140,6 +140,7 @@ impl Writer {
     }
 
     /// Length of a string: int16, or compact where `flexible`; -1 for null.
+    #[inline]
     pub(crate) fn string_len(&mut self, len: Option<usize>, flexible: bool) {
         if flexible {
             return self.compact_len(len);
@@ -152,6 +153,7 @@ impl Writer {
     }
 
     /// Length of bytes, records or an array: int32, or compact where `flexible`; -1 for null.
+    #[inline]
     pub fn long_len(&mut self, len: Option<usize>, flexible: bool) {
         if flexible {
             return self.compact_len(len);
@@ -163,6 +165,7 @@ impl Writer {
         }
     }
 
+    #[inline]
     fn compact_len(&mut self, len: Option<usize>) {
         match len.map(i32::try_from) {
             None => self.u8(0),

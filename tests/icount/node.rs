@@ -280,7 +280,7 @@ impl Node {
                 let output = job.run(&self.disk);
                 self.lanes[n]
                     .inputs
-                    .push_back(Input::JobDone(token, output));
+                    .push_back(Input::JobDone(token, Box::new(output)));
             }
             Effect::Mesh(to, message) => {
                 let from = flumen_base::ShardId(n as u16);

@@ -451,7 +451,7 @@ impl Broker {
         };
         self.nodes[pending.shard]
             .inputs
-            .push(Input::JobDone(token, output));
+            .push(Input::JobDone(token, Box::new(output)));
     }
 
     /// The disk has room for so many bytes more from now on.

@@ -187,10 +187,24 @@ handlers! {
     DeleteShareGroupOffsets 0 0 Here share_group_apis::delete_offsets, "";
 }
 
+/// Keys of APIs are below it.
+const KEYS: usize = 128;
+
+/// At each key the place of its handler in [`HANDLERS`]; past its end where there is none.
+const PLACES: [u8; KEYS] = {
+    let mut places = [u8::MAX; KEYS];
+    let mut n = 0;
+    while n < HANDLERS.len() {
+        places[HANDLERS[n].key as usize] = n as u8;
+        n += 1;
+    }
+    places
+};
+
 /// The handler of an API.
 pub(crate) fn handler(key: ApiKey) -> Option<&'static Handler> {
-    let found = HANDLERS.binary_search_by_key(&key.code(), |h| h.key.code());
-    found.ok().and_then(|n| HANDLERS.get(n))
+    let place = PLACES.get(key as usize)?;
+    HANDLERS.get(usize::from(*place))
 }
 
 /// One line of `docs/protocol-support.md`.

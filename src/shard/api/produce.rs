@@ -17,7 +17,8 @@
 use super::verify::{TxnRequest, transactional_batch};
 use crate::io::CloseReason;
 use crate::ops::{
-    AppendOp, AppendResult, Gather, GatherBody, Op, OpResult, PartitionOp, TxnProduce,
+    AppendOp, AppendResult, Gather, GatherBody, Op, OpFrom, OpRequest, OpResult, PartitionOp,
+    TxnProduce,
 };
 use crate::request::{Reply, Request};
 use crate::{Shard, Turn};
@@ -196,9 +197,19 @@ impl ProduceGather {
                 txn: slot.txn.clone(),
             };
             slot.result.error = ErrorCode::UnknownServerError; // until its own result comes
-            let op = Op::Partition(slot.tp, PartitionOp::Append(op));
-            shard.send_op(turn, shard.owner(slot.tp), gather, n as u32, op);
             outstanding += 1;
+            let (owner, index) = (shard.owner(slot.tp), n as u32);
+            if owner == shard.id {
+                let from = OpFrom {
+                    shard: owner,
+                    gather,
+                    index,
+                };
+                shard.append(turn, from, slot.tp, op);
+            } else {
+                let op = Op::Partition(slot.tp, PartitionOp::Append(op));
+                shard.outbox.op(owner, OpRequest { gather, index, op });
+            }
         }
         if outstanding == 0 {
             shard.gathers.remove(gather);
@@ -226,7 +237,7 @@ impl ProduceGather {
             if self.slots.iter().any(|s| !s.result.error.is_none()) {
                 shard.close_reply(turn, reply, CloseReason::ProduceWithoutAcksFailed);
             } else {
-                shard.send(turn, reply, None);
+                shard.send(turn, reply, None::<Bytes>);
             }
         } else {
             let response = reply.frame_small(&mut shard.responses, |w| {

@@ -135,7 +135,7 @@ impl Node {
                 Work::Other(token, op) => {
                     Input::IoDone(token, Ok(run_op(&self.disk, &op).unwrap()))
                 }
-                Work::Job(token, job) => Input::JobDone(token, job.run(&self.disk)),
+                Work::Job(token, job) => Input::JobDone(token, Box::new(job.run(&self.disk))),
             };
             self.inputs[n].push_back(input);
         }

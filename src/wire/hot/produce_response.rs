@@ -9,6 +9,9 @@ const LOG_START_FROM: i16 = 5;
 /// From here on RecordErrors and ErrorMessage (KIP-467).
 const RECORD_ERRORS_FROM: i16 = 8;
 
+/// Index, error, base offset, append time and log start offset.
+const FIXED_BYTES: usize = 30;
+
 /// The answer for one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionAnswer<'a> {
@@ -37,6 +40,7 @@ pub struct ProduceAnswers<'w> {
 
 impl<'w> ProduceAnswers<'w> {
     /// Begins the body for so many topics.
+    #[inline]
     pub fn begin(w: &'w mut Writer, version: i16, topics: usize) -> Self {
         let flexible = version >= FLEXIBLE_FROM;
         w.long_len(Some(topics), flexible);
@@ -50,6 +54,7 @@ impl<'w> ProduceAnswers<'w> {
 
     /// A topic, by the bytes of its name, or of its id where the version names it so; so many
     /// partitions follow, at least one.
+    #[inline]
     pub fn topic(&mut self, name: &[u8], partitions: usize) {
         if self.version < TOPIC_ID_FROM {
             self.w.string_len(Some(name.len()), self.flexible);
@@ -60,7 +65,32 @@ impl<'w> ProduceAnswers<'w> {
     }
 
     /// The next partition of the topic.
+    #[inline]
     pub fn partition(&mut self, index: i32, answer: &PartitionAnswer<'_>) {
+        self.left_of_topic = self.left_of_topic.saturating_sub(1);
+        let mut fixed = [0; FIXED_BYTES + 4];
+        fixed[..4].copy_from_slice(&index.to_be_bytes());
+        fixed[4..6].copy_from_slice(&answer.error_code.to_be_bytes());
+        fixed[6..14].copy_from_slice(&answer.base_offset.to_be_bytes());
+        fixed[14..22].copy_from_slice(&answer.log_append_time_ms.to_be_bytes());
+        fixed[22..30].copy_from_slice(&answer.log_start_offset.to_be_bytes());
+        let refused = !answer.record_errors.is_empty() || answer.error_message.is_some();
+        if self.flexible && !refused {
+            // In one piece: no record errors, no message, no tags.
+            fixed[FIXED_BYTES] = 1;
+            let last_of_topic = usize::from(self.left_of_topic == 0);
+            return self.w.raw(&fixed[..FIXED_BYTES + 3 + last_of_topic]);
+        }
+        if self.version >= LOG_START_FROM {
+            self.w.raw(&fixed[..FIXED_BYTES]);
+        } else {
+            self.w.raw(&fixed[..22]);
+        }
+        self.partition_rest(answer);
+    }
+
+    /// What may be wrong with a partition, and its tags.
+    fn partition_rest(&mut self, answer: &PartitionAnswer<'_>) {
         let Self {
             w,
             version,
@@ -68,17 +98,6 @@ impl<'w> ProduceAnswers<'w> {
             ..
         } = self;
         let (version, flexible) = (*version, *flexible);
-        let mut fixed = [0; 30];
-        fixed[..4].copy_from_slice(&index.to_be_bytes());
-        fixed[4..6].copy_from_slice(&answer.error_code.to_be_bytes());
-        fixed[6..14].copy_from_slice(&answer.base_offset.to_be_bytes());
-        fixed[14..22].copy_from_slice(&answer.log_append_time_ms.to_be_bytes());
-        fixed[22..].copy_from_slice(&answer.log_start_offset.to_be_bytes());
-        if version >= LOG_START_FROM {
-            w.raw(&fixed);
-        } else {
-            w.raw(&fixed[..22]);
-        }
         if version >= RECORD_ERRORS_FROM {
             w.long_len(Some(answer.record_errors.len()), flexible);
             for (batch_index, message) in answer.record_errors {
@@ -90,7 +109,6 @@ impl<'w> ProduceAnswers<'w> {
             }
             w.nullable_str(answer.error_message, flexible);
         }
-        self.left_of_topic = self.left_of_topic.saturating_sub(1);
         if flexible {
             // No tags of the partition, nor of the topic after its last.
             let none: &[u8] = if self.left_of_topic == 0 {
@@ -103,6 +121,7 @@ impl<'w> ProduceAnswers<'w> {
     }
 
     /// Ends the body.
+    #[inline]
     pub fn finish(self) {
         // Throttle time, and no tags.
         let end: &[u8] = if self.flexible { &[0; 5] } else { &[0; 4] };

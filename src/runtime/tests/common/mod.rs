@@ -305,7 +305,7 @@ impl ShardCore for FakeCore {
                 let Some((conn, slot, _)) = self.waiting.remove(&token.0) else {
                     return;
                 };
-                self.answer(conn, slot, frame(bytes), out);
+                self.answer(conn, slot, frame(*bytes), out);
             }
             Input::Mesh(from, Message::Count { burst, n, last }) => {
                 let expected = self.expected.entry((from.0, burst)).or_default();
