@@ -238,7 +238,7 @@ impl<C: ShardCore> Reactor<C> {
             };
             return self.ring.start(Owner::Disk(token), op);
         }
-        match write_inline(&log, &bufs, pos, total) {
+        match write_inline(&log, &bufs, (pos, total), &mut self.iov) {
             Err(e) => self.io_failed(token, "write", &log.file, &e),
             // A sync does nothing on tmpfs.
             Ok(()) if sync && log.fs != FileSystem::Tmpfs => self.start_sync(token, log),
@@ -443,11 +443,15 @@ fn log_again(log: &OpenLog) -> OpenLog {
     }
 }
 
-fn write_inline(log: &OpenLog, bufs: &[Bytes], pos: u64, total: usize) -> io::Result<()> {
-    let mut iov = Vec::new();
+fn write_inline(
+    log: &OpenLog,
+    bufs: &[Bytes],
+    (pos, total): (u64, usize),
+    iov: &mut Vec<libc::iovec>,
+) -> io::Result<()> {
     let mut skip = 0;
     while skip < total {
-        match sys::write_some(log.as_fd(), bufs, skip, pos + skip as u64, &mut iov) {
+        match sys::write_some(log.as_fd(), bufs, skip, pos + skip as u64, iov) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => skip += n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

@@ -11,7 +11,7 @@ use crate::logfile::LogHandle;
 use crate::mesh::{Item, Mesh};
 use crate::net::Conns;
 use crate::ring::{Done, Op, Ring};
-use crate::send::CopyBufs;
+use crate::send::{CopyBufs, Joined};
 use crate::shared::{Control, Shared};
 use crate::splice::Pipes;
 use flumen_base::{Clock, IdMap, Mono, Now, ShardId};
@@ -65,6 +65,9 @@ pub(crate) struct Reactor<C: ShardCore> {
     pub(crate) mapped_at: Mono,
     pub(crate) pipes: Pipes,
     pub(crate) copy_bufs: CopyBufs,
+    pub(crate) joined: Joined,
+    /// For writes of several buffers, one after the other.
+    pub(crate) iov: Vec<libc::iovec>,
     pub(crate) direct: DirectWrites,
     pub(crate) mesh: Mesh<C::Message>,
     /// Listeners of this shard, each with whether an accept is armed.
@@ -122,6 +125,8 @@ impl<C: ShardCore> Reactor<C> {
             mapped_at: Mono(0),
             pipes: Pipes::default(),
             copy_bufs: CopyBufs::default(),
+            joined: Joined::default(),
+            iov: Vec::new(),
             direct: DirectWrites::default(),
             mesh: parts.mesh,
             listeners: parts

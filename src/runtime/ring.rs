@@ -57,7 +57,7 @@ pub(crate) enum Op {
     /// Send the buffers in order; the result may be short.
     Send {
         socket: Rc<TcpStream>,
-        bufs: SmallVec<[Bytes; 8]>,
+        bufs: SmallVec<[Bytes; 4]>,
         more: bool,
     },
     /// Wait until the socket takes bytes.
@@ -449,13 +449,21 @@ fn build(
                 .build()
         }
         Op::Send { socket, bufs, more } => {
-            sys::gather(bufs, 0, iov);
-            msg.msg_iov = iov.as_mut_ptr();
-            msg.msg_iovlen = iov.len();
+            let fd = types::Fd(socket.as_raw_fd());
             let flags = libc::MSG_NOSIGNAL | if *more { libc::MSG_MORE } else { 0 };
-            opcode::SendMsg::new(types::Fd(socket.as_raw_fd()), &raw const *msg)
-                .flags(flags as u32)
-                .build()
+            if let [one] = bufs.as_slice() {
+                // The kernel has no header to copy. A frame is shorter than 4 GiB.
+                opcode::Send::new(fd, one.as_ptr(), one.len() as u32)
+                    .flags(flags)
+                    .build()
+            } else {
+                sys::gather(bufs, 0, iov);
+                msg.msg_iov = iov.as_mut_ptr();
+                msg.msg_iovlen = iov.len();
+                opcode::SendMsg::new(fd, &raw const *msg)
+                    .flags(flags as u32)
+                    .build()
+            }
         }
         Op::PollOut { socket } => {
             opcode::PollAdd::new(types::Fd(socket.as_raw_fd()), libc::POLLOUT as u32).build()

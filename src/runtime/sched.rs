@@ -9,11 +9,15 @@
 
 use crate::sys;
 use std::cell::Cell;
+use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
 /// Niceness of helpers above that of the process: they get at most a tenth of a CPU that a shard
 /// wants whole. What clients wait for in a helper is the disk more than the CPU.
 const HELPER_NICER: i32 = 10;
+
+/// What top and perf call helpers.
+const HELPER_NAME: &CStr = c"flumen-helper";
 
 /// After how long a helper offers its CPU, by the clock (its CPU time would take a system call to
 /// ask for, so that one that slept offers it too): as long as the kernel's shortest turn, which
@@ -39,6 +43,7 @@ pub(crate) fn defer_current() {
     if DEFERRED.replace(true) {
         return;
     }
+    sys::name_this_thread(HELPER_NAME); // it has inherited its shard's
     // Without short turns each offer would give away a long one, and nearly all of its share.
     if sys::take_short_turns() {
         OFFERED.set(Some(Instant::now()));
@@ -91,6 +96,8 @@ mod tests {
         let helper = std::thread::spawn(|| {
             assert!(!offered_behind(HELPER_TURN), "it is no helper yet");
             defer_current();
+            let name = std::fs::read("/proc/thread-self/comm").unwrap();
+            assert_eq!(name.trim_ascii(), HELPER_NAME.to_bytes());
             (has_short_turns(), offered_behind(HELPER_TURN))
         });
         let (short, offered) = helper.join().unwrap();

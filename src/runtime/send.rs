@@ -23,7 +23,7 @@ use crate::sys;
 use bytes::{Buf, Bytes, BytesMut};
 use flumen_base::LogFile;
 use flumen_shard::io::{ConnId, FileSlice, Response, Segment};
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -41,6 +41,11 @@ const PAGES_BYTES_MIN: usize = 128 << 10;
 pub(crate) const SEND_BUFS: usize = 128;
 /// Bytes that are read for several connections before the first send: they stay in the cache.
 const READ_AHEAD_BYTES: usize = 512 << 10;
+/// Answers of a connection that leave together with the ring are copied into one buffer up to so
+/// many bytes.
+const JOIN_BYTES_MAX: usize = 4 << 10;
+/// Memory that such buffers share.
+const JOINED_BYTES: usize = 16 << 10;
 /// Connections with something to send above which the sends of a turn go through the ring together.
 const INLINE_SENDS_MAX: usize = 4;
 
@@ -101,6 +106,24 @@ impl CopyBufs {
             buf.clear();
             self.0.push(buf);
         }
+    }
+}
+
+/// Where small answers of a connection that leave together are copied one behind the other: one
+/// buffer is less work for the kernel than one for each. Once all have left, the same memory is
+/// used again.
+#[derive(Default)]
+pub(crate) struct Joined(BytesMut);
+
+impl Joined {
+    fn join<'a>(&mut self, pieces: impl Iterator<Item = &'a Bytes>, total: usize) -> Bytes {
+        if self.0.capacity() < total {
+            self.0.reserve(JOINED_BYTES);
+        }
+        for piece in pieces {
+            self.0.extend_from_slice(piece);
+        }
+        self.0.split().freeze()
     }
 }
 
@@ -176,6 +199,26 @@ impl Outgoing {
             }
         }
         ends + self.pop_ends()
+    }
+
+    /// How many buffers of the next sendmsg there are and their bytes, if all of it is in memory
+    /// that can be shared.
+    fn in_memory(&self) -> Option<(usize, usize)> {
+        let (mut count, mut total) = (0, 0);
+        for piece in &self.pieces {
+            match piece {
+                Piece::End => {}
+                Piece::Bytes(bytes) => {
+                    total += bytes.len();
+                    count += 1;
+                }
+                _ => return None,
+            }
+            if count >= SEND_BUFS || total >= SEND_BYTES {
+                break;
+            }
+        }
+        Some((count, total))
     }
 
     /// The large part of a file at the front, if that is what comes next.
@@ -413,21 +456,19 @@ impl<C: ShardCore> Reactor<C> {
         let Some(conn) = self.conns.get(index) else {
             return Ok(false);
         };
-        let mut bufs: SmallVec<[Bytes; 8]> = SmallVec::new();
-        let mut total = 0;
-        for piece in &conn.out.pieces {
-            match piece {
-                Piece::End => {}
-                Piece::Bytes(bytes) => {
-                    total += bytes.len();
-                    bufs.push(bytes.clone());
-                }
-                _ => return self.send_now(index, budget),
-            }
-            if bufs.len() >= SEND_BUFS || total >= SEND_BYTES {
-                break;
-            }
-        }
+        let Some((count, total)) = conn.out.in_memory() else {
+            return self.send_now(index, budget);
+        };
+        let pieces = conn.out.pieces.iter();
+        let bytes = pieces.filter_map(|piece| match piece {
+            Piece::Bytes(bytes) => Some(bytes),
+            _ => None,
+        });
+        let bytes = bytes.take(count);
+        let bufs = match count > 1 && total <= JOIN_BYTES_MAX {
+            true => smallvec![self.joined.join(bytes, total)],
+            false => bytes.cloned().collect(),
+        };
         conn.out.busy = true;
         conn.ops += 1;
         let socket = Rc::clone(&conn.socket);

@@ -2,6 +2,7 @@
 //! this crate that may hold unsafe code.
 
 use bytes::{Bytes, BytesMut};
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -197,8 +198,14 @@ pub(crate) fn write_some(
     pos: u64,
     iov: &mut Vec<libc::iovec>,
 ) -> io::Result<usize> {
-    gather(bufs, skip, iov);
     let pos = libc::off_t::try_from(pos).map_err(io::Error::other)?;
+    if let [one] = bufs {
+        let rest = one.get(skip..).unwrap_or_default();
+        let (at, len) = (rest.as_ptr().cast(), rest.len());
+        // SAFETY: the buffer lives over the call, and the kernel only reads it.
+        return check_len(unsafe { libc::pwrite(fd.as_raw_fd(), at, len, pos) });
+    }
+    gather(bufs, skip, iov);
     let count = libc::c_int::try_from(iov.len()).map_err(io::Error::other)?;
     // SAFETY: the iovecs cover `bufs`, which live over the call, and the kernel only reads them.
     check_len(unsafe { libc::pwritev(fd.as_raw_fd(), iov.as_ptr(), count, pos) })
@@ -511,6 +518,12 @@ impl SchedAttr {
         // SAFETY: the struct lives over the call, which only reads it.
         unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const *self, 0) == 0 }
     }
+}
+
+/// Gives the calling thread a name of at most 15 bytes, which top and perf show.
+pub(crate) fn name_this_thread(name: &CStr) {
+    // SAFETY: the kernel reads the string up to its end, and nothing else.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
 }
 
 /// Niceness of the calling thread: on Linux each thread has its own (nice(2)).
