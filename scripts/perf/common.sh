@@ -187,8 +187,8 @@ end_load() {
   [ -n "$RATE" ] || die "no requests_per_second in $REPORT"
 }
 
-# Thread id of the shard that was asked for. A helper has its name too, until it begins to work, and a
-# larger id.
+# Thread id of the shard that was asked for. A helper has its name too, until it begins to work, and
+# a larger id.
 shard_thread() {
   local name tid
   name=flumen-shard-$((SHARD + 1))

@@ -57,7 +57,8 @@ impl Outbox {
         }
     }
 
-    /// Gives a part of a frame back to the other shard that it came from; travels with the next results.
+    /// Gives a part of a frame back to the other shard that it came from; travels with the next
+    /// results.
     pub(crate) fn give_back(&mut self, to: ShardId, part: Bytes) {
         if let Some(batch) = self.batch(to) {
             batch.returned.push(part);
