@@ -25,7 +25,7 @@ fn expected(batches: &[Known], request: &ReadRequest) -> Vec<u8> {
 }
 
 /// A log after these turns of appends: records and bytes of each.
-fn rig(turns: &[Vec<(usize, usize)>], tail_budget: usize) -> Rig {
+fn rig_with(turns: &[Vec<(usize, usize)>], tail_budget: usize) -> Rig {
     let mut rig = Rig::new(LogConfig {
         segment_bytes: 30_000,
         retention_ms: -1,
@@ -83,8 +83,8 @@ proptest! {
         ),
         reads in prop::collection::vec((0.0..1.0f64, 0.0..1.2f64, 0..20_000u32, any::<bool>()), 40),
     ) {
-        let mut rig = self::rig(&turns, 1 << 20);
-        let batches = batches_in_files(&mut self::rig(&turns, 0));
+        let mut rig = rig_with(&turns, 1 << 20);
+        let batches = batches_in_files(&mut rig_with(&turns, 0));
         prop_assert_eq!(batches.len(), turns.iter().flatten().count());
         let end = rig.log.log_end_offset().0;
         for (offset, bound, max_bytes, min_one) in reads {

@@ -115,7 +115,7 @@ impl Answer for Response {
     }
 
     fn bytes_in_memory(&self) -> usize {
-        Response::bytes_in_memory(self)
+        Self::bytes_in_memory(self)
     }
 }
 
