@@ -123,19 +123,22 @@ impl Staging {
             pos,
             len,
         };
-        let goes_on = batch.len() <= COPY_LEN_MAX && self.fits_run(&run, tail);
-        if !goes_on {
+        let is_small = batch.len() <= COPY_LEN_MAX;
+        if !(is_small && self.fits_run(&run, tail)) {
             self.end_run(tail);
         }
         self.account(&run, header.count());
-        if goes_on && let Some(open) = &mut self.run {
-            open.last_offset = run.last_offset;
-            open.len += len;
-            self.copies.extend_from_slice(header.bytes());
-            self.copies.extend_from_slice(&batch.records);
-        } else if batch.len() <= COPY_LEN_MAX {
-            self.reserve(batch.len());
-            self.run = Some(run);
+        if is_small {
+            match &mut self.run {
+                Some(open) => {
+                    open.last_offset = run.last_offset;
+                    open.len += len;
+                }
+                None => {
+                    self.reserve(batch.len());
+                    self.run = Some(run);
+                }
+            }
             self.copies.extend_from_slice(header.bytes());
             self.copies.extend_from_slice(&batch.records);
         } else {

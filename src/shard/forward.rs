@@ -114,7 +114,8 @@ impl Shard {
         listener: usize,
     ) -> Result<(Reply, &'static api::Handler, Bytes), Option<CloseReason>> {
         let malformed = |e: DecodeError| Some(CloseReason::Malformed(e.to_string()));
-        let first = header::peek_request_header(frame).map_err(malformed)?;
+        let mut reader = Reader::new(frame);
+        let first = header::request_header_start(&mut reader).map_err(malformed)?;
         let unknown = || Some(CloseReason::UnknownApi(first.api_key));
         let key = ApiKey::from_i16(first.api_key).ok_or_else(unknown)?;
         let mut reply = Reply {
@@ -137,10 +138,8 @@ impl Shard {
             let (key, version) = (first.api_key, first.api_version);
             return Err(Some(CloseReason::UnsupportedVersion(key, version)));
         };
-        let mut reader = Reader::new(frame);
-        reader.take(header::FIXED_PART_BYTES);
         let flexible = reply.api.is_flexible(reply.version);
-        let client_id = header::header_rest(&mut reader, flexible).map_err(malformed)?;
+        let client_id = header::request_header_rest(&mut reader, flexible).map_err(malformed)?;
         let client_id = match client_id {
             None | Some("") => Bytes::new(),
             Some(text) => frame.slice_ref(text.as_bytes()),

@@ -120,6 +120,11 @@ pub(crate) enum PendingJob {
     Background(&'static str),
 }
 
+/// Whether its log serves.
+fn serves(p: &&mut Partition) -> bool {
+    p.log().is_some()
+}
+
 impl Partitions {
     /// None yet. File numbers are made unique in the process by the shard's own range.
     pub(crate) fn new(id: ShardId, found: Arc<Vec<LogDirState>>) -> Self {
@@ -187,7 +192,6 @@ impl Shard {
         if let PartitionOp::Append(op) = op {
             return self.append(turn, from, tp, op);
         }
-        let serves = |p: &&mut Partition| p.log().is_some();
         let Some(p) = self.partitions.map.get_mut(&tp).filter(serves) else {
             return self.run_without_log(turn, from, tp, op);
         };
@@ -268,13 +272,12 @@ impl Shard {
         tp: TopicPartition,
         op: AppendOp,
     ) {
-        let serving = |p: &&mut Partition| p.log().is_some();
         let p = self.partitions.map.get_mut(&tp);
         if p.as_ref().is_some_and(|p| self.dirs.is_full(p.log_dir)) {
             self.outbox.result(from, OpResult::Append(no_room()));
             return;
         }
-        let Some(p) = p.filter(serving) else {
+        let Some(p) = p.filter(serves) else {
             return self.run_without_log(turn, from, tp, PartitionOp::Append(op));
         };
         // With acks=0 too: the request counts as in work, and its bytes against the budgets, until

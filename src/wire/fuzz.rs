@@ -3,7 +3,7 @@
 //! taken and written the same again. `tests/fuzz` has a cargo-fuzz target for each;
 //! `tests/hostile.rs` runs them with seeded garbage.
 
-use crate::header::{decode_request_header, peek_request_header};
+use crate::header::{decode_request_header, request_header_start};
 use crate::hot::{fetch::FetchRequest, produce::ProduceRequest};
 use crate::records::read_version_prefix;
 use crate::testing::{CODECS, Codec, CodecError, codec_of};
@@ -11,7 +11,7 @@ use crate::{ApiKey, Reader};
 
 /// A request frame (without its length): header, body, and the hand-written paths.
 pub fn fuzz_request(frame: &[u8]) {
-    let _ = peek_request_header(frame);
+    let _ = request_header_start(&mut Reader::new(frame));
     let mut r = Reader::new(frame);
     let Ok(header) = decode_request_header(&mut r) else {
         return;

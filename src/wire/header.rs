@@ -31,12 +31,7 @@ pub struct RequestHeader<'a> {
 /// # Errors
 /// [`DecodeError::Truncated`].
 #[inline]
-pub fn peek_request_header(frame: &[u8]) -> Result<RequestHeader<'static>, DecodeError> {
-    fixed_part(&mut Reader::new(frame))
-}
-
-#[inline]
-fn fixed_part(r: &mut Reader<'_>) -> Result<RequestHeader<'static>, DecodeError> {
+pub fn request_header_start(r: &mut Reader<'_>) -> Result<RequestHeader<'static>, DecodeError> {
     let header = RequestHeader {
         api_key: r.i16(),
         api_version: r.i16(),
@@ -53,17 +48,21 @@ fn fixed_part(r: &mut Reader<'_>) -> Result<RequestHeader<'static>, DecodeError>
 /// # Errors
 /// A header that ends early, or whose client id is no string.
 pub fn decode_request_header<'a>(r: &mut Reader<'a>) -> Result<RequestHeader<'a>, DecodeError> {
-    let fixed = fixed_part(r)?;
-    let api = ApiKey::from_i16(fixed.api_key).map(ApiKey::info);
-    let client_id = header_rest(r, api.is_some_and(|api| api.is_flexible(fixed.api_version)))?;
-    Ok(RequestHeader { client_id, ..fixed })
+    let start = request_header_start(r)?;
+    let api = ApiKey::from_i16(start.api_key).map(ApiKey::info);
+    let flexible = api.is_some_and(|api| api.is_flexible(start.api_version));
+    let client_id = request_header_rest(r, flexible)?;
+    Ok(RequestHeader { client_id, ..start })
 }
 
-/// Reads what follows the fixed part of a header, up to the body; gives the client id.
+/// Reads what follows [`request_header_start`], up to the body; gives the client id.
 ///
 /// # Errors
 /// As [`decode_request_header`].
-pub fn header_rest<'a>(r: &mut Reader<'a>, flexible: bool) -> Result<Option<&'a str>, DecodeError> {
+pub fn request_header_rest<'a>(
+    r: &mut Reader<'a>,
+    flexible: bool,
+) -> Result<Option<&'a str>, DecodeError> {
     // Not compact in any version: old brokers must be able to read the header of a newer
     // ApiVersions request.
     let client_id = r.nullable_str(false);
@@ -72,9 +71,6 @@ pub fn header_rest<'a>(r: &mut Reader<'a>, flexible: bool) -> Result<Option<&'a 
     }
     r.check().map(|()| client_id)
 }
-
-/// Bytes of the fixed part.
-pub const FIXED_PART_BYTES: usize = 8;
 
 /// Writes a request header, as a client does.
 pub fn write_request_header(w: &mut Writer, header: &RequestHeader<'_>) {

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)] // a test may
 
 use flumen_base::Uuid;
-use flumen_wire::header::{self, RequestHeader, decode_request_header, peek_request_header};
+use flumen_wire::header::{self, RequestHeader, decode_request_header, request_header_start};
 use flumen_wire::messages::{ApiVersionsResponse, JoinGroupRequest, SyncGroupResponse};
 use flumen_wire::records::{self, ConsumerGroupMemberMetadataValue, OffsetCommitKey};
 use flumen_wire::records::{OffsetCommitValue, consumer_group_member_metadata_value as member};
@@ -53,12 +53,12 @@ fn broken_request_headers() {
         Err(DecodeError::Utf8)
     );
     // Enough to answer UNSUPPORTED_VERSION stands in the first eight bytes.
-    let peeked = peek_request_header(&[0, 18, 0, 99, 0, 0, 0, 7, 0xff]).unwrap();
+    let peeked = request_header_start(&mut Reader::new(&[0, 18, 0, 99, 0, 0, 0, 7, 0xff])).unwrap();
     assert_eq!(
         (peeked.api_key, peeked.api_version, peeked.correlation_id),
         (18, 99, 7)
     );
-    assert!(peek_request_header(&[0, 18, 0]).is_err());
+    assert!(request_header_start(&mut Reader::new(&[0, 18, 0])).is_err());
 }
 
 #[test]
