@@ -32,7 +32,7 @@ pub(crate) struct AlignedBuf {
 }
 
 impl AlignedBuf {
-    fn new(size: usize) -> Self {
+    pub(crate) fn new(size: usize) -> Self {
         let mem = vec![0; size + BLOCK];
         let start = mem.as_ptr().align_offset(BLOCK).min(BLOCK);
         Self { mem, start, size }

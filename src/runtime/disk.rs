@@ -12,6 +12,7 @@ use flumen_base::LogFile;
 use flumen_shard::io::{DiskOp, Input, IoFailure, IoOutput, Token};
 use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,8 +27,9 @@ enum Way {
 
 /// Where `auto` writes while the kernel's write-back is behind (docs/adr/0006).
 const WHEN_BEHIND: Way = Way::Direct;
-/// The same where direct writes have to wait for all that write-back has queued: the kernel's
-/// throttle, which shares the disk between the two, then holds up a worker and not the shard.
+/// The same where direct writes have to wait for all that write-back has queued, or nobody knows
+/// yet: the kernel's throttle, which shares the disk between the two, then holds up a worker and
+/// not the shard.
 const WHEN_BEHIND_A_QUEUE: Way = Way::Ring;
 /// Where `auto` writes what is to be on disk before it is acked, if all before it was too.
 const WHEN_SYNCED: Way = Way::Direct;
@@ -104,8 +106,8 @@ impl<C: ShardCore> Reactor<C> {
             // Nothing is ever written back there.
             WriteStrategy::Auto if log.fs == FileSystem::Tmpfs => Way::Inline,
             WriteStrategy::Auto => match (log.fs, self.is_behind(bytes)) {
-                (_, true) if !sync && self.shared.writeback.goes_first() => WHEN_BEHIND_A_QUEUE,
-                (_, true) => WHEN_BEHIND,
+                (_, true) if sync || self.lets_direct_pass(log) => WHEN_BEHIND,
+                (_, true) => WHEN_BEHIND_A_QUEUE,
                 // Not where only every so many are synced: a file should keep to one way.
                 (_, false) if sync && log.handle.is_synced() => WHEN_SYNCED,
                 // A write here may wait for the journal, in which others' syncs are under way.
@@ -123,6 +125,13 @@ impl<C: ShardCore> Reactor<C> {
     /// Notes a write; whether write-back is behind.
     fn is_behind(&self, bytes: usize) -> bool {
         self.shared.writeback.note_write(bytes as u64)
+    }
+
+    /// Whether direct writes pass what write-back has queued, as far as that is known.
+    fn lets_direct_pass(&self, log: &OpenLog) -> bool {
+        let dir = || log.file.path().parent().map(Path::to_path_buf);
+        let writeback = &self.shared.writeback;
+        writeback.lets_direct_pass(|| dir().unwrap_or_default())
     }
 
     /// Opens the file beside the shard first: making one can take as long as the file system's

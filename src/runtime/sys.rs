@@ -465,6 +465,15 @@ pub(crate) fn open_direct(path: &std::path::Path) -> io::Result<File> {
         .open(path)
 }
 
+/// Makes a file without a name in this directory, for direct writes.
+pub(crate) fn open_unnamed_direct(dir: &std::path::Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    std::fs::OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_DIRECT | libc::O_TMPFILE)
+        .open(dir)
+}
+
 /// A second descriptor of the same thing.
 pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     fd.as_fd().try_clone_to_owned()

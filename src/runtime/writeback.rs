@@ -11,14 +11,19 @@
 //!
 //! Some disks serve what comes in its order (a limit of the block layer's controller, a device with
 //! a long queue): a direct write then takes as long as write-back needs for what it has queued,
-//! seconds. One that took so long is remembered for some minutes.
+//! seconds. So a thread tries one first, into a file without a name; until it is through, and for
+//! some minutes where it took long, log writes stay in the page cache.
 
+use crate::direct::AlignedBuf;
 use crate::jobs::HelperCpus;
+use crate::sys;
+use flumen_base::aligned::BLOCK;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
@@ -130,12 +135,22 @@ impl Judge {
     }
 }
 
+/// What is known of direct writes while write-back is behind: nothing yet.
+const UNTRIED: u8 = 0;
+/// One is being tried.
+const TRYING: u8 = 1;
+/// They pass what write-back has queued.
+const PASS: u8 = 2;
+/// They have to wait for it.
+const WAIT: u8 = 3;
+
 /// The flag, and the thread that keeps it.
 #[derive(Debug, Default)]
 pub(crate) struct Writeback {
     behind: AtomicBool,
-    /// Direct writes have to wait for what write-back has queued.
-    goes_first: AtomicBool,
+    direct: AtomicU8,
+    /// Where a direct write is to be tried.
+    try_in: Mutex<Option<PathBuf>>,
     /// Bytes of writes that came since the last pause.
     written: AtomicU64,
     asleep: AtomicBool,
@@ -162,13 +177,28 @@ impl Writeback {
     /// A direct write has taken so long.
     pub(crate) fn note_direct(&self, took: Duration) {
         if took >= DIRECT_SLOW && self.behind.load(Ordering::Relaxed) {
-            self.goes_first.store(true, Ordering::Relaxed);
+            self.direct.store(WAIT, Ordering::Relaxed);
         }
     }
 
-    /// Whether direct writes are known to wait for write-back.
-    pub(crate) fn goes_first(&self) -> bool {
-        self.goes_first.load(Ordering::Relaxed)
+    /// Whether direct writes are known to pass what write-back has queued. If nothing is known, one
+    /// is tried in this directory, by a thread of its own.
+    pub(crate) fn lets_direct_pass(&self, dir: impl FnOnce() -> PathBuf) -> bool {
+        let known = self.direct.load(Ordering::Relaxed);
+        if known == UNTRIED && self.becomes(UNTRIED, TRYING) {
+            *self.try_in() = Some(dir());
+            self.wake();
+        }
+        known == PASS
+    }
+
+    fn try_in(&self) -> std::sync::MutexGuard<'_, Option<PathBuf>> {
+        self.try_in.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn becomes(&self, from: u8, to: u8) -> bool {
+        let (ok, fail) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.direct.compare_exchange(from, to, ok, fail).is_ok()
     }
 
     fn wake(&self) {
@@ -189,7 +219,7 @@ impl Writeback {
             .stack_size(256 << 10)
             .spawn(move || {
                 cpus.pin_current();
-                own.run(&file);
+                own.run(&file, &cpus);
             })?;
         let _ = self.thread.set(thread.thread().clone()); // watched once
         Ok(Some(Watcher {
@@ -198,7 +228,7 @@ impl Writeback {
         }))
     }
 
-    fn run(&self, file: &File) {
+    fn run(self: &Arc<Self>, file: &File, cpus: &Arc<HelperCpus>) {
         let start = Instant::now();
         let mut judge = Judge::default();
         let mut buf = vec![0; VMSTAT_LEN_MAX];
@@ -217,9 +247,14 @@ impl Writeback {
                 if self.behind.swap(behind, Ordering::Relaxed) != behind {
                     let percent = dirty.percent();
                     tracing::info!(behind, percent, "write-back of dirty memory");
+                    // Another time the queue may be another.
+                    self.becomes(PASS, UNTRIED);
                 }
                 self.forget_slow(&mut slow_since, start.elapsed());
                 calm = !behind && dirty.percent() < CLOSE_AT;
+            }
+            if let Some(dir) = self.try_in().take() {
+                self.start_trial(dir, Arc::clone(cpus));
             }
             pauses += 1;
             let written = self.written.swap(0, Ordering::SeqCst);
@@ -242,21 +277,52 @@ impl Writeback {
     /// Direct writes are tried again some minutes after one was slow, `since` when that was seen.
     fn forget_slow(&self, since: &mut Option<Duration>, now: Duration) {
         match *since {
-            None if self.goes_first() => {
-                let ms = DIRECT_SLOW.as_millis() as u64;
-                tracing::info!(
-                    ms,
-                    "direct writes wait behind write-back: not used for a while"
-                );
+            None if self.direct.load(Ordering::Relaxed) == WAIT => {
+                tracing::info!("direct writes wait behind write-back: not used for a while");
                 *since = Some(now);
             }
             Some(then) if now >= then + DIRECT_AGAIN => {
-                self.goes_first.store(false, Ordering::Relaxed);
+                self.becomes(WAIT, UNTRIED);
                 *since = None;
             }
             _ => {}
         }
     }
+
+    /// Tries a direct write in a thread that nobody waits for: it may take seconds.
+    fn start_trial(self: &Arc<Self>, dir: PathBuf, cpus: Arc<HelperCpus>) {
+        let own = Arc::clone(self);
+        let spawned = std::thread::Builder::new()
+            .name("flumen-trial".to_owned())
+            .stack_size(256 << 10)
+            .spawn(move || {
+                cpus.pin_current();
+                own.end_trial(&dir, write_direct(&dir));
+            });
+        if let Err(e) = spawned {
+            tracing::warn!(error = %e, "no thread to try a direct write");
+            self.becomes(TRYING, PASS);
+        }
+    }
+
+    fn end_trial(&self, dir: &Path, took: io::Result<Duration>) {
+        let known = match &took {
+            Ok(took) if *took >= DIRECT_SLOW => WAIT,
+            // Where it is not possible each file finds out by itself.
+            Ok(_) | Err(_) => PASS,
+        };
+        tracing::info!(dir = %dir.display(), ?took, "direct write while write-back is behind");
+        self.becomes(TRYING, known);
+    }
+}
+
+/// How long a direct write of a block takes in this directory, in a file that has no name and is
+/// gone with its descriptor.
+fn write_direct(dir: &Path) -> io::Result<Duration> {
+    let file = sys::open_unnamed_direct(dir)?;
+    let begun = Instant::now();
+    file.write_all_at(AlignedBuf::new(BLOCK).bytes(BLOCK), 0)?;
+    Ok(begun.elapsed())
 }
 
 fn read(file: &File, buf: &mut [u8]) -> Option<Dirty> {
@@ -356,24 +422,70 @@ mod tests {
         assert!(!judge.look(now + HOLD_MIN, dirty(0)));
     }
 
+    /// Whether direct writes pass, and where one is to be tried to find out.
+    fn asked(writeback: &Writeback) -> (bool, Option<PathBuf>) {
+        let pass = writeback.lets_direct_pass(|| PathBuf::from("t-0"));
+        (pass, writeback.try_in().take())
+    }
+
+    #[test]
+    fn a_direct_write_is_tried_before_others_are_made() {
+        let writeback = Writeback::default();
+        let dir = PathBuf::from("t-0");
+        assert_eq!(asked(&writeback), (false, Some(dir.clone())));
+        assert_eq!(asked(&writeback), (false, None), "one at a time");
+        writeback.end_trial(&dir, Ok(DIRECT_SLOW - Duration::from_millis(1)));
+        assert_eq!(asked(&writeback), (true, None));
+
+        let writeback = Writeback::default();
+        assert_eq!(asked(&writeback), (false, Some(dir.clone())));
+        writeback.end_trial(&dir, Ok(DIRECT_SLOW));
+        assert_eq!(asked(&writeback), (false, None));
+
+        let writeback = Writeback::default();
+        assert_eq!(asked(&writeback), (false, Some(dir.clone())));
+        writeback.end_trial(&dir, Err(io::ErrorKind::Unsupported.into()));
+        assert_eq!(asked(&writeback), (true, None));
+    }
+
     #[test]
     fn slow_direct_writes_are_remembered_for_minutes() {
         let writeback = Writeback::default();
+        let dir = PathBuf::from("t-0");
         let (mut since, second) = (None, Duration::from_secs(1));
+        assert!(asked(&writeback).1.is_some());
+        writeback.end_trial(&dir, Ok(Duration::ZERO));
         writeback.note_direct(DIRECT_SLOW);
-        assert!(!writeback.goes_first(), "write-back was not behind");
+        assert!(asked(&writeback).0, "write-back was not behind");
         writeback.behind.store(true, Ordering::Relaxed);
         writeback.note_direct(DIRECT_SLOW - Duration::from_millis(1));
-        assert!(!writeback.goes_first());
+        assert!(asked(&writeback).0);
         writeback.note_direct(DIRECT_SLOW);
         writeback.forget_slow(&mut since, second);
         writeback.forget_slow(&mut since, DIRECT_AGAIN);
-        assert!(writeback.goes_first());
+        assert_eq!(asked(&writeback), (false, None));
         writeback.forget_slow(&mut since, second + DIRECT_AGAIN);
-        assert!(!writeback.goes_first());
+        assert_eq!(asked(&writeback), (false, Some(dir)), "tried again");
         writeback.note_direct(DIRECT_SLOW);
-        writeback.forget_slow(&mut since, second + DIRECT_AGAIN);
-        assert!(writeback.goes_first());
+        writeback.end_trial(Path::new("t-0"), Ok(Duration::ZERO));
+        assert_eq!(
+            asked(&writeback),
+            (false, None),
+            "another was slow meanwhile"
+        );
+    }
+
+    #[test]
+    fn the_tried_write_leaves_nothing() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        match write_direct(dir.path()) {
+            Ok(took) => assert!(took > Duration::ZERO),
+            // A file system without files that have no name, or without direct writes.
+            Err(e) => assert!(e.raw_os_error().is_some(), "{e}"),
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        let gone = dir.path().join("gone");
+        assert!(write_direct(&gone).is_err());
     }
 
     #[test]
@@ -388,6 +500,11 @@ mod tests {
         writeback.note_write(1);
         while writeback.written.load(Ordering::SeqCst) > 0 {
             assert!(Instant::now() < by, "it does not wake");
+            std::thread::yield_now();
+        }
+        // One of a directory that is not there says nothing about the disk.
+        while !writeback.lets_direct_pass(|| PathBuf::from("/nowhere/t-0")) {
+            assert!(Instant::now() < by, "nothing is tried");
             std::thread::yield_now();
         }
         watcher.stop();
