@@ -448,6 +448,28 @@ impl Shard {
         }
     }
 
+    /// The same for an append: one of this shard's own partition does not become an operation.
+    pub(crate) fn send_append(
+        &mut self,
+        turn: &mut Turn<'_>,
+        (gather, index): (u64, u32),
+        tp: TopicPartition,
+        append: AppendOp,
+    ) {
+        let shard = self.owner(tp);
+        if shard == self.id {
+            let from = OpFrom {
+                shard,
+                gather,
+                index,
+            };
+            self.append(turn, from, tp, append);
+        } else {
+            let op = Op::Partition(tp, PartitionOp::Append(append));
+            self.outbox.op(shard, OpRequest { gather, index, op });
+        }
+    }
+
     /// Operations for this shard, and results of what it asked for.
     pub(crate) fn on_batch(&mut self, turn: &mut Turn<'_>, from: ShardId, mut batch: Box<Batch>) {
         for item in batch.items.drain(..) {

@@ -16,10 +16,7 @@
 
 use super::verify::{TxnRequest, transactional_batch};
 use crate::io::CloseReason;
-use crate::ops::{
-    AppendOp, AppendResult, Gather, GatherBody, Op, OpFrom, OpRequest, OpResult, PartitionOp,
-    TxnProduce,
-};
+use crate::ops::{AppendOp, AppendResult, Gather, GatherBody, OpResult, TxnProduce};
 use crate::request::{Reply, Request};
 use crate::{Shard, Turn};
 use bytes::Bytes;
@@ -198,18 +195,7 @@ impl ProduceGather {
             };
             slot.result.error = ErrorCode::UnknownServerError; // until its own result comes
             outstanding += 1;
-            let (owner, index) = (shard.owner(slot.tp), n as u32);
-            if owner == shard.id {
-                let from = OpFrom {
-                    shard: owner,
-                    gather,
-                    index,
-                };
-                shard.append(turn, from, slot.tp, op);
-            } else {
-                let op = Op::Partition(slot.tp, PartitionOp::Append(op));
-                shard.outbox.op(owner, OpRequest { gather, index, op });
-            }
+            shard.send_append(turn, (gather, n as u32), slot.tp, op);
         }
         if outstanding == 0 {
             shard.gathers.remove(gather);
