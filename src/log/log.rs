@@ -55,6 +55,8 @@ pub struct Log {
     pub(crate) epochs_dirty: bool,
     pub(crate) epochs_writing: bool,
     pub(crate) tail: Tail,
+    /// Somebody has read near the end since [`Log::take_end_read`].
+    pub(crate) end_read: bool,
     pub(crate) positions: PositionCache,
     pub(crate) size_check: crate::jobs::SizeCheck,
     pub(crate) clean: crate::clean::CleanState,
@@ -129,6 +131,7 @@ impl Log {
             epochs_dirty: false,
             epochs_writing: false,
             tail: Tail::default(),
+            end_read: false,
             positions: PositionCache::default(),
             size_check: Default::default(),
             clean: Default::default(),
@@ -439,6 +442,17 @@ impl Log {
         if bytes == 0 {
             self.staging.let_go(&mut self.tail);
         }
+    }
+
+    /// Whether somebody has read near the end since [`Log::take_end_read`]: within the reach of a
+    /// memory tail, or up to the end.
+    pub fn is_end_read(&self) -> bool {
+        self.end_read
+    }
+
+    /// The same, and forgets it.
+    pub fn take_end_read(&mut self) -> bool {
+        std::mem::take(&mut self.end_read)
     }
 
     /// Index of the segment with exactly this base offset.

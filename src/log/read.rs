@@ -16,6 +16,7 @@ use crate::log::Log;
 use crate::lookup::position_of;
 use crate::segment::{Segment, relative};
 use bytes::Bytes;
+use flumen_base::limits::TAIL_BYTES_PER_PARTITION_MAX;
 use flumen_base::{LogFile, Offset};
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -157,13 +158,31 @@ impl Log {
         }
         let bound = self.read_bound(request);
         if offset >= bound {
+            self.end_read = true;
             return ReadPlan::Empty;
         }
         if let Some(plan) = self.tail.read(request, bound) {
+            self.end_read = true;
             return plan;
         }
         let above = self.segments.partition_point(|s| s.base_offset <= offset);
-        self.plan_in_segment(above.saturating_sub(1), request)
+        let plan = self.plan_in_segment(above.saturating_sub(1), request);
+        self.end_read |= self.is_near_end(&plan);
+        plan
+    }
+
+    /// Whether it begins where a memory tail might reach.
+    fn is_near_end(&self, plan: &ReadPlan) -> bool {
+        let range = match plan {
+            ReadPlan::File(range) => range,
+            ReadPlan::NeedScan(scan) => &scan.range,
+            _ => return false,
+        };
+        let active = self.segments.back();
+        active.is_some_and(|active| {
+            let ahead = active.written.saturating_sub(range.pos);
+            Arc::ptr_eq(&range.file, &active.file) && ahead <= TAIL_BYTES_PER_PARTITION_MAX as u64
+        })
     }
 
     /// Goes on with a read whose scan has come back.

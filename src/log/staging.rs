@@ -156,7 +156,10 @@ impl Staging {
     /// Whether a small batch may be added to the run.
     fn fits_run(&self, batch: &Run, tail: &Tail) -> bool {
         let room = self.copies.capacity() - self.copies.len();
-        let max = RUN_LEN_MAX.min(tail.budget() as u64 / 4);
+        let max = match tail.budget() as u64 {
+            0 => RUN_LEN_MAX,
+            budget => RUN_LEN_MAX.min(budget / 4),
+        };
         self.run.is_some_and(|run| {
             run.segment == batch.segment && run.len + batch.len <= max && room as u64 >= batch.len
         })
@@ -193,7 +196,12 @@ impl Staging {
     }
 
     fn put(&mut self, run: Run, charge: u64, bufs: SmallVec<[Bytes; 2]>, tail: &mut Tail) {
+        let is_kept = tail.budget() > 0;
         if let Some(staged) = self.staged.back_mut() {
+            if !is_kept {
+                staged.bufs.extend(bufs);
+                return;
+            }
             staged.bufs.extend(bufs.iter().cloned());
         }
         tail.push(TailRun {

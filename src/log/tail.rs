@@ -66,6 +66,7 @@ impl Tail {
         self.evict();
     }
 
+    /// Only to be called with a budget.
     pub(crate) fn push(&mut self, run: TailRun) {
         self.bytes += run.charge as usize;
         self.runs.push_back(run);

@@ -16,6 +16,7 @@ use crate::io::{DiskOp, Effect, IoFailure, IoOutput};
 use crate::jobs::{Job, JobOutput};
 use crate::partition::{Partition, State};
 use crate::partitions::{Pending, PendingJob};
+use crate::tails::TailUse;
 use crate::timers::TimerKey;
 use crate::turn::Turn;
 use flumen_base::limits::LOADS_IN_FLIGHT_MAX;
@@ -251,7 +252,7 @@ impl Shard {
                 p.slow_load = false;
                 p.load_failures = 0;
                 // Its share of memory begins with the next append.
-                p.warm = false;
+                p.tail = TailUse::default();
                 let mut log = Log::from_loaded(*loaded, p.config.clone(), ids);
                 log.set_cleaned_offset(p.found.cleaned);
                 let state = State::Online(Box::new(log));

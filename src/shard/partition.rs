@@ -13,6 +13,7 @@ use crate::answers::{ack, refuse, refused_batch};
 use crate::io::Segment;
 use crate::ops::{MarkerFor, OpFrom, OpResult, PartitionOp, ReadOp, ReadResult, WatchOp};
 use crate::relocate::Move;
+use crate::tails::TailUse;
 use crate::watch::{Watch, WatchList, Watches};
 use bytes::Bytes;
 use flumen_base::{ErrorCode, Now, Offset, ShardId, TopicPartition};
@@ -54,10 +55,8 @@ pub(crate) struct Partition {
     pub(crate) slow_load: bool,
     /// Failed loads in a row.
     pub(crate) load_failures: u32,
-    /// It has a share of the memory for latest batches.
-    pub(crate) warm: bool,
-    /// An append came since the last sweep of those shares.
-    pub(crate) appended: bool,
+    /// What its share of the memory for latest batches depends on.
+    pub(crate) tail: TailUse,
     /// To be loaded again when nothing is in flight.
     pub(crate) reload: bool,
     /// On its way to another log directory.
@@ -190,8 +189,7 @@ impl Partition {
             seal_armed: false,
             slow_load: false,
             load_failures: 0,
-            warm: false,
-            appended: false,
+            tail: TailUse::default(),
             reload: false,
             moving: None,
             found: Found::default(),

@@ -295,8 +295,8 @@ impl Shard {
                 return;
             }
         };
-        p.appended = true;
-        if !p.warm {
+        let end_read = p.log().is_some_and(Log::is_end_read);
+        if p.tail.note_append(end_read) {
             self.warm_tail(tp);
         }
         let incoming = Incoming {

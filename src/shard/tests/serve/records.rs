@@ -263,3 +263,49 @@ fn producer_ids_are_never_given_twice() {
         }
     });
 }
+
+/// Bytes that the logs of all shards keep in memory.
+fn tail_bytes(d: &mut Driver) -> u64 {
+    let texts: Vec<String> = (0..d.shards()).map(|shard| d.metrics(shard)).collect();
+    let lines = texts.iter().flat_map(|text| text.lines());
+    let of = lines.filter(|line| line.starts_with("flumen_log_tail_bytes{"));
+    let values = of.map(|line| line.rsplit_once(' ').unwrap().1);
+    values.map(|value| value.parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn memory_keeps_what_readers_at_the_end_will_ask_for() {
+    each_shape(|mut d| {
+        let c = d.connect(0);
+        d.create_topic(c, "t", 2);
+        for _ in 0..20 {
+            assert_eq!(produce(&mut d, c, "t", 0, &["a", "b"]).0, 0);
+            assert_eq!(tail_bytes(&mut d), 0, "nobody reads it");
+        }
+        // Whoever reads a record gets it from the file the first time.
+        assert_eq!(fetch(&mut d, c, "t", 0, 38), ["a", "b"]);
+        assert_eq!(tail_bytes(&mut d), 0, "nothing came since");
+        assert_eq!(produce(&mut d, c, "t", 0, &["c"]), (0, 40));
+        assert_eq!(produce(&mut d, c, "t", 1, &["x"]), (0, 0));
+        let one = tail_bytes(&mut d);
+        assert!(one > 0 && one < 200, "{one} bytes: of the one that is read");
+        assert_eq!(fetch(&mut d, c, "t", 0, 40), ["c"]);
+        assert_eq!(fetch(&mut d, c, "t", 0, 38), ["a", "b", "c"], "from the file");
+
+        // Two sweeps later: it was appended to and not read.
+        for value in ["d", "e"] {
+            assert_eq!(produce(&mut d, c, "t", 0, &[value]).0, 0);
+            d.run_for_ms(10_001);
+        }
+        assert_eq!(tail_bytes(&mut d), 0);
+        assert_eq!(fetch(&mut d, c, "t", 0, 40), ["c", "d", "e"]);
+        // A reader that waits at the end is one.
+        let id = d.send(c, &fetch_request(&[("t", 1, 1)], 500), 12);
+        let b = d.connect(0);
+        assert_eq!(produce(&mut d, b, "t", 1, &["y"]), (0, 1));
+        assert!(tail_bytes(&mut d) > 0);
+        let frame = d.wait_answer(c);
+        let r: wire::FetchResponse<'_> = decode_answer(1, 12, id, frame);
+        assert_eq!(values(&r), ["y"]);
+    });
+}
