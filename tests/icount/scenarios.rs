@@ -240,8 +240,16 @@ fn idempotent(n: u32) -> u64 {
     })
 }
 
+/// Reads partitions that are empty: memory keeps the latest batches of those that are read.
+fn read_ends(node: &mut Node, client: Client, partitions: std::ops::Range<i32>) {
+    let wants: Vec<(i32, i64)> = partitions.map(|p| (p, 0)).collect();
+    node.offer(client, &fetch_request(&wants, 16 * KIB, 0), FETCH);
+    settled(node, 1, 0);
+}
+
 fn fetch(from_file: bool, bytes: usize, n: u32) -> u64 {
     let (mut node, clients) = one_shard(1, 1);
+    read_ends(&mut node, clients[0], 0..1);
     let records = built(64 * KIB);
     let mut last = 0;
     // 8 MiB is more than a partition keeps in memory.
@@ -258,6 +266,7 @@ fn fetch(from_file: bool, bytes: usize, n: u32) -> u64 {
 fn fetch_many(n: u32) -> u64 {
     let (mut node, clients) = one_shard(1, 8);
     let records = built(16 * KIB);
+    read_ends(&mut node, clients[0], 0..8);
     for partition in 0..8 {
         produced(&mut node, clients[0], partition, &records);
     }
@@ -454,6 +463,7 @@ fn hop(clients: usize, bytes: usize, counted: Counted, n: u32) -> u64 {
 
 fn hop_fetch(counted: Counted, n: u32) -> u64 {
     let (mut node, clients, partition) = two_shards(1);
+    read_ends(&mut node, clients[0], partition..partition + 1);
     let offset = produced(&mut node, clients[0], partition, &built(64 * KIB));
     rounds(&mut node, counted, n, |node| {
         let request = fetch_request(&[(partition, offset)], 64 * KIB, 0);

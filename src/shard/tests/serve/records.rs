@@ -290,7 +290,11 @@ fn memory_keeps_what_readers_at_the_end_will_ask_for() {
         let one = tail_bytes(&mut d);
         assert!(one > 0 && one < 200, "{one} bytes: of the one that is read");
         assert_eq!(fetch(&mut d, c, "t", 0, 40), ["c"]);
-        assert_eq!(fetch(&mut d, c, "t", 0, 38), ["a", "b", "c"], "from the file");
+        assert_eq!(
+            fetch(&mut d, c, "t", 0, 38),
+            ["a", "b", "c"],
+            "from the file"
+        );
 
         // Two sweeps later: it was appended to and not read.
         for value in ["d", "e"] {
