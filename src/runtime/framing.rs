@@ -3,6 +3,7 @@
 //! buffer, smaller ones as many at once as have come.
 
 use bytes::{Buf, Bytes, BytesMut};
+use std::collections::VecDeque;
 
 /// Length of the size prefix.
 const PREFIX: usize = 4;
@@ -20,6 +21,9 @@ const LARGE_BYTES: usize = 32 << 10;
 const SHARED_FRAME_MAX: usize = 128 << 10;
 /// Spare bytes below which a fresh buffer is taken.
 const SPARE_BYTES_MIN: usize = 512;
+/// Smallest buffer for several frames, and how many a shard remembers: 2 MiB of the largest.
+const SHARED_BYTES_MIN: usize = 64 << 10;
+const SHARED_BUFS_MAX: usize = 8;
 
 /// Why a byte stream is no sequence of frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +34,33 @@ pub enum FrameError {
     /// The size prefix is larger than `socket.request.max.bytes`.
     #[error("request of {0} bytes is larger than the limit of {1}")]
     TooLarge(usize, usize),
+}
+
+/// Buffers for several frames of a shard's bulk senders. One is used again when the last of its
+/// frames is done with: without the allocator, and while the caches have it.
+#[derive(Default)]
+pub(crate) struct SharedBufs {
+    /// What is left of each, and its size; the latest first.
+    bufs: VecDeque<(BytesMut, usize)>,
+}
+
+impl SharedBufs {
+    /// An empty buffer with room for `bytes`, at most [`SHARED_BYTES_MAX`], and its size.
+    fn take(&mut self, bytes: usize) -> (BytesMut, usize) {
+        let size = bytes.next_power_of_two();
+        let size = size.clamp(SHARED_BYTES_MIN, SHARED_BYTES_MAX);
+        let is_free = |(buf, of): &mut (BytesMut, usize)| *of == size && buf.try_reclaim(size);
+        let free = self.bufs.iter_mut().position(is_free);
+        let free = free.and_then(|at| self.bufs.remove(at));
+        free.unwrap_or_else(|| (BytesMut::with_capacity(size), size))
+    }
+
+    /// Takes back what is left of a buffer of this size.
+    fn put(&mut self, mut buf: BytesMut, size: usize) {
+        buf.clear();
+        self.bufs.truncate(SHARED_BUFS_MAX - 1);
+        self.bufs.push_front((buf, size));
+    }
 }
 
 /// The receiving half of one connection.
@@ -44,6 +75,10 @@ pub(crate) struct FrameReader {
     last_frame: usize,
     /// Frames were cut from the buffer: what is left in it pins them.
     cut: bool,
+    /// Size of the buffer if it is one of [`SharedBufs`], else 0.
+    shared: usize,
+    /// What a bulk sender's next bytes are awaited with.
+    first: BytesMut,
 }
 
 impl FrameReader {
@@ -55,6 +90,8 @@ impl FrameReader {
             offered: 0,
             last_frame: PREFIX,
             cut: false,
+            shared: 0,
+            first: BytesMut::new(),
         }
     }
 
@@ -79,11 +116,11 @@ impl FrameReader {
     /// whole frames were taken. `waiting`: bytes are there already. Without them a bulk sender's
     /// buffer is small: what will have come by the time of its turn is received then, into memory
     /// that others have just let go of.
-    pub(crate) fn take_buf(&mut self, waiting: bool) -> (BytesMut, usize) {
+    pub(crate) fn take_buf(&mut self, waiting: bool, bufs: &mut SharedBufs) -> (BytesMut, usize) {
         let have = self.buf.len();
         let bulk = self.is_bulk();
         if have == 0 && bulk {
-            self.buf = BytesMut::new();
+            self.change_buf(BytesMut::new(), 0, bufs);
         }
         let spare = self.buf.capacity() - have;
         let want = match self.claimed() {
@@ -97,6 +134,9 @@ impl FrameReader {
                 want
             }
             None if bulk && !waiting => {
+                if have == 0 && self.first.try_reclaim(FIRST_BYTES) {
+                    self.buf = std::mem::take(&mut self.first);
+                }
                 self.buf.reserve(FIRST_BYTES);
                 FIRST_BYTES
             }
@@ -108,7 +148,13 @@ impl FrameReader {
                 let ends = claimed.map_or(self.last_frame, |_| missing);
                 let moves = bulk && waiting && have <= FIRST_BYTES;
                 if spare < missing || spare < SPARE_BYTES_MIN || moves {
-                    self.buf.reserve(missing.max(self.recv_bytes));
+                    let more = missing.max(self.recv_bytes);
+                    if bulk && waiting && have + missing <= SHARED_BYTES_MAX {
+                        let (buf, size) = bufs.take((have + more).min(SHARED_BYTES_MAX));
+                        self.change_buf(buf, size, bufs);
+                    } else {
+                        self.buf.reserve(more);
+                    }
                 }
                 let room = self.buf.capacity() - have;
                 if bulk {
@@ -122,6 +168,20 @@ impl FrameReader {
         debug_assert!(want > 0, "a receive of nothing looks like the end");
         self.offered = want;
         (std::mem::take(&mut self.buf), want)
+    }
+
+    /// Goes on with another buffer, to which what has come is copied.
+    fn change_buf(&mut self, to: BytesMut, size: usize, bufs: &mut SharedBufs) {
+        let mut old = std::mem::replace(&mut self.buf, to);
+        self.buf.extend_from_slice(&old);
+        match std::mem::replace(&mut self.shared, size) {
+            0 if old.capacity() >= FIRST_BYTES && old.capacity() < LARGE_BYTES => {
+                old.clear();
+                self.first = old;
+            }
+            0 => {}
+            shared => bufs.put(old, shared),
+        }
     }
 
     /// As much of `room` as ends with a frame, if the one under way ends after `first` bytes and
@@ -148,7 +208,7 @@ impl FrameReader {
 
     /// All whole frames were taken. What is left of a bulk sender's goes to a buffer of its own, so
     /// that the memory of the others is free for the next sender once they are done with.
-    pub(crate) fn settle(&mut self) {
+    pub(crate) fn settle(&mut self, bufs: &mut SharedBufs) {
         let cut = std::mem::take(&mut self.cut);
         if !self.is_bulk() {
             return;
@@ -159,8 +219,7 @@ impl FrameReader {
             None => rest,
         };
         if cut || self.buf.capacity() > (2 * room).max(FIRST_BYTES) {
-            let rest = std::mem::replace(&mut self.buf, BytesMut::with_capacity(room));
-            self.buf.extend_from_slice(&rest);
+            self.change_buf(BytesMut::with_capacity(room), 0, bufs);
         }
     }
 
@@ -208,10 +267,10 @@ mod tests {
         cuts: &[usize],
         frame_max: usize,
     ) -> Result<(Vec<Bytes>, usize), FrameError> {
-        let mut reader = FrameReader::new(frame_max);
+        let (mut reader, mut bufs) = (FrameReader::new(frame_max), SharedBufs::default());
         let (mut at, mut turn, mut frames, mut largest) = (0, 0, Vec::new(), 0);
         while at < bytes.len() {
-            let (mut buf, want) = reader.take_buf(turn % 3 > 0);
+            let (mut buf, want) = reader.take_buf(turn % 3 > 0, &mut bufs);
             assert!(want > 0 && buf.capacity() - buf.len() >= want);
             largest = largest.max(buf.capacity());
             let n = cuts[turn % cuts.len()].clamp(1, want).min(bytes.len() - at);
@@ -222,7 +281,7 @@ mod tests {
             while let Some(frame) = reader.next_frame()? {
                 frames.push(frame);
             }
-            reader.settle();
+            reader.settle(&mut bufs);
         }
         Ok((frames, largest))
     }
@@ -282,13 +341,13 @@ mod tests {
 
     #[test]
     fn large_frames_of_a_known_peer_are_received_in_place() {
-        let mut reader = FrameReader::new(1 << 20);
+        let (mut reader, mut bufs) = (FrameReader::new(1 << 20), SharedBufs::default());
         let body = framed(&[vec![7; 200_000]]);
         for round in 0..4 {
             let mut at = 0;
             let mut receives = 0;
             while at < body.len() {
-                let (mut buf, want) = reader.take_buf(false);
+                let (mut buf, want) = reader.take_buf(false, &mut bufs);
                 let n = want.min(body.len() - at);
                 buf.extend_from_slice(&body[at..at + n]);
                 at += n;
@@ -306,12 +365,12 @@ mod tests {
     #[test]
     fn a_frame_like_the_last_is_received_at_once() {
         for len in [100, 1100, 16_400] {
-            let mut reader = FrameReader::new(1 << 20);
+            let (mut reader, mut bufs) = (FrameReader::new(1 << 20), SharedBufs::default());
             let body = framed(&[vec![7; len]]);
             for round in 0..200 {
                 let (mut at, mut receives) = (0, 0);
                 while at < body.len() {
-                    let (mut buf, want) = reader.take_buf(false);
+                    let (mut buf, want) = reader.take_buf(false, &mut bufs);
                     let n = want.min(body.len() - at);
                     buf.extend_from_slice(&body[at..at + n]);
                     at += n;
@@ -328,7 +387,7 @@ mod tests {
     #[test]
     fn frames_of_a_bulk_sender_come_together_and_are_not_pinned_by_the_next() {
         for len in [1100, 16_400, 65_600] {
-            let mut reader = FrameReader::new(1 << 20);
+            let (mut reader, mut bufs) = (FrameReader::new(1 << 20), SharedBufs::default());
             let burst = framed(&vec![vec![7; len]; 200_000 / len]);
             let mut bytes: Vec<u8> = Vec::new();
             for round in 0..50 {
@@ -337,7 +396,7 @@ mod tests {
                 bytes.extend_from_slice(&framed(&[vec![7; len]])[..len / 2]);
                 let (mut at, mut receives, mut frames) = (0, 0, 0);
                 while at < bytes.len() {
-                    let (mut buf, want) = reader.take_buf(receives > 0);
+                    let (mut buf, want) = reader.take_buf(receives > 0, &mut bufs);
                     let n = want.min(bytes.len() - at);
                     buf.extend_from_slice(&bytes[at..at + n]);
                     at += n;
@@ -347,7 +406,7 @@ mod tests {
                         assert_eq!(frame.len(), len);
                         frames += 1;
                     }
-                    reader.settle();
+                    reader.settle(&mut bufs);
                 }
                 assert!(frames >= burst.len() / (len + PREFIX), "round {round}");
                 if round > 9 {
@@ -359,6 +418,8 @@ mod tests {
                 }
                 bytes = framed(&[vec![7; len]]).split_off(len / 2); // and here is its rest
             }
+            let remembered = bufs.bufs.len();
+            assert!((1..=3).contains(&remembered), "{remembered}, one per size");
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::clock::OsClock;
 use crate::config::RuntimeConfig;
 use crate::core::{In, Out, ShardCore};
 use crate::direct::DirectWrites;
+use crate::framing::SharedBufs;
 use crate::jobs::Jobs;
 use crate::logfile::LogHandle;
 use crate::mesh::{Item, Mesh};
@@ -69,6 +70,7 @@ pub(crate) struct Reactor<C: ShardCore> {
     /// For writes of several buffers, one after the other.
     pub(crate) iov: Vec<libc::iovec>,
     pub(crate) direct: DirectWrites,
+    pub(crate) recv_bufs: SharedBufs,
     pub(crate) mesh: Mesh<C::Message>,
     /// Listeners of this shard, each with whether an accept is armed.
     pub(crate) listeners: Vec<(Rc<TcpListener>, bool)>,
@@ -128,6 +130,7 @@ impl<C: ShardCore> Reactor<C> {
             joined: Joined::default(),
             iov: Vec::new(),
             direct: DirectWrites::default(),
+            recv_bufs: SharedBufs::default(),
             mesh: parts.mesh,
             listeners: parts
                 .listeners

@@ -36,7 +36,7 @@ impl<C: ShardCore> Reactor<C> {
         conn.receiving = true;
         conn.ops += 1;
         let socket = Rc::clone(&conn.socket);
-        let (buf, len) = conn.reader.take_buf(conn.more_waits);
+        let (buf, len) = conn.reader.take_buf(conn.more_waits, &mut self.recv_bufs);
         let op = Op::Recv {
             socket,
             buf,
@@ -92,7 +92,7 @@ impl<C: ShardCore> Reactor<C> {
             let Some(conn) = self.conns.get(index) else {
                 continue;
             };
-            let (mut buf, len) = conn.reader.take_buf(true);
+            let (mut buf, len) = conn.reader.take_buf(true, &mut self.recv_bufs);
             let result = sys::receive(conn.socket.as_fd(), &mut buf, len);
             let n = *result.as_ref().unwrap_or(&0);
             bytes += n;
@@ -199,7 +199,7 @@ impl<C: ShardCore> Reactor<C> {
                 }
                 Ok(None) => {
                     conn.undelivered = false;
-                    conn.reader.settle();
+                    conn.reader.settle(&mut self.recv_bufs);
                     break;
                 }
                 Err(e) => {
