@@ -236,6 +236,7 @@ impl<C: ShardCore> Reactor<C> {
             self.reserve(&log, pos + total as u64);
         }
         if way != Way::Inline && total > 0 {
+            self.writes_queued = true;
             let op = Op::Write {
                 by_flag: log.handle.is_synced(),
                 log,

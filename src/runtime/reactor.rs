@@ -71,6 +71,8 @@ pub(crate) struct Reactor<C: ShardCore> {
     pub(crate) iov: Vec<libc::iovec>,
     pub(crate) direct: DirectWrites,
     pub(crate) recv_bufs: SharedBufs,
+    /// Log writes were started in the ring since it was last submitted.
+    pub(crate) writes_queued: bool,
     pub(crate) mesh: Mesh<C::Message>,
     /// Listeners of this shard, each with whether an accept is armed.
     pub(crate) listeners: Vec<(Rc<TcpListener>, bool)>,
@@ -131,6 +133,7 @@ impl<C: ShardCore> Reactor<C> {
             iov: Vec::new(),
             direct: DirectWrites::default(),
             recv_bufs: SharedBufs::default(),
+            writes_queued: false,
             mesh: parts.mesh,
             listeners: parts
                 .listeners
@@ -194,11 +197,15 @@ impl<C: ShardCore> Reactor<C> {
             self.take_messages();
             self.take_control();
             self.deliver_more();
-            self.receive_bulk();
+            let came = self.receive_bulk();
             if !self.step_core()? {
                 break;
             }
             self.drive_sends();
+            // Written while the caches have it, so that the next round receives into its memory.
+            if came && std::mem::take(&mut self.writes_queued) {
+                self.submit(None)?;
+            }
         }
         self.drive_sends();
         self.run_timers();
@@ -484,8 +491,14 @@ impl<C: ShardCore> Reactor<C> {
                 || self.is_over();
             if work { None } else { self.until_deadline() }
         };
+        self.writes_queued = false;
+        let result = self.submit(wait);
+        self.shared.shards[self.shard.index()].awake();
+        result
+    }
+
+    fn submit(&mut self, wait: Option<Option<Duration>>) -> Result<(), String> {
         let result = self.ring.submit(wait);
-        own.awake();
         result.map_err(|e| format!("io_uring_enter: {e}"))
     }
 

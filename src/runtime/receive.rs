@@ -78,12 +78,13 @@ impl<C: ShardCore> Reactor<C> {
     }
 
     /// Receives from bulk senders, one after the other, until there is enough for a round. Who has
-    /// sent more goes to the end of the line, and then finds all that came meanwhile.
-    pub(crate) fn receive_bulk(&mut self) {
+    /// sent more goes to the end of the line, and then finds all that came meanwhile. Whether
+    /// anything has come.
+    pub(crate) fn receive_bulk(&mut self) -> bool {
         let mut bytes = 0;
         while bytes < ROUND_BYTES {
             let Some(index) = self.conns.readable.pop_front() else {
-                return;
+                break;
             };
             let is_queued = |conn: &mut Conn| std::mem::take(&mut conn.queued);
             if !self.conns.get(index).is_some_and(is_queued) || !self.may_receive(index) {
@@ -98,6 +99,7 @@ impl<C: ShardCore> Reactor<C> {
             bytes += n;
             self.on_recv(index, (buf, n == len), result);
         }
+        bytes > 0
     }
 
     /// Whether [`Self::receive_bulk`] has something to do.
