@@ -75,9 +75,9 @@ pub(crate) struct FrameReader {
     last_frame: usize,
     /// Frames were cut from the buffer: what is left in it pins them.
     cut: bool,
-    /// Size of the buffer if it is one of [`SharedBufs`], else 0.
-    shared: usize,
-    /// What a bulk sender's next bytes are awaited with.
+    /// Size of the buffer if it is to be used again: one of [`SharedBufs`], or `first`; else 0.
+    size: usize,
+    /// What a bulk sender's next bytes are awaited with: [`FIRST_BYTES`].
     first: BytesMut,
 }
 
@@ -90,7 +90,7 @@ impl FrameReader {
             offered: 0,
             last_frame: PREFIX,
             cut: false,
-            shared: 0,
+            size: 0,
             first: BytesMut::new(),
         }
     }
@@ -130,14 +130,18 @@ impl FrameReader {
                 let grown = (have * 2).max(LARGE_BYTES).max(self.recv_bytes);
                 let missing = total - have;
                 let want = missing.min(spare.max(grown - have.min(grown)).max(FIRST_BYTES));
-                self.buf.reserve(want);
+                self.reserve(want);
                 want
             }
             None if bulk && !waiting => {
-                if have == 0 && self.first.try_reclaim(FIRST_BYTES) {
-                    self.buf = std::mem::take(&mut self.first);
+                if have == 0 {
+                    self.buf = match self.first.try_reclaim(FIRST_BYTES) {
+                        true => std::mem::take(&mut self.first),
+                        false => BytesMut::with_capacity(FIRST_BYTES),
+                    };
+                    self.size = FIRST_BYTES;
                 }
-                self.buf.reserve(FIRST_BYTES);
+                self.reserve(FIRST_BYTES);
                 FIRST_BYTES
             }
             claimed => {
@@ -153,7 +157,7 @@ impl FrameReader {
                         let (buf, size) = bufs.take((have + more).min(SHARED_BYTES_MAX));
                         self.change_buf(buf, size, bufs);
                     } else {
-                        self.buf.reserve(more);
+                        self.reserve(more);
                     }
                 }
                 let room = self.buf.capacity() - have;
@@ -174,13 +178,21 @@ impl FrameReader {
     fn change_buf(&mut self, to: BytesMut, size: usize, bufs: &mut SharedBufs) {
         let mut old = std::mem::replace(&mut self.buf, to);
         self.buf.extend_from_slice(&old);
-        match std::mem::replace(&mut self.shared, size) {
-            0 if old.capacity() >= FIRST_BYTES && old.capacity() < LARGE_BYTES => {
+        match std::mem::replace(&mut self.size, size) {
+            0 => {}
+            FIRST_BYTES => {
                 old.clear();
                 self.first = old;
             }
-            0 => {}
-            shared => bufs.put(old, shared),
+            of => bufs.put(old, of),
+        }
+    }
+
+    /// Room for so many bytes more. Where that takes other memory its size is not known.
+    fn reserve(&mut self, more: usize) {
+        if self.buf.capacity() - self.buf.len() < more {
+            self.size = 0;
+            self.buf.reserve(more);
         }
     }
 
@@ -420,6 +432,7 @@ mod tests {
             }
             let remembered = bufs.bufs.len();
             assert!((1..=3).contains(&remembered), "{remembered}, one per size");
+            assert!(reader.first.capacity() <= FIRST_BYTES);
         }
     }
 }
