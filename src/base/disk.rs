@@ -61,6 +61,10 @@ pub trait Disk: Send + Sync {
     fn remove_dir_all(&self, path: &Path) -> io::Result<()>;
     /// Makes creations, renames and removals in this directory durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// Whether what is in this directory is in memory only: then a sync of it costs nothing.
+    fn is_memory(&self, _path: &Path) -> bool {
+        false
+    }
     /// The room under a directory; `None` where this disk does not know.
     fn space(&self, _path: &Path) -> io::Result<Option<Space>> {
         Ok(None)
@@ -197,6 +201,11 @@ impl Handle {
         let new: Arc<dyn Any + Send + Sync> = Arc::new(new);
         let handle = slot.get_or_insert(new);
         Arc::clone(handle).downcast().ok()
+    }
+
+    /// Whether one is there.
+    pub fn is_there(&self) -> bool {
+        self.slot().is_some()
     }
 
     /// Takes it out if nobody else has it and `idle` says so. True if there is none any more.

@@ -4,15 +4,16 @@ use crate::checkpoint::ensure_file;
 use crate::epoch;
 use crate::index;
 use crate::log::Log;
+use crate::producer_state::ProducerState;
+use crate::retire::{DeleteJob, Deleted};
 use crate::segment::{
-    DELETED_SUFFIX, INDEX_SUFFIX, LOG_SUFFIX, SNAPSHOT_SUFFIX, Segment, SegmentState,
-    TIME_INDEX_SUFFIX, TXN_INDEX_SUFFIX, segment_path,
+    INDEX_SUFFIX, LOG_SUFFIX, SNAPSHOT_SUFFIX, Segment, SegmentState, TIME_INDEX_SUFFIX,
+    TXN_INDEX_SUFFIX, segment_path,
 };
 use crate::txn_index::write_txn_index;
-use flumen_base::{Disk, DiskFault, DiskFile, LogFile, Mono, Now, Offset, OpenMode};
+use flumen_base::{Disk, DiskFault, DiskFile, Mono, Now, Offset, OpenMode};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// How long a rolled segment waits for its seal, milliseconds: what retention takes away by then
 /// needs no sync, and most of the rest has been written back without one.
@@ -20,7 +21,11 @@ pub const SEAL_DELAY_MS: i64 = 2000;
 /// And for another try where the disk was full.
 pub(crate) const SEAL_RETRY_MS: i64 = 1000;
 /// Between two looks at the size of a log that grows.
-const SIZE_CHECK_MS: i64 = 200;
+const SIZE_CHECK_MS: i64 = 50;
+/// Bytes too many that are taken away at the next look. Fewer wait until the last ones were so long
+/// ago: small segments go several at a time, as each time costs syncs of the directory.
+const EXCESS_BYTES: u64 = 8 << 20;
+const SMALL_EXCESS_MS: i64 = 200;
 /// Entries of the newest segments' indexes that a log keeps in memory, 12 bytes each.
 const INDEX_ENTRIES_KEPT: usize = 4096;
 
@@ -35,6 +40,8 @@ pub struct SealJob {
     /// Base of the segment that follows: its file is made, so that the log's end survives without
     /// records in it.
     next_base: i64,
+    /// [`SizeCheck::retired`], if no retirement was running.
+    retired: Option<u64>,
 }
 
 /// The indexes of one segment, ready to be written.
@@ -83,6 +90,7 @@ impl SegmentFiles {
 pub struct Sealed {
     base_offset: i64,
     next_base: i64,
+    retired: Option<u64>,
 }
 
 impl SealJob {
@@ -98,110 +106,7 @@ impl SealJob {
         Ok(Sealed {
             base_offset: self.base_offset,
             next_base: self.next_base,
-        })
-    }
-}
-
-/// Renames the files of dropped segments to `.deleted`.
-#[derive(Debug)]
-pub struct DeleteJob {
-    dir: PathBuf,
-    bases: Vec<i64>,
-    /// The first segment that stays, and whether its name is on disk.
-    kept_base: i64,
-    kept_named: bool,
-    /// Offset and content of the producer snapshot of the end of those that go, where no seal has
-    /// written it.
-    snapshot: Option<(i64, Vec<u8>)>,
-    /// Some were never synced: what passes for on disk above them must not outlive their names.
-    unsealed: bool,
-    delay_ms: i64,
-    /// Handles of those that go, as far as they are open.
-    files: Vec<Arc<LogFile>>,
-}
-
-/// Segments whose files wait to be unlinked.
-#[derive(Debug)]
-pub struct Deleted {
-    /// The job for it.
-    pub unlink: UnlinkJob,
-    /// Run it so many milliseconds later (`file.delete.delay.ms`).
-    pub delay_ms: i64,
-    kept_base: i64,
-}
-
-impl DeleteJob {
-    /// Indexes can be made again, and those of the segments that go are not even needed.
-    fn make_room(&self, disk: &dyn Disk) {
-        for base in &self.bases {
-            for suffix in [INDEX_SUFFIX, TIME_INDEX_SUFFIX] {
-                // It may not be there.
-                let _ = disk.remove_file(&segment_path(&self.dir, *base, suffix));
-            }
-        }
-    }
-
-    /// Base offsets of the segments that go.
-    pub fn segments(&self) -> &[i64] {
-        &self.bases
-    }
-
-    /// Does it.
-    ///
-    /// # Errors
-    /// Those of the disk. After one that says that it is full it can be done again.
-    pub fn run(&self, disk: &dyn Disk) -> io::Result<Deleted> {
-        // Before the others go, or a crash would leave no trace of the offsets that were given.
-        if let Some((offset, bytes)) = &self.snapshot {
-            // Not synced: it is for a killed process, the power takes unsynced segments with it.
-            let path = segment_path(&self.dir, *offset, SNAPSHOT_SUFFIX);
-            match write_whole(disk, &path, bytes) {
-                Err(e) if is_full(&e) => {
-                    self.make_room(disk);
-                    write_whole(disk, &path, bytes)?
-                }
-                written => written?,
-            };
-        }
-        let kept = segment_path(&self.dir, self.kept_base, LOG_SUFFIX);
-        if ensure_file(disk, &kept)? || !self.kept_named {
-            disk.sync_dir(&self.dir)?;
-        }
-        let mut paths = Vec::new();
-        for base in &self.bases {
-            for suffix in [
-                LOG_SUFFIX,
-                INDEX_SUFFIX,
-                TIME_INDEX_SUFFIX,
-                TXN_INDEX_SUFFIX,
-                SNAPSHOT_SUFFIX,
-            ] {
-                let from = segment_path(&self.dir, *base, suffix);
-                let to = segment_path(&self.dir, *base, &format!("{suffix}{DELETED_SUFFIX}"));
-                match disk.rename(&from, &to) {
-                    Ok(()) => paths.push(to),
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                        if disk.exists(&to) {
-                            paths.push(to); // renamed by a try that failed later
-                        }
-                    }
-                    // No room for the other name: the file goes at once.
-                    Err(e) if is_full(&e) => disk.remove_file(&from)?,
-                    Err(e) => return Err(e),
-                }
-            }
-        }
-        if self.unsealed {
-            disk.sync_dir(&self.dir)?;
-        }
-        Ok(Deleted {
-            unlink: UnlinkJob {
-                dir: self.dir.clone(),
-                paths,
-                files: self.files.clone(),
-            },
-            delay_ms: self.delay_ms,
-            kept_base: self.kept_base,
+            retired: self.retired,
         })
     }
 }
@@ -213,9 +118,14 @@ pub(crate) struct SizeCheck {
     active: i64,
     /// Not before this time again.
     next: Mono,
+    /// Not before this time again for less than [`EXCESS_BYTES`].
+    next_small: Mono,
     /// A job of [`Log::retention`] runs: it would make files again that a later one has removed.
     retiring: bool,
-    /// It takes segments that were not synced: until then the recovery point does not pass them.
+    /// How many of these jobs there were.
+    retired: u64,
+    /// They took segments that were not synced, whose names may come back when the power goes:
+    /// until they can't the recovery point does not pass them.
     pub(crate) unsealed: bool,
 }
 
@@ -224,44 +134,10 @@ impl Default for SizeCheck {
         Self {
             active: -1,
             next: Mono(0),
+            next_small: Mono(0),
             retiring: false,
+            retired: 0,
             unsealed: false,
-        }
-    }
-}
-
-/// Unlinks files.
-#[derive(Debug)]
-pub struct UnlinkJob {
-    dir: PathBuf,
-    paths: Vec<PathBuf>,
-    /// The segments' own handles, which are closed here and not on a shard's core.
-    files: Vec<Arc<LogFile>>,
-}
-
-impl UnlinkJob {
-    /// For these files, whose handles are closed with it.
-    pub(crate) fn new(dir: PathBuf, paths: Vec<PathBuf>, files: Vec<Arc<LogFile>>) -> Self {
-        Self { dir, paths, files }
-    }
-
-    /// Does it. A file that is gone already is fine; so a failed run may be done again.
-    pub fn run(&self, disk: &dyn Disk) -> io::Result<()> {
-        // Somebody may still be reading one of them: then none is cut.
-        let free = self.files.iter().all(|file| Arc::strong_count(file) == 1);
-        for path in &self.paths {
-            let removed = match free {
-                true => disk.remove_large_file(path),
-                false => disk.remove_file(path),
-            };
-            match removed {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
-        }
-        match disk.sync_dir(&self.dir) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            _ => Ok(()), // or the whole topic is gone
         }
     }
 }
@@ -299,7 +175,7 @@ impl CloseJob {
     }
 }
 
-fn is_full(error: &io::Error) -> bool {
+pub(crate) fn is_full(error: &io::Error) -> bool {
     DiskFault::of(error.kind()) == DiskFault::Full
 }
 
@@ -309,7 +185,11 @@ pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<
     write_whole(disk, path, bytes)?.sync()
 }
 
-fn write_whole(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<Box<dyn DiskFile>> {
+pub(crate) fn write_whole(
+    disk: &dyn Disk,
+    path: &Path,
+    bytes: &[u8],
+) -> io::Result<Box<dyn DiskFile>> {
     let file = disk.open(path, OpenMode::Create)?;
     file.write_all_at(bytes, 0)?;
     file.set_len(bytes.len() as u64)?;
@@ -330,11 +210,16 @@ impl Log {
         if segment.state != SegmentState::Rolled || segment.written < segment.mark.size {
             return None;
         }
-        let delay = match (self.config.flush_messages, self.config.flush_ms) {
-            (i64::MAX, i64::MAX) => SEAL_DELAY_MS,
-            _ => 0, // it has promised to sync
+        let delay = match self.flushes_never() {
+            true => SEAL_DELAY_MS,
+            false => 0,
         };
         Some((index, segment.rolled.plus_ms(delay)))
+    }
+
+    /// Whether it has not promised to sync.
+    fn flushes_never(&self) -> bool {
+        (self.config.flush_messages, self.config.flush_ms) == (i64::MAX, i64::MAX)
     }
 
     /// When [`Log::take_seal_job`] will have a job, as far as that is known.
@@ -363,6 +248,7 @@ impl Log {
             files: SegmentFiles::of(segment),
             snapshot: snapshot.map(|bytes| (next_base, bytes)),
             next_base,
+            retired: (!self.size_check.retiring).then_some(self.size_check.retired),
         })
     }
 
@@ -380,18 +266,15 @@ impl Log {
             segment.times = Vec::new();
             self.thin_indexes();
         }
-        self.set_named(sealed.next_base);
-        self.advance_recovery_point();
-    }
-
-    /// The name of a segment's file is on disk. Writes may have waited for that: call
-    /// [`Log::take_write`].
-    fn set_named(&mut self, base_offset: i64) {
-        if let Some(index) = self.segment_index(base_offset)
-            && let Some(segment) = self.segments.get_mut(index)
-        {
+        // Writes may have waited for the name: [`Log::take_write`].
+        let next = self.segment_index(sealed.next_base);
+        if let Some(segment) = next.and_then(|index| self.segments.get_mut(index)) {
             segment.named = true;
         }
+        if sealed.retired == Some(self.size_check.retired) {
+            self.size_check.unsealed = false; // it has synced the directory
+        }
+        self.advance_recovery_point();
     }
 
     /// A job of [`Log::retention`] has ended. If it failed to put the name of the first segment
@@ -400,8 +283,10 @@ impl Log {
         self.size_check.retiring = false;
         match result {
             Ok(deleted) => {
-                self.set_named(deleted.kept_base);
-                self.size_check.unsealed = false;
+                for segment in &mut self.segments {
+                    segment.named |= segment.base_offset <= deleted.named_to;
+                }
+                self.size_check.unsealed &= !deleted.synced;
                 self.advance_recovery_point();
             }
             Err(_) => {
@@ -457,6 +342,8 @@ impl Log {
             files.push(segment.file);
             snapshot = segment.roll_snapshot;
         }
+        // Without one there are no producers either.
+        snapshot = snapshot.filter(|bytes| *bytes != ProducerState::default().encode());
         let (first, kept_named) = self.segments.front().map(|s| (s.base_offset, s.named))?;
         if first > self.log_start {
             self.log_start = first;
@@ -465,11 +352,20 @@ impl Log {
         }
         self.advance_recovery_point();
         self.size_check.retiring = true;
+        self.size_check.retired += 1;
+        // Nothing was promised to be on disk, and another job is to come: the seal or the
+        // retirement of the first that stays.
+        let sync_later = self.config.file_delete_delay_ms == 0
+            && self.flushes_never()
+            && (self.segments.front()).is_some_and(|s| s.state == SegmentState::Rolled);
+        let made = self.segments.iter().take_while(|s| s.written > 0).last();
         Some(DeleteJob {
+            made_to: made.map_or(-1, |s| s.base_offset),
             dir: self.dir.clone(),
             bases: gone,
             kept_base: first,
             kept_named,
+            sync_later,
             snapshot: snapshot.map(|bytes| (first, bytes)),
             unsealed: self.size_check.unsealed,
             delay_ms: self.config.file_delete_delay_ms,
@@ -488,10 +384,14 @@ impl Log {
             return false;
         }
         check.next = now.plus_ms(SIZE_CHECK_MS);
+        let (most, first) = (self.config.retention_bytes as u64, self.segments.front());
         let kept: u64 = self.segments.iter().skip(1).map(|s| s.written).sum();
-        let over = self.config.cleanup_policy.delete && kept >= self.config.retention_bytes as u64;
+        let excess = (kept + first.map_or(0, |s| s.written)).saturating_sub(most);
+        let soon = excess >= EXCESS_BYTES || now >= check.next_small;
+        let over = self.config.cleanup_policy.delete && kept >= most && soon;
         if over {
             check.active = active; // else it may yet be: more is about to be written
+            check.next_small = now.plus_ms(SMALL_EXCESS_MS);
         }
         over
     }

@@ -2,7 +2,8 @@ use super::*;
 use crate::config::CleanupPolicy;
 use crate::testing_rig::{DIR, Rig, batch};
 use crate::{LogConfig, WriteDone};
-use flumen_base::ErrorCode;
+use flumen_base::{ErrorCode, Prng};
+use std::sync::Arc;
 
 fn config() -> LogConfig {
     LogConfig {
@@ -15,14 +16,26 @@ fn config() -> LogConfig {
 
 /// Ten segments of one batch each, at times 1000, 1001 ...
 fn ten(config: LogConfig) -> Rig {
+    let mut rig = ten_unsealed(config);
+    rig.seal();
+    assert_eq!(rig.log.segment_count(), 10);
+    rig
+}
+
+fn ten_unsealed(config: LogConfig) -> Rig {
     let mut rig = Rig::new(config);
     for i in 0..10 {
         rig.append(batch(1000 + i, i as u64, 1, 800)).unwrap();
     }
     rig.write();
-    rig.seal();
-    assert_eq!(rig.log.segment_count(), 10);
     rig
+}
+
+/// Whether the log says so many milliseconds later that it is too large.
+fn over_after(ms: i64, rig: &mut Rig) -> bool {
+    rig.now_ms += ms;
+    let now = rig.now().mono;
+    rig.log.is_over_size(now)
 }
 
 fn retain(rig: &mut Rig, high_watermark: i64) -> usize {
@@ -41,7 +54,7 @@ fn retain(rig: &mut Rig, high_watermark: i64) -> usize {
                 .iter()
                 .filter(|p| p.to_string_lossy().ends_with(".deleted"));
             assert!(marked.count() >= count);
-            deleted.unlink.run(&rig.disk).unwrap();
+            deleted.unlink.unwrap().run(&rig.disk).unwrap();
             count
         }
     }
@@ -236,7 +249,7 @@ fn a_rolled_segment_waits_for_its_seal_and_retention_may_come_first() {
     assert_eq!(rig.log.log_start_offset(), Offset(3));
 
     // The power fails: of what was never synced, at least the offsets are not given again.
-    rig.disk.crash(&mut flumen_base::Prng::new(7));
+    rig.disk.crash(&mut Prng::new(7));
     let recovered = Rig::open(rig.disk.clone(), config(), 0, 0, false);
     assert!(recovered.log.log_start_offset() >= Offset(3));
     assert!(recovered.log.log_end_offset() >= Offset(3));
@@ -272,11 +285,7 @@ fn retention_by_size_does_not_count_what_is_not_written() {
     };
     rig.log.set_config(Arc::new(keeps));
     assert_eq!(retain(&mut rig, 10), 1);
-    let over = |rig: &mut Rig| {
-        rig.now_ms += SIZE_CHECK_MS;
-        let now = rig.now().mono;
-        rig.log.is_over_size(now)
-    };
+    let over = |rig: &mut Rig| over_after(SMALL_EXCESS_MS, rig);
 
     rig.append(batch(1010, 10, 1, 800)).unwrap();
     assert!(!over(&mut rig), "it may find no room");
@@ -301,4 +310,98 @@ fn retention_by_size_does_not_count_what_is_not_written() {
     assert!(over(&mut rig));
     assert_eq!(retain(&mut rig, 11), 1);
     assert!(!over(&mut rig), "said once");
+}
+
+#[test]
+fn retention_by_size_takes_much_at_once_and_little_together() {
+    // Segments of some hundred bytes: ten of them, and room for nine.
+    let mut rig = ten(config());
+    let keeps = LogConfig {
+        retention_bytes: rig.log.size_bytes() as i64 / 10 * 9,
+        ..config()
+    };
+    rig.log.set_config(Arc::new(keeps));
+    assert!(over_after(SMALL_EXCESS_MS, &mut rig));
+    assert_eq!(retain(&mut rig, 10), 1);
+    rig.append(batch(1010, 10, 1, 800)).unwrap();
+    rig.write();
+    assert!(
+        !over_after(SIZE_CHECK_MS, &mut rig),
+        "there may be more soon"
+    );
+    assert!(over_after(SMALL_EXCESS_MS, &mut rig));
+
+    // As much as is taken at once.
+    let keeps = LogConfig {
+        segment_bytes: 1 << 20,
+        retention_bytes: 1000,
+        ..config()
+    };
+    rig.log.set_config(Arc::new(keeps));
+    let bytes = 900_000;
+    for n in 11..12 + EXCESS_BYTES as i64 / bytes {
+        rig.append(batch(1000 + n, n as u64, 1, bytes as usize))
+            .unwrap();
+    }
+    rig.write();
+    assert!(over_after(SIZE_CHECK_MS, &mut rig));
+}
+
+#[test]
+fn retirement_puts_the_names_of_all_segments_on_disk() {
+    let mut rig = ten_unsealed(config());
+    let synced = |retention_bytes: i64| LogConfig {
+        segment_bytes: 10_000,
+        retention_bytes,
+        flush_messages: 1,
+        ..config()
+    };
+    rig.log.set_config(Arc::new(synced(-1)));
+    rig.append(batch(1010, 10, 1, 800)).unwrap();
+    assert!(rig.log.take_write().is_none(), "the name is not on disk");
+    rig.log.set_config(Arc::new(synced(5000)));
+    assert!(retain(&mut rig, 10) > 0);
+    assert!(rig.log.take_write().is_some());
+}
+
+/// Retires open segments without a delay, does `then`, and cuts the power. Names of segments that
+/// went are back in so many of twenty cases.
+fn names_that_come_back(retention_bytes: i64, then: impl Fn(&mut Rig)) -> usize {
+    let come_back = |seed| {
+        let mut rig = ten_unsealed(LogConfig {
+            retention_bytes,
+            file_delete_delay_ms: 0,
+            ..config()
+        });
+        for segment in &rig.log.segments {
+            segment.file.handle().get_or_put(()).unwrap();
+        }
+        let job = rig.log.retention(rig.now(), Offset(10)).unwrap();
+        let gone: Vec<String> = job.segments().iter().map(|b| format!("{b:020}")).collect();
+        assert!(!gone.is_empty());
+        let deleted = job.run(&rig.disk);
+        rig.log.retire_done(&deleted);
+        assert!(deleted.unwrap().unlink.is_none(), "no name is left");
+        then(&mut rig);
+        rig.disk.crash(&mut Prng::new(seed));
+        let paths = rig.disk.paths();
+        let mut names = paths.iter().map(|path| path.to_string_lossy());
+        names.any(|path| gone.iter().any(|base| path.contains(base)))
+    };
+    (0..20).filter(|seed| come_back(*seed)).count()
+}
+
+#[test]
+fn what_retention_removes_at_once_is_gone_for_good_once_the_recovery_point_passes() {
+    // The first that stays is sealed later, which syncs the directory.
+    let waits = |rig: &mut Rig| assert_eq!(rig.log.recovery_point(), Offset(0));
+    assert!(names_that_come_back(5000, waits) > 0);
+    let sealed = |rig: &mut Rig| {
+        rig.seal();
+        assert_eq!(rig.log.recovery_point(), Offset(9));
+    };
+    assert_eq!(names_that_come_back(5000, sealed), 0);
+    // Only the active one stays: no seal would come.
+    let passes = |rig: &mut Rig| assert!(rig.log.recovery_point() > Offset(0));
+    assert_eq!(names_that_come_back(0, passes), 0);
 }

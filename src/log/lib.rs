@@ -91,6 +91,7 @@ mod reindex;
 mod reload_epochs;
 mod reload_producers;
 mod relocate;
+mod retire;
 mod scan;
 pub mod segment;
 mod staging;
@@ -116,13 +117,14 @@ pub use codec::Compression;
 pub use config::{CleanupPolicy, LogConfig, TargetCompression, TimestampType};
 pub use cut::CutJob;
 pub use epoch_job::EpochJob;
-pub use jobs::{CloseJob, Closed, DeleteJob, Deleted, SEAL_DELAY_MS, SealJob, Sealed, UnlinkJob};
+pub use jobs::{CloseJob, Closed, SEAL_DELAY_MS, SealJob, Sealed};
 pub use log::Log;
 pub use marker::Marker;
 pub use ops::{AppendError, AppendInfo, FileIds, SyncOp, WriteDone, WriteOp};
 pub use read::{FileRange, ReadPlan, ReadRequest, Scan};
 pub use reindex::{ReindexJob, Reindexed};
 pub use relocate::{Copied, CopyJob, CopyState, RelocateJob, Relocated};
+pub use retire::{DeleteJob, Deleted, UnlinkJob};
 pub use times::{CheckedTimes, TimesJob};
 pub use validate::{
     Origin, RecordError, ValidBatch, ValidateError, check_produce_version, cost_estimate, validate,

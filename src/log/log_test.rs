@@ -354,7 +354,7 @@ impl Model {
         self.log_start = offset;
         if let Some(job) = self.rig.log.retention(self.rig.now(), Offset(end)) {
             let deleted = job.run(&self.rig.disk).unwrap();
-            deleted.unlink.run(&self.rig.disk).unwrap();
+            deleted.unlink.unwrap().run(&self.rig.disk).unwrap();
         }
         assert_eq!(self.rig.log.log_start_offset().0, self.log_start);
     }

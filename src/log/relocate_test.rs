@@ -64,7 +64,8 @@ fn the_copy_is_the_log() {
                     rig.log.advance_log_start(Offset(below as i64));
                     let now = Now::default();
                     if let Some(job) = rig.log.retention(now, rig.log.written_end_offset()) {
-                        job.run(&rig.disk).unwrap().unlink.run(&rig.disk).unwrap();
+                        let deleted = job.run(&rig.disk).unwrap();
+                        deleted.unlink.unwrap().run(&rig.disk).unwrap();
                     }
                 }
                 _ => {

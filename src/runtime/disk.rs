@@ -5,7 +5,7 @@ use crate::core::ShardCore;
 use crate::logfile::{LogHandle, OpenLog, path_of};
 use crate::reactor::{Owner, Reactor};
 use crate::ring::{Op, OpenFirst, Then};
-use crate::send::{is_cold, is_transient};
+use crate::send::{is_transient, needs_ring};
 use crate::sys::{self, FileSystem};
 use bytes::{Bytes, BytesMut};
 use flumen_base::LogFile;
@@ -20,6 +20,8 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Inline,
+    /// As `Inline` if it goes without waiting, else as `Ring`.
+    InlineIfFree,
     Ring,
     Uncached,
     Direct,
@@ -112,7 +114,7 @@ impl<C: ShardCore> Reactor<C> {
                 (_, false) if sync && log.handle.is_synced() => WHEN_SYNCED,
                 // A write here may wait for the journal, in which others' syncs are under way.
                 (_, false) if sync => Way::Ring,
-                (FileSystem::Xfs, false) => Way::Ring,
+                (FileSystem::Xfs, false) => Way::InlineIfFree,
                 (_, false) => Way::Inline,
             },
         };
@@ -235,24 +237,30 @@ impl<C: ShardCore> Reactor<C> {
         if sync {
             self.reserve(&log, pos + total as u64);
         }
-        if way != Way::Inline && total > 0 {
-            self.writes_queued = true;
-            let op = Op::Write {
-                by_flag: log.handle.is_synced(),
-                log,
-                pos,
-                bufs,
-                skip: 0,
-                sync,
-                uncached: way == Way::Uncached,
-            };
-            return self.ring.start(Owner::Disk(token), op);
-        }
-        match write_inline(&log, &bufs, (pos, total), &mut self.iov) {
+        let (at, iov) = ((pos, total), &mut self.iov);
+        let written = match way {
+            Way::Inline => write_here(&log, &bufs, at, iov, 0),
+            Way::InlineIfFree => write_here(&log, &bufs, at, iov, libc::RWF_NOWAIT),
+            Way::Ring | Way::Uncached | Way::Direct => Ok(0),
+        };
+        match written {
             Err(e) => self.io_failed(token, "write", &log.file, &e),
+            Ok(skip) if skip < total => {
+                self.writes_queued = true;
+                let op = Op::Write {
+                    by_flag: log.handle.is_synced(),
+                    log,
+                    pos,
+                    bufs,
+                    skip,
+                    sync,
+                    uncached: way == Way::Uncached,
+                };
+                self.ring.start(Owner::Disk(token), op);
+            }
             // A sync does nothing on tmpfs.
-            Ok(()) if sync && log.fs != FileSystem::Tmpfs => self.start_sync(token, log),
-            Ok(()) => {
+            Ok(_) if sync && log.fs != FileSystem::Tmpfs => self.start_sync(token, log),
+            Ok(_) => {
                 log.handle.set_synced(false);
                 self.write_done(token, bufs);
             }
@@ -334,7 +342,7 @@ impl<C: ShardCore> Reactor<C> {
                 Ok(0) => break,
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if is_cold(&e) => {
+                Err(e) if needs_ring(&e) => {
                     let op = Op::Read {
                         log,
                         pos: at,
@@ -453,20 +461,26 @@ fn log_again(log: &OpenLog) -> OpenLog {
     }
 }
 
-fn write_inline(
+/// Writes `bufs`, with RWF_NOWAIT as `flags` only what goes without waiting for a lock, for memory
+/// or for the kernel's throttle, or where nothing but the inode's times can be what it would wait
+/// for. Gives how many bytes that were.
+fn write_here(
     log: &OpenLog,
     bufs: &[Bytes],
     (pos, total): (u64, usize),
     iov: &mut Vec<libc::iovec>,
-) -> io::Result<()> {
+    mut flags: libc::c_int,
+) -> io::Result<usize> {
     let mut skip = 0;
     while skip < total {
-        match sys::write_some(log.as_fd(), bufs, skip, pos + skip as u64, iov) {
+        match sys::write_some(log.as_fd(), bufs, (skip, pos + skip as u64), iov, flags) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => skip += n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
+            Err(e) if flags == 0 || !needs_ring(&e) => return Err(e),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && log.may_be_its_times() => flags = 0,
+            Err(_) => break,
         }
     }
-    Ok(())
+    Ok(skip)
 }

@@ -18,14 +18,13 @@ struct Steps {
     least: u64,
 }
 
-/// On tmpfs, for a helper that gets its turns soon: some 25 us of work each.
+/// On tmpfs, for a thread that gets its turns soon: some 25 us of work each.
 const SMALL_STEPS: Steps = Steps {
     bytes: 1 << 20,
     least: 2 << 20,
 };
-/// Elsewhere. Where each pause ends with a wait for a busy CPU small steps would let removal fall
-/// behind a fast producer, and a file on a disk that is cut has what is left of it written (XFS)
-/// where removal would just have dropped it: so only what takes very long is cut.
+/// Elsewhere, but for XFS. Where each pause ends with a wait for a busy CPU small steps would let
+/// removal fall behind a fast producer: so only what takes very long is cut.
 const LARGE_STEPS: Steps = Steps {
     bytes: 4 << 20,
     least: 64 << 20,
@@ -86,11 +85,13 @@ impl Disk for FsDisk {
             return between_turns(|| fs::remove_file(path));
         }
         let file = OpenOptions::new().write(true).open(path)?;
-        let steps = match sys::file_system(file.as_fd()) {
-            Ok(FileSystem::Tmpfs) if has_short_turns() => SMALL_STEPS,
-            _ => LARGE_STEPS,
-        };
-        remove_in_steps(path, &file, steps)
+        let on = sys::file_system(file.as_fd()).unwrap_or(FileSystem::Other);
+        // The name first: a file system's journal keeps that order, so that after a power loss no
+        // file is found cut under a name that it had.
+        fs::remove_file(path)?;
+        let done = cut_in_steps(&file, on);
+        between_turns(|| drop(file)); // what is left of it goes
+        done
     }
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -107,22 +108,26 @@ impl Disk for FsDisk {
         between_turns(|| File::open(path)?.sync_all().map_err(|e| sync_failed(&e)))
     }
 
+    fn is_memory(&self, path: &Path) -> bool {
+        let on = File::open(path).and_then(|dir| sys::file_system(dir.as_fd()));
+        matches!(on, Ok(FileSystem::Tmpfs))
+    }
+
     fn space(&self, path: &Path) -> io::Result<Option<Space>> {
         let (total, usable) = sys::disk_space(path)?;
         Ok(Some(Space { total, usable }))
     }
 }
 
-/// Takes the name away, then the bytes. In this order: a file system's journal keeps it, so that
-/// after a power loss no file is found cut under a name that it had.
-fn remove_in_steps(path: &Path, file: &File, steps: Steps) -> io::Result<()> {
-    fs::remove_file(path)?;
-    cut(file, steps)
-}
-
 /// Cuts a file that was removed and that nobody reads any more, so that little is left for its end.
-pub(crate) fn cut_in_steps(file: &File) -> io::Result<()> {
-    cut(file, LARGE_STEPS)
+/// Not on XFS: it writes what is left of a file before it cuts it, if that was not written back
+/// yet, and waits for the disk, where the end of the file would just drop it.
+pub(crate) fn cut_in_steps(file: &File, on: FileSystem) -> io::Result<()> {
+    match on {
+        FileSystem::Xfs => Ok(()),
+        FileSystem::Tmpfs if has_short_turns() => cut(file, SMALL_STEPS),
+        _ => cut(file, LARGE_STEPS),
+    }
 }
 
 fn cut(file: &File, steps: Steps) -> io::Result<()> {
@@ -199,7 +204,8 @@ mod tests {
             let made = FsDisk.open(&large, OpenMode::Create).unwrap();
             made.set_len(len).unwrap();
             let file = File::options().write(true).open(&large).unwrap();
-            remove_in_steps(&large, &file, steps).unwrap();
+            FsDisk.remove_file(&large).unwrap();
+            cut(&file, steps).unwrap();
             assert!(!FsDisk.exists(&large));
             // Whoever still has it sees its beginning.
             let left = if len > steps.least { steps.bytes } else { len };

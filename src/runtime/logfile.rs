@@ -44,6 +44,8 @@ pub(crate) struct LogHandle {
     mapped: Mutex<Mapped>,
     /// The file is at least so long.
     len: AtomicU64,
+    /// [`sys::inode_clock`] at the last write that noted the time of the change.
+    changed_at: AtomicU64,
 }
 
 /// The file in the address space.
@@ -76,6 +78,7 @@ impl LogHandle {
             reserved: AtomicU64::new(0),
             mapped: Mutex::new(Mapped::NotYet),
             len: AtomicU64::new(0),
+            changed_at: AtomicU64::new(0),
         })
     }
 
@@ -258,6 +261,7 @@ impl Drop for LogHandle {
         };
         self.files.close(Remains {
             file: Arc::clone(&self.file),
+            fs: self.fs,
             direct: self.direct.take().flatten(),
             mapping,
         });
@@ -267,6 +271,7 @@ impl Drop for LogHandle {
 /// What is left of a handle that nobody has any more.
 pub(crate) struct Remains {
     file: Arc<File>,
+    fs: FileSystem,
     direct: Option<Arc<File>>,
     mapping: Option<Arc<Mapping>>,
 }
@@ -277,7 +282,8 @@ impl Remains {
         1 + usize::from(self.direct.is_some())
     }
 
-    /// Closes it. If the file was removed, its pages and blocks go with it: then in steps.
+    /// Closes it. If the file was removed, its pages and blocks go with it: then in steps, where
+    /// that is of use.
     pub(crate) fn close(self) {
         drop(self.mapping);
         drop(self.direct);
@@ -286,7 +292,7 @@ impl Remains {
             std::thread::sleep(LET_GO_PAUSE);
         }
         let removed = self.file.metadata().is_ok_and(|m| m.nlink() == 0);
-        if removed && let Err(error) = cut_in_steps(&self.file) {
+        if removed && let Err(error) = cut_in_steps(&self.file, self.fs) {
             tracing::debug!(%error, "a removed file goes at once");
         }
     }
@@ -310,6 +316,17 @@ impl OpenLog {
             fs: handle.fs,
             handle,
         })
+    }
+
+    /// Whether a write that was not to wait may have been refused for the time of the change alone:
+    /// the first one in each tick of the kernel's clock has to note it in the inode, which XFS
+    /// takes for waiting (`file_modified_flags` in fs/inode.c). Not if somebody else has the file
+    /// in hand: a read that waits for the disk holds XFS's lock.
+    pub(crate) fn may_be_its_times(&self) -> bool {
+        // The file's own, and this one.
+        let alone = Arc::strong_count(&self.handle) == 2;
+        let now = sys::inode_clock();
+        alone && self.handle.changed_at.swap(now, Ordering::Relaxed) != now
     }
 
     /// Puts the handle in, or closes `opened` again if another shard was quicker.
@@ -351,6 +368,7 @@ pub(crate) fn path_of(file: &LogFile) -> io::Result<CString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flumen_base::FileId;
 
     const MOST: u64 = 64 << 20;
 
@@ -367,6 +385,26 @@ mod tests {
         assert_eq!(from + len, (1 << 30) + MOST);
         let (from, len) = handle.reserve(2 << 30, 0).unwrap();
         assert_eq!(from + len, (2 << 30) + RESERVE_MIN);
+    }
+
+    #[test]
+    fn a_write_waits_once_a_tick_and_only_if_nobody_else_has_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = LogFile::segment(FileId(1), dir.path().join("0.log"));
+        let opened = tempfile::tempfile().unwrap();
+        let log = OpenLog::put(&file, opened, &Arc::new(Files::new(100, 1))).unwrap();
+        let reader = OpenLog::new(&file).unwrap();
+        assert!(!log.may_be_its_times());
+        drop(reader);
+        assert!(log.may_be_its_times());
+        let (mut ticks, mut waited, mut last) = (0, 0, sys::inode_clock());
+        while ticks < 5 {
+            waited += u32::from(log.may_be_its_times());
+            let now = sys::inode_clock();
+            ticks += u32::from(std::mem::replace(&mut last, now) != now);
+        }
+        // The clock may have moved before the first look, and after the last.
+        assert!((4..=6).contains(&waited), "{waited} in {ticks} ticks");
     }
 
     #[test]

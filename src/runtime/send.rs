@@ -521,9 +521,9 @@ impl<C: ShardCore> Reactor<C> {
     }
 }
 
-/// Whether a read with RWF_NOWAIT has to be done by the ring: not resident, or the file system
-/// can't tell.
-pub(crate) fn is_cold(e: &io::Error) -> bool {
+/// Whether a read or write with RWF_NOWAIT has to be done by the ring: it would wait, as what is
+/// not resident does, or the file system can't tell.
+pub(crate) fn needs_ring(e: &io::Error) -> bool {
     e.kind() == io::ErrorKind::WouldBlock || e.raw_os_error() == Some(libc::EOPNOTSUPP)
 }
 

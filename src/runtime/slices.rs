@@ -7,7 +7,7 @@ use crate::logfile::{OpenLog, path_of};
 use crate::reactor::{Owner, Reactor};
 use crate::ring::Op;
 use crate::send::{
-    Front, MappedPart, Piece, SEND_BUFS, TURN_BYTES, is_cold, is_transient, short_slice,
+    Front, MappedPart, Piece, SEND_BUFS, TURN_BYTES, is_transient, needs_ring, short_slice,
 };
 use crate::sys::{self, FileSystem};
 use bytes::BytesMut;
@@ -330,7 +330,7 @@ fn read_what_is_resident(
             Ok(0) => return Err(short_slice()),
             Ok(_) => {}
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) if is_cold(&e) => return Ok((buf, false)),
+            Err(e) if needs_ring(&e) => return Ok((buf, false)),
             Err(e) => return Err(e),
         }
     }

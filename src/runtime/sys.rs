@@ -190,16 +190,17 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buf: &mut BytesMut, len: usize) ->
     Ok(n)
 }
 
-/// Writes what is left of `bufs` after `skip` bytes at `pos`; some of it may remain.
+/// Writes what is left of `bufs` after `skip` bytes at `pos`; some of it may remain. `flags` as
+/// `pwritev2` takes them.
 pub(crate) fn write_some(
     fd: BorrowedFd<'_>,
     bufs: &[Bytes],
-    skip: usize,
-    pos: u64,
+    (skip, pos): (usize, u64),
     iov: &mut Vec<libc::iovec>,
+    flags: libc::c_int,
 ) -> io::Result<usize> {
     let pos = libc::off_t::try_from(pos).map_err(io::Error::other)?;
-    if let [one] = bufs {
+    if let ([one], 0) = (bufs, flags) {
         let rest = one.get(skip..).unwrap_or_default();
         let (at, len) = (rest.as_ptr().cast(), rest.len());
         // SAFETY: the buffer lives over the call, and the kernel only reads it.
@@ -208,7 +209,20 @@ pub(crate) fn write_some(
     gather(bufs, skip, iov);
     let count = libc::c_int::try_from(iov.len()).map_err(io::Error::other)?;
     // SAFETY: the iovecs cover `bufs`, which live over the call, and the kernel only reads them.
-    check_len(unsafe { libc::pwritev(fd.as_raw_fd(), iov.as_ptr(), count, pos) })
+    check_len(unsafe { libc::pwritev2(fd.as_raw_fd(), iov.as_ptr(), count, pos, flags) })
+}
+
+/// The time that a file system would write into an inode now: it moves with the kernel's tick.
+pub(crate) fn inode_clock() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` is written to and nothing else; this clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME_COARSE, &raw mut time) };
+    (time.tv_sec as u64)
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(time.tv_nsec as u64)
 }
 
 /// `io_uring_enter` on a ring by its descriptor or, with `registered`, by the number it has in the

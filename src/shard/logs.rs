@@ -428,7 +428,11 @@ impl Shard {
 
     fn retired(&mut self, turn: &mut Turn<'_>, dir: usize, result: io::Result<Deleted>) {
         match result {
-            Ok(deleted) => self.unlink_later(turn, dir, deleted.unlink, deleted.delay_ms),
+            Ok(deleted) => {
+                if let Some(unlink) = deleted.unlink {
+                    self.unlink_later(turn, dir, unlink, deleted.delay_ms);
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, "retired segments could not be set aside");
                 self.job_failed(turn, dir, &error);

@@ -10,7 +10,7 @@
 
 use super::{CLEANED_SUFFIX, SWAP_SUFFIX};
 use crate::index::IndexEntry;
-use crate::jobs::UnlinkJob;
+use crate::retire::UnlinkJob;
 use crate::segment::{
     DELETED_SUFFIX, INDEX_SUFFIX, LOG_SUFFIX, SNAPSHOT_SUFFIX, SegmentMark, TIME_INDEX_SUFFIX,
     TXN_INDEX_SUFFIX, segment_path,

@@ -43,10 +43,12 @@ impl Admin {
     fn create(&mut self, cx: &mut Cx<'_>, topic: usize) -> Check {
         let spec = &self.specs[topic];
         let keeps = spec.keeps.map(|bytes| bytes.to_string());
+        // At once, or by another name first.
+        let delay = if cx.rng.one_in(2) { "0" } else { "300" };
         let mut configs = vec![
             ("segment.index.bytes", "60"),
             ("index.interval.bytes", "0"),
-            ("file.delete.delay.ms", "300"),
+            ("file.delete.delay.ms", delay),
             ("retention.bytes", keeps.as_deref().unwrap_or("-1")),
         ];
         if spec.compacted {
