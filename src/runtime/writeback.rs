@@ -46,7 +46,7 @@ const HOLD_MIN: Duration = Duration::from_secs(1);
 const HOLD_MAX: Duration = Duration::from_secs(60);
 const RELAPSE: Duration = Duration::from_secs(10);
 /// A direct write that took so long had to wait for write-back, and how long that is remembered.
-const DIRECT_SLOW: Duration = Duration::from_millis(500);
+const DIRECT_SLOW: Duration = Duration::from_millis(200);
 const DIRECT_AGAIN: Duration = Duration::from_secs(600);
 /// Pauses without a write, after which the thread sleeps until the next write.
 const IDLE_LOOKS: u32 = 10;
