@@ -7,7 +7,10 @@
 use std::fs;
 use std::hint::black_box;
 
+use anyhow::Result;
+
 use super::place::{Fs, MEMORY_BYTES_MAX};
+use super::process::Stop;
 
 /// Part of what is available, in percent: the rest is for what else runs.
 const PART: u64 = 75;
@@ -17,14 +20,19 @@ const PIECE_BYTES: usize = 256 << 20;
 /// Besides what lies on a file system in memory: brokers, client, and what the kernel wants free.
 const OTHERS_BYTES: u64 = 2 << 30;
 
-/// Writes to every page of most of the available memory and gives it back; how many MiB.
-pub(super) fn touch() -> u64 {
+/// Writes to every page of most of the available memory and gives it back; how many MiB. It may
+/// take minutes where the host is slow to find pages.
+///
+/// # Errors
+/// The suite was asked to end.
+pub(super) fn touch(stop: &Stop) -> Result<u64> {
     let pieces = available_bytes().unwrap_or(0) * PART / 100 / PIECE_BYTES as u64;
     let mut held = Vec::new();
     for _ in 0..pieces {
+        stop.check()?;
         held.push(black_box(vec![1u8; PIECE_BYTES]));
     }
-    held.len() as u64 * (PIECE_BYTES >> 20) as u64
+    Ok(held.len() as u64 * (PIECE_BYTES >> 20) as u64)
 }
 
 /// What the kernel could give without swapping.
@@ -62,6 +70,13 @@ fn available_kib(meminfo: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_interrupt_is_heard_before_memory_is_touched() {
+        let stop = Stop::default();
+        stop.set();
+        assert!(touch(&stop).is_err());
+    }
 
     #[test]
     fn the_kernels_text() {

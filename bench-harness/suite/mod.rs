@@ -168,7 +168,7 @@ fn measure(plan: Plan, shared: &SharedArgs, address: Option<&str>) -> Result<()>
     pin(shared.client_cpu);
     if !plan.quick && address.is_none() {
         say("touching the memory once");
-        say(&format!("{} MiB touched", memory::touch()));
+        say(&format!("{} MiB touched", memory::touch(&stop)?));
     }
     let mut engine = Engine::new(plan, programs, stop, facts, base.0.clone());
     engine.remote = address.map(str::to_owned);

@@ -16,15 +16,20 @@ echo $$ > \"$FAKE_PID\"
 while :; do sleep 1; done
 ";
 
-fn wait<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+fn wait<T>(what: &str, dir: &Path, mut ready: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + Duration::from_secs(60);
     loop {
         if let Some(value) = ready() {
             return value;
         }
-        assert!(Instant::now() < end, "{what} takes too long");
+        assert!(Instant::now() < end, "{what} takes too long: {}", said(dir));
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// What the suite in `dir` has said.
+fn said(dir: &Path) -> String {
+    fs::read_to_string(dir.join("stderr")).unwrap_or_default()
 }
 
 fn suite(dir: &Path, fake: &Path, pid: &Path) -> Child {
@@ -34,6 +39,7 @@ fn suite(dir: &Path, fake: &Path, pid: &Path) -> Child {
     Command::new(env!("CARGO_BIN_EXE_bench-harness"))
         .args([
             "suite",
+            "--quick", // or it would first touch most of the memory
             "--systems",
             "flumen",
             "--only",
@@ -69,9 +75,12 @@ fn a_broker_that_ignores_signals_ends_with_the_suite() {
         fs::write(&fake, FAKE).unwrap();
         fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
         let mut suite = suite(dir.path(), &fake, &pid_file);
-        let said = || fs::read_to_string(dir.path().join("stderr")).unwrap_or_default();
-        let pid: u32 = wait("the broker's start", || {
-            assert!(suite.try_wait().unwrap().is_none(), "it ended: {}", said());
+        let pid: u32 = wait("the broker's start", dir.path(), || {
+            assert!(
+                suite.try_wait().unwrap().is_none(),
+                "it ended: {}",
+                said(dir.path())
+            );
             fs::read_to_string(&pid_file).ok()?.trim().parse().ok()
         });
         let of_suite = suite.id().to_string();
@@ -82,10 +91,14 @@ fn a_broker_that_ignores_signals_ends_with_the_suite() {
                 .unwrap()
                 .success()
         );
-        let status = wait("the suite's end", || suite.try_wait().unwrap());
-        assert!(!status.success(), "{}", said());
-        assert!(said().contains("interrupted"), "{}", said());
-        wait("the broker's end", || {
+        let status = wait("the suite's end", dir.path(), || suite.try_wait().unwrap());
+        assert!(!status.success(), "{}", said(dir.path()));
+        assert!(
+            said(dir.path()).contains("interrupted"),
+            "{}",
+            said(dir.path())
+        );
+        wait("the broker's end", dir.path(), || {
             (!Path::new(&format!("/proc/{pid}")).exists()).then_some(())
         });
         let left: Vec<_> = fs::read_dir(dir.path()).unwrap().flatten().collect();
