@@ -389,7 +389,7 @@ impl<'a> Iterator for Records<'a> {
     type Item = Result<Record<'a>, BatchError>;
 
     // Inlined, the cursor stays in registers: else each record waits for what the last one stored.
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
         if self.left <= 0 {
             if std::mem::take(&mut self.cursor.0).is_empty() {
@@ -407,7 +407,7 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn read_record<'a>(cursor: &mut Cursor<'a>) -> Result<Record<'a>, BatchError> {
     let size = cursor.varint()?;
     let size = usize::try_from(size).map_err(|_| BatchError::Record("negative size"))?;
