@@ -290,6 +290,9 @@ fn write(
         facts.fs = fs.name().to_owned();
         facts.fs_about = fs.about().to_owned();
         facts.mount.clone_from(&cell.mount);
+        if place::lacks_journal(&cell.mount) {
+            facts.fs_about += ", which has no journal";
+        }
         if let Some(address) = &engine.remote {
             facts.fs = System::Remote.name().to_owned();
             facts.fs_about = format!("the broker at {address}");

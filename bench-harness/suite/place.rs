@@ -283,9 +283,35 @@ pub fn mount_of(path: &Path) -> String {
     best.1.to_owned()
 }
 
+/// Whether the ext4 in this line of `/proc/mounts` has no journal. Creating a file there looks at
+/// the inode of each one removed in the last minute (`recently_deleted` in fs/ext4/ialloc.c).
+pub fn lacks_journal(mount: &str) -> bool {
+    let fields: Vec<&str> = mount.split(' ').collect();
+    let [device, _, "ext4", ..] = fields[..] else {
+        return false;
+    };
+    let name = device.rsplit('/').next().unwrap_or(device);
+    let options = fs::read_to_string(format!("/proc/fs/ext4/{name}/options"));
+    options.is_ok_and(|text| !names_journal_mode(&text))
+}
+
+/// Whether the kernel's list of options says how data is journalled, which it does if there is one.
+fn names_journal_mode(options: &str) -> bool {
+    options.lines().any(|line| line.starts_with("data="))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_journal_is_missed_where_the_kernel_says_so() {
+        assert!(names_journal_mode("rw\nbarrier\ndata=ordered\n"));
+        assert!(!names_journal_mode("rw\nbarrier\nnojournal_checksum\n"));
+        assert!(!lacks_journal("/dev/none-such / ext4 rw 0 0"));
+        assert!(!lacks_journal("tmpfs /tmp tmpfs rw 0 0"));
+        assert!(!lacks_journal(""));
+    }
 
     #[test]
     fn a_place_is_empty_when_it_is_fresh_and_gone_in_the_end() {
