@@ -20,6 +20,7 @@ pub mod compress;
 pub mod curve;
 pub mod drive;
 pub mod engine;
+pub mod evict;
 pub mod frames;
 pub mod limit;
 pub mod limit_answers;

@@ -1,15 +1,11 @@
 //! Reading: the roles of catch-up and tail readers, and the catch-up workload.
 
-use std::fs;
-use std::num::NonZeroU64;
-use std::path::{Path, PathBuf};
-
 use anyhow::{Context as _, Result, ensure};
-use rustix::fs::{Advice, fadvise};
 
 use crate::args::{Codec, ColdArgs, Common, FetchArgs};
 use crate::batch::Batch;
 use crate::engine::{Connection, Pace, Times};
+use crate::evict::{Evictor, ReadOnce, evict};
 use crate::frames;
 use crate::report::Report;
 use crate::run::{Shared, Work};
@@ -19,25 +15,8 @@ use crate::setup::{Admin, resolve};
 const HEAD_BYTES: usize = 512;
 /// Answers up to this length are read whole: one system call in place of two.
 const WHOLE_BYTES: i32 = 16 * 1024;
-
-/// Drops the files of one partition from the page cache, what is dirty after writing it.
-///
-/// # Errors
-/// The directory cannot be read.
-pub fn evict(broker_dir: &Path, topic: &str, partition: i32) -> Result<()> {
-    let dir = broker_dir.join(format!("{topic}-{partition}"));
-    for entry in fs::read_dir(&dir).with_context(|| dir.display().to_string())? {
-        let path = entry?.path();
-        // A file may be deleted meanwhile.
-        if path.extension().is_some_and(|e| e == "log")
-            && let Ok(file) = fs::File::open(&path)
-        {
-            file.sync_data()?;
-            fadvise(&file, 0, None::<NonZeroU64>, Advice::DontNeed)?;
-        }
-    }
-    Ok(())
-}
+/// Bytes that are evicted together.
+const EVICT_BYTES: i64 = 1 << 20;
 
 /// Reads a partition from its beginning, again and again.
 #[derive(Debug)]
@@ -50,8 +29,9 @@ pub struct Catcher {
     head_bytes: usize,
     /// Bytes and records of each batch, which are all alike.
     batch: (usize, i64),
-    /// Where to make cold what is read next.
-    broker_dir: Option<PathBuf>,
+    /// Makes cold what was read, and the first offset for which it was not asked to yet.
+    evictor: Option<Evictor>,
+    warm_from: i64,
 }
 
 impl Catcher {
@@ -63,6 +43,25 @@ impl Catcher {
     /// See `Role::head_bytes`.
     pub fn head_bytes(&self) -> usize {
         self.head_bytes
+    }
+
+    /// Has what was read evicted, if it is enough for a call, or is the `last` of this pass.
+    fn make_cold(&mut self, last: bool) -> Result<()> {
+        let Some(evictor) = &self.evictor else {
+            return Ok(());
+        };
+        let (bytes, records) = self.batch;
+        let batches = (self.offset - self.warm_from) / records;
+        if !last && batches * i64::try_from(bytes)? < EVICT_BYTES {
+            return Ok(());
+        }
+        let next = if last { 0 } else { self.offset };
+        let from = std::mem::replace(&mut self.warm_from, next);
+        evictor.evict(ReadOnce {
+            partition: (self.topic.clone(), self.partition),
+            offsets: from..self.offset,
+            batch: self.batch,
+        })
     }
 
     /// Counts an answer and moves on behind its last whole batch. All batches are alike, so that
@@ -92,11 +91,10 @@ impl Catcher {
             let whole = i64::try_from(head.records_bytes / bytes)?;
             self.offset += whole * records;
         }
-        if self.offset >= head.high_watermark {
+        let at_end = self.offset >= head.high_watermark;
+        self.make_cold(at_end)?;
+        if at_end {
             self.offset = 0;
-            if let Some(dir) = &self.broker_dir {
-                evict(dir, &self.topic, self.partition)?;
-            }
         }
         let bytes = u64::try_from(head.records_bytes)?;
         self.tally.borrow_mut().add(bytes, times);
@@ -206,6 +204,7 @@ impl Source<'_> {
                 evict(dir, self.topic, partition)?;
             }
         }
+        let evictor = broker_dir.map(Evictor::start).transpose()?;
         let mut all = Vec::new();
         for n in 0..self.readers {
             let partition = i32::try_from(n)? % self.partitions;
@@ -219,7 +218,8 @@ impl Source<'_> {
                 offset_at,
                 head_bytes: if whole { usize::MAX } else { HEAD_BYTES },
                 batch: (made.bytes.len(), i64::try_from(made.records)?),
-                broker_dir: broker_dir.clone(),
+                evictor: evictor.clone(),
+                warm_from: 0,
             });
             all.push(Connection::open(
                 address,
