@@ -12,7 +12,8 @@ use flumen_coordinator::{
     Append, AppendKind, GroupCoordinator, ReplayError, ReplyToken, TxnMarker,
 };
 use flumen_log::{
-    BatchBuilder, BatchHeader, Marker, Origin, Record, TxnContext, VerificationGuard,
+    BatchBuilder, BatchHeader, Compression, MAGIC, Marker, Origin, Record, TxnContext,
+    VerificationGuard,
 };
 
 /// A batch that is to be appended.
@@ -159,7 +160,8 @@ impl Shard {
     }
 }
 
+/// Whether this is a batch of magic 2 that is compressed by zstd.
 pub(crate) fn is_zstd(batch: &[u8]) -> bool {
-    // The codec is in the low bits of the attributes (bytes 21 and 22 of the batch header).
-    batch.get(22).is_some_and(|a| a & 7 == 4)
+    let header = BatchHeader::new(batch).filter(|header| header.magic() == MAGIC);
+    header.is_some_and(|header| header.compression() == Ok(Compression::Zstd))
 }

@@ -138,9 +138,14 @@ impl Batch {
 
 /// A message set of format 0 or 1 with one message.
 pub(super) fn old_message(magic: u8) -> String {
+    old_message_at(magic, time())
+}
+
+/// The same with a time, where the format has one.
+pub(super) fn old_message_at(magic: u8, time: i64) -> String {
     let mut tail = vec![magic, 0];
     if magic == 1 {
-        tail.extend(time().to_be_bytes());
+        tail.extend(time.to_be_bytes());
     }
     tail.extend((-1i32).to_be_bytes());
     tail.extend(5i32.to_be_bytes());

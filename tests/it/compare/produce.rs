@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use super::batch::{self, Batch, old_message};
+use super::batch::{self, Batch, old_message, old_message_at};
 use super::pair::Pair;
 
 pub(super) fn run(pair: &mut Pair) -> Result<()> {
@@ -115,6 +115,8 @@ fn wrong(pair: &mut Pair) -> Result<()> {
         ("checksum", batch(|b| b.crc_error = 1)),
         ("format 0", old_message(0)),
         ("format 1", old_message(1)),
+        // Where a batch has its attributes, with zstd's bits.
+        ("format 1, such a time", old_message_at(1, 0x1a2_0400_0000)),
         ("format 3", batch(|b| b.magic = 3)),
         ("two batches", format!("{good}{good}")),
         ("control", batch(|b| b.attributes = 0x20)),

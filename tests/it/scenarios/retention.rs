@@ -221,7 +221,8 @@ fn records_go_while_they_are_read_and_written(shape: Shape) -> Result<()> {
         let mut deleter = shared.raw()?;
         let deletes = scope.spawn(move || -> Result<()> {
             let mut below = 0;
-            while !done.load(Ordering::SeqCst) {
+            loop {
+                let over = done.load(Ordering::SeqCst); // then the last look is at all of it
                 let to = written.load(Ordering::SeqCst) - 20;
                 if to > below {
                     below = to;
@@ -229,9 +230,11 @@ fn records_go_while_they_are_read_and_written(shape: Shape) -> Result<()> {
                     let start = deleter.offset(TOPIC, 1, -2)?;
                     ensure!(start >= below, "the log starts at {start}, not at {below}");
                 }
+                if over {
+                    return Ok(());
+                }
                 std::thread::yield_now();
             }
-            Ok(())
         });
         let follower = scope.spawn(move || follow(shared, done));
         let slow = scope.spawn(move || read_slowly(shared, done));
@@ -270,7 +273,8 @@ fn records_go_while_they_are_read_and_written(shape: Shape) -> Result<()> {
     wait::until("only the last segments", LIMIT, || {
         let files = files(&broker)?;
         Ok((files.len() <= 5 + 1 + 3).then_some(()))
-    })?;
+    })
+    .with_context(|| format!("{:?}\n{}", files(&broker), broker.log_tail()))?;
     wait::until("no descriptors of what is gone", LIMIT, || {
         Ok((nameless(&mut broker)? == 0).then_some(()))
     })?;
