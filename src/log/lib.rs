@@ -112,7 +112,7 @@ pub mod validate;
 mod verification;
 mod walk;
 
-pub use batch::{BatchBuilder, BatchError, BatchHeader, MAGIC, Record};
+pub use batch::{BatchBuilder, BatchError, BatchHeader, Record};
 pub use codec::Compression;
 pub use config::{CleanupPolicy, LogConfig, TargetCompression, TimestampType};
 pub use cut::CutJob;

@@ -8,7 +8,7 @@
 //! batch to a helper as a job with `limits::DECOMPRESSED_BATCH_BYTES_MAX`.
 
 use crate::batch::{
-    Batch, BatchBuilder, BatchError, BatchHeader, Batches, HEADER_LEN, Record, Records,
+    Batch, BatchBuilder, BatchError, BatchHeader, Batches, HEADER_LEN, MAGIC, Record, Records,
 };
 use crate::builder;
 use crate::codec::{CodecError, Compression};
@@ -158,11 +158,15 @@ impl ValidBatch {
     }
 }
 
-/// The checks of a produce request that depend on its version, before those of the topic: there is
-/// exactly one batch, of magic 2 (v3 and up), and zstd only from v7 on.
+/// What the version of a produce request forbids, before the topic is looked at: zstd before v7
+/// (KIP-110). Bytes that are no batch of magic 2 are left to [`validate`].
 pub fn check_produce_version(records: &[u8], version: i16) -> Result<(), ValidateError> {
-    let batch = single_batch(records)?;
-    if version < 7 && batch.header.compression() == Ok(Compression::Zstd) {
+    const ZSTD_SINCE: i16 = 7;
+    if version >= ZSTD_SINCE {
+        return Ok(());
+    }
+    let header = BatchHeader::new(records).filter(|header| header.magic() == MAGIC);
+    if header.is_some_and(|header| header.compression() == Ok(Compression::Zstd)) {
         return Err(ValidateError::new(
             ErrorCode::UnsupportedCompressionType,
             format!("Produce requests with version {version} are not allowed to use zstd"),

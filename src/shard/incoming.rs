@@ -12,8 +12,7 @@ use flumen_coordinator::{
     Append, AppendKind, GroupCoordinator, ReplayError, ReplyToken, TxnMarker,
 };
 use flumen_log::{
-    BatchBuilder, BatchHeader, Compression, MAGIC, Marker, Origin, Record, TxnContext,
-    VerificationGuard,
+    BatchBuilder, BatchHeader, Marker, Origin, Record, TxnContext, VerificationGuard,
 };
 
 /// A batch that is to be appended.
@@ -158,10 +157,4 @@ impl Shard {
         waiting.insert(token, WaitingFor::Marker(from, who));
         coordinator.complete_txn(turn.now, token, partition, marker, out);
     }
-}
-
-/// Whether this is a batch of magic 2 that is compressed by zstd.
-pub(crate) fn is_zstd(batch: &[u8]) -> bool {
-    let header = BatchHeader::new(batch).filter(|header| header.magic() == MAGIC);
-    header.is_some_and(|header| header.compression() == Ok(Compression::Zstd))
 }

@@ -5,7 +5,7 @@ use crate::LogDirState;
 use crate::Shard;
 use crate::answers::{refused_batch, refused_op};
 use crate::dirs::{fault_of, no_room};
-use crate::incoming::{Incoming, is_zstd, verification};
+use crate::incoming::{Incoming, verification};
 use crate::io::{DiskOp, Effect, IoFailure, IoOutput, Token};
 use crate::jobs::{Job, ValidateJob};
 use crate::loads::Loads;
@@ -283,8 +283,8 @@ impl Shard {
         // With acks=0 too: the request counts as in work, and its bytes against the budgets, until
         // the write has ended, or a flood would pile up in memory.
         let to = AckTo::Op(from);
-        if op.version < ZSTD_PRODUCE_VERSION && is_zstd(&op.records) {
-            let result = crate::ops::AppendResult::refused(ErrorCode::UnsupportedCompressionType);
+        if let Err(error) = flumen_log::check_produce_version(&op.records, op.version) {
+            let result = crate::ops::AppendResult::refused(error.code);
             self.outbox.result(from, OpResult::Append(result));
             return;
         }
@@ -522,9 +522,6 @@ impl Shard {
         self.outbox.result(from, OpResult::Read(refused));
     }
 }
-
-/// zstd came with Produce 7 (KIP-110).
-const ZSTD_PRODUCE_VERSION: i16 = 7;
 
 /// Operations that are answered at once.
 fn simple_op(p: &mut Partition, op: &PartitionOp) -> OpResult {
