@@ -19,7 +19,7 @@ const FOLIO_BYTES_MAX: u64 = 4 << 20;
 /// # Errors
 /// The directory cannot be read.
 pub fn evict(broker_dir: &Path, topic: &str, partition: i32) -> Result<()> {
-    for (_, file) in segments(&broker_dir.join(format!("{topic}-{partition}")))? {
+    for (_, file) in segments(broker_dir, topic, partition)? {
         file.sync_data()?;
         fadvise(&file, 0, None, Advice::DontNeed)?;
     }
@@ -27,9 +27,10 @@ pub fn evict(broker_dir: &Path, topic: &str, partition: i32) -> Result<()> {
 }
 
 /// Base offset and log file of each segment.
-fn segments(dir: &Path) -> Result<Vec<(i64, File)>> {
+fn segments(broker_dir: &Path, topic: &str, partition: i32) -> Result<Vec<(i64, File)>> {
+    let dir = broker_dir.join(format!("{topic}-{partition}"));
     let mut found = Vec::new();
-    for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
+    for entry in fs::read_dir(&dir).with_context(|| dir.display().to_string())? {
         let path = entry?.path();
         let base = path.file_stem().and_then(|s| s.to_str()?.parse().ok());
         // A file may be deleted meanwhile.
@@ -110,7 +111,7 @@ impl Evictor {
 
 fn evict_part(broker_dir: &Path, read: &ReadOnce) -> Result<()> {
     let (topic, partition) = &read.partition;
-    for (base, file) in segments(&broker_dir.join(format!("{topic}-{partition}")))? {
+    for (base, file) in segments(broker_dir, topic, *partition)? {
         let part = place(&read.offsets, base, file.metadata()?.len(), read.batch);
         let from = part.start.saturating_sub(FOLIO_BYTES_MAX);
         if let Some(bytes) = NonZeroU64::new(part.end.saturating_sub(from))

@@ -179,6 +179,14 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     DiskFault::of(error.kind()) == DiskFault::Full
 }
 
+/// The result of taking away what may be gone already.
+pub(crate) fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
 /// Writes a file as a whole and syncs it. A crash in between leaves it torn: recovery does not
 /// trust these files beyond what their segment needs.
 pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! Jobs that take the files of retired segments away.
 
 use crate::checkpoint::ensure_file;
-use crate::jobs::{is_full, write_whole};
+use crate::jobs::{gone_is_fine, is_full, write_whole};
 use crate::recovery::SEGMENT_SUFFIXES;
 use crate::segment::{
     DELETED_SUFFIX, INDEX_SUFFIX, LOG_SUFFIX, SNAPSHOT_SUFFIX, TIME_INDEX_SUFFIX, segment_path,
@@ -80,10 +80,7 @@ impl DeleteJob {
     /// Takes the names of a segment's files away.
     fn unlink(&self, disk: &dyn Disk, base: i64) -> io::Result<()> {
         for suffix in suffixes() {
-            match disk.remove_file(&segment_path(&self.dir, base, suffix)) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
+            gone_is_fine(disk.remove_file(&segment_path(&self.dir, base, suffix)))?;
         }
         Ok(())
     }
@@ -167,19 +164,12 @@ impl UnlinkJob {
         // Somebody may still be reading one of them: then none is cut.
         let free = self.files.iter().all(|file| Arc::strong_count(file) == 1);
         for path in &self.paths {
-            let removed = match free {
+            gone_is_fine(match free {
                 true => disk.remove_large_file(path),
                 false => disk.remove_file(path),
-            };
-            match removed {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
+            })?;
         }
-        match disk.sync_dir(&self.dir) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            _ => Ok(()), // or the whole topic is gone
-        }
+        gone_is_fine(disk.sync_dir(&self.dir)) // the whole topic may be gone
     }
 }
 

@@ -6,7 +6,7 @@
 //! An entry stands in the segment of its marker (the last offset), in the order of the markers. A
 //! segment without aborted transactions has no file.
 
-use crate::jobs::replace;
+use crate::jobs::{gone_is_fine, replace};
 use flumen_base::{Disk, ProducerId};
 use std::io;
 use std::path::Path;
@@ -135,10 +135,7 @@ pub(crate) fn write_txn_index(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io:
     if !bytes.is_empty() {
         return replace(disk, path, bytes);
     }
-    match disk.remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
+    gone_is_fine(disk.remove_file(path))
 }
 
 #[cfg(test)]

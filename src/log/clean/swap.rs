@@ -10,6 +10,7 @@
 
 use super::{CLEANED_SUFFIX, SWAP_SUFFIX};
 use crate::index::IndexEntry;
+use crate::jobs::gone_is_fine;
 use crate::retire::UnlinkJob;
 use crate::segment::{
     DELETED_SUFFIX, INDEX_SUFFIX, LOG_SUFFIX, SNAPSHOT_SUFFIX, SegmentMark, TIME_INDEX_SUFFIX,
@@ -114,10 +115,7 @@ impl SwapJob {
 pub(crate) fn remove_cleaned(disk: &dyn Disk, dir: &Path, base: i64) -> io::Result<()> {
     for suffix in SUFFIXES {
         let path = segment_path(dir, base, &format!("{suffix}{CLEANED_SUFFIX}"));
-        match disk.remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
+        gone_is_fine(disk.remove_file(&path))?;
     }
     Ok(())
 }
