@@ -21,7 +21,7 @@ use crate::staging::Staging;
 use crate::tail::{PositionCache, Tail};
 use crate::validate::ValidBatch;
 use bytes::Bytes;
-use flumen_base::{ErrorCode, LeaderEpoch, Mono, Now, Offset};
+use flumen_base::{ErrorCode, LeaderEpoch, LogFile, Mono, Now, Offset};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -264,6 +264,12 @@ impl Log {
         self.segments.push_back(segment);
     }
 
+    /// The file of the segment before this one, if it waits for its seal.
+    fn full_before(&self, index: usize) -> Option<Arc<LogFile>> {
+        let before = self.segments.get(index.checked_sub(1)?)?;
+        (before.state == SegmentState::Rolled).then(|| Arc::clone(&before.file))
+    }
+
     /// The next write, unless one is in flight or nothing is staged. One that is to be synced waits
     /// until its segment's name is on disk: the seal job of the segment before sees to that.
     pub fn take_write(&mut self) -> Option<WriteOp> {
@@ -271,13 +277,18 @@ impl Log {
             return None;
         }
         let first = self.staging.front()?;
-        let segment = self.segments.get(self.segment_index(first.segment)?)?;
+        let index = self.segment_index(first.segment)?;
+        let segment = self.segments.get(index)?;
         let unflushed = self.unflushed_records.saturating_add(first.records);
         let sync = unflushed >= self.config.flush_messages;
         if sync && !segment.named && !planted!(UnnamedWrites) {
             return None;
         }
         let file = Arc::clone(&segment.file);
+        let full = match segment.written {
+            0 => self.full_before(index),
+            _ => None,
+        };
         let staged = self.staging.take(&mut self.tail)?;
         self.in_flight = Some(InFlight {
             segment: staged.segment,
@@ -292,6 +303,7 @@ impl Log {
             bufs: staged.bufs,
             end_offset: Offset(staged.end_offset),
             sync: sync && !planted!(SkipSync),
+            full,
         })
     }
 

@@ -103,6 +103,27 @@ fn segments_roll_by_size_time_index_and_batches_too_large_are_refused() {
 }
 
 #[test]
+fn the_first_write_of_a_segment_says_that_the_one_before_is_full() {
+    let mut rig = Rig::new(LogConfig {
+        segment_bytes: 3000,
+        ..small()
+    });
+    let mut full = Vec::new();
+    for i in 0..10 {
+        rig.append(batch(i, 0, 1, 800)).unwrap();
+        let write = rig.log.take_write().unwrap();
+        rig.carry_out(&write);
+        rig.log.write_done(true);
+        assert!(!full.contains(&write.file.id()), "write {i}");
+        full.extend(write.full.map(|file| file.id()));
+    }
+    assert_eq!(rig.log.segment_count(), full.len() + 1);
+    full.dedup();
+    assert!(full.len() > 1);
+    assert_eq!(rig.log.segment_count(), full.len() + 1);
+}
+
+#[test]
 fn flush_settings_ask_for_syncs() {
     let mut rig = Rig::new(LogConfig {
         flush_messages: 3,

@@ -84,6 +84,9 @@ pub struct WriteOp {
     pub end_offset: Offset,
     /// Whether `flush.messages` asks for a sync with it.
     pub sync: bool,
+    /// The file of the segment before, if this is the first write to a segment: nothing more will
+    /// be written there.
+    pub full: Option<Arc<LogFile>>,
 }
 
 /// A sync that `flush.ms` asks for. Carry it out as `DiskOp::Sync`, then call [`Log::sync_done`].

@@ -7,13 +7,17 @@
 //! fails, the file stays broken: what opens it again fails.
 //!
 //! The same thread closes all handles, whoever lets go of them last: the kernel frees the pages of
-//! a removed file there, which is no work for a shard's core.
+//! a removed file there, which is no work for a shard's core. And it has XFS take back what that
+//! allocated behind the end of full segments: here no sync of a segment is in its way.
 
 use crate::jobs::HelperCpus;
 use crate::logfile::{LogHandle, Remains};
+use crate::sys::FileSystem;
 use flumen_base::LogFile;
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -35,6 +39,7 @@ const FORGET_ABOVE: usize = 1024;
 /// What the thread is told.
 enum Order {
     Close(Remains),
+    GiveBack(PathBuf),
     Sweep,
     End,
 }
@@ -139,6 +144,16 @@ impl Files {
         self.order(Order::Close(remains));
     }
 
+    /// Nothing more will be written to this file. XFS keeps blocks behind the end of what grows, up
+    /// to as many again as the file has, until a descriptor that could write is closed for the
+    /// first time (`xfs_file_release`): the file's own stays open, and its seal may be far.
+    pub(crate) fn full(&self, file: &LogFile) {
+        let handle = LogHandle::of(file);
+        if handle.is_some_and(|handle| handle.is_on(FileSystem::Xfs)) {
+            self.order(Order::GiveBack(file.path().to_owned()));
+        }
+    }
+
     fn order(&self, order: Order) {
         if let Some(orders) = self.orders.get() {
             let _ = orders.send(order); // the process ends: what the order holds is dropped here
@@ -168,6 +183,7 @@ impl Files {
         while let Ok(order) = orders.recv() {
             match order {
                 Order::Close(remains) => remains.close(),
+                Order::GiveBack(path) => give_back(&path),
                 Order::Sweep => {
                     // Orders that come from now on may see what this sweep has passed.
                     self.sweeping.store(false, Ordering::SeqCst);
@@ -226,6 +242,18 @@ impl Files {
             }
         }
         idle
+    }
+}
+
+/// Opens a file for writing, and closes it.
+fn give_back(path: &Path) {
+    match File::options().write(true).open(path) {
+        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {} // retired meanwhile
+        Err(error) => {
+            let path = path.display();
+            tracing::debug!(%path, %error, "what is allocated behind its end stays");
+        }
     }
 }
 

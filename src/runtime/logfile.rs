@@ -115,6 +115,11 @@ impl LogHandle {
         matches!(*mapped, Mapped::Yes(_))
     }
 
+    /// Whether it is on this file system.
+    pub(crate) fn is_on(&self, fs: FileSystem) -> bool {
+        self.fs == fs
+    }
+
     /// Takes it out of the address space, once what is being sent of it has left.
     pub(crate) fn unmap(&self) {
         let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);

@@ -248,6 +248,7 @@ impl<C: ShardCore> Reactor<C> {
                 Effect::SetReading(id, reading) => self.set_reading(id, reading),
                 Effect::CloseConn(id, reason) => self.close_after_sends(id, reason),
                 Effect::Io(token, op) => self.start_io(token, op),
+                Effect::Full(file) => self.shared.files.full(&file),
                 Effect::Job(token, job) => self.jobs.add(token, job)?,
                 Effect::Mesh(to, message) => self.send_mesh(to, message)?,
                 Effect::Metrics(token, text) => self.answer_metrics(token, text),

@@ -83,6 +83,9 @@ pub enum Effect<M = Message, J = Job> {
     CloseConn(ConnId, CloseReason),
     /// Disk work of the hot path.
     Io(Token, DiskOp),
+    /// All writes to this file have ended and there will be no more: what the file system keeps
+    /// allocated behind its end may go.
+    Full(Arc<LogFile>),
     /// Disk work beside the hot path.
     Job(Token, J),
     /// To another shard; batched per destination and turn.

@@ -448,6 +448,9 @@ impl Shard {
             p.in_flight += 1;
             let bytes: usize = write.bufs.iter().map(Bytes::len).sum();
             self.metrics.log_bytes_written += bytes as u64;
+            if let Some(full) = write.full {
+                turn.fx.push(Effect::Full(full));
+            }
             let token = self.park(Pending::Write(tp));
             let op = DiskOp::Write {
                 file: write.file,

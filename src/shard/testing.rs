@@ -516,7 +516,7 @@ impl Driver {
             Effect::Ready => self.ready[n] = true,
             Effect::Stopped => self.stopped[n] = true,
             Effect::Fatal(reason) => self.fatal = Some(reason),
-            Effect::SetReading(..) | Effect::Metrics(..) => {}
+            Effect::SetReading(..) | Effect::Metrics(..) | Effect::Full(_) => {}
         }
     }
 }

@@ -291,7 +291,7 @@ impl Node {
             Effect::Ready => self.is_ready[n] = true,
             Effect::CloseConn(_, reason) => panic!("closed: {reason}"),
             Effect::Fatal(reason) => panic!("fatal: {reason}"),
-            Effect::SetReading(..) | Effect::Metrics(..) | Effect::Stopped => {}
+            Effect::SetReading(..) | Effect::Metrics(..) | Effect::Stopped | Effect::Full(_) => {}
         }
     }
 }

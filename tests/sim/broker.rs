@@ -346,6 +346,10 @@ impl Broker {
                     .start(n, token, op, (&self.disk, not_before, rng), trace)?;
                 self.complete(done);
             }
+            Effect::Full(file) => {
+                note!(trace, "  full {}", file.path().display());
+                self.ring.full(&file)?;
+            }
             Effect::Job(token, job) => {
                 note!(trace, "  job {} {}", token.0, job.name());
                 self.jobs.push(PendingJob {

@@ -10,7 +10,7 @@ use flumen_base::aligned::{AlignedWrite, LastBlock, Piece};
 use flumen_base::{Disk, DiskFile, FileId, LogFile, OpenMode, Prng};
 use flumen_log::testing::{MemDisk, SyncFailure};
 use flumen_shard::io::{DiskOp, FileSlice, IoFailure, IoOutput, Token};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::Path;
 
@@ -90,6 +90,8 @@ pub(crate) struct Ring {
     queues: BTreeMap<FileId, VecDeque<Op>>,
     handles: BTreeMap<FileId, Box<dyn DiskFile>>,
     last_blocks: BTreeMap<FileId, LastBlock>,
+    /// Nothing more may be written to these.
+    full: BTreeSet<FileId>,
     pub(crate) faults: IoFaults,
     /// A write of the metadata log failed, or a device did: the process may end.
     pub(crate) may_end: bool,
@@ -139,6 +141,9 @@ impl Ring {
         let queue = self.queues.entry(file.id()).or_default();
         if is_mutation(&op) && queue.iter().any(|o| is_mutation(&o.op) && !o.acked) {
             return Err(format!("two writes of {file:?} in flight"));
+        }
+        if is_mutation(&op) && self.full.contains(&file.id()) {
+            return Err(format!("a write of {file:?}, which was full"));
         }
         let mut bytes = Bytes::new();
         let mut direct = None;
@@ -190,6 +195,16 @@ impl Ring {
             acked: early,
         });
         Ok(done)
+    }
+
+    /// A shard will not write to this file any more.
+    pub(crate) fn full(&mut self, file: &LogFile) -> Check {
+        let mut queue = self.queues.get(&file.id()).into_iter().flatten();
+        if queue.any(|o| is_mutation(&o.op) && !o.acked) {
+            return Err(format!("{file:?} is full with a write in flight"));
+        }
+        self.full.insert(file.id());
+        Ok(())
     }
 
     /// Files whose oldest operation can go on now.

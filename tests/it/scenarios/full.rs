@@ -3,9 +3,11 @@
 //! log is compacted, and the metadata changes; then there is room again, and all goes on by itself.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use flumen_it::loop_disk::{LoopDisk, missing, not_run};
 use flumen_it::{Broker, Kind, Options, Raw, Shape, raw, rounds_to, wait};
@@ -31,6 +33,7 @@ scenarios!(
     compaction_on_xfs,
     metadata_on_ext4,
     metadata_on_xfs,
+    full_segments_keep_no_room_on_xfs,
 );
 
 const MIB: u64 = 1 << 20;
@@ -381,4 +384,59 @@ fn metadata(kind: &str, shape: Shape) -> Result<()> {
         ensure!(raw.read_all("t", 0)?.len() == 2);
     }
     Ok(())
+}
+
+/// XFS allocates ahead of what grows. A full segment gives that back before its seal, which comes
+/// two seconds after the roll, and later where the disk is busy.
+fn full_segments_keep_no_room_on_xfs(shape: Shape) -> Result<()> {
+    if does_not_apply()? {
+        return Ok(());
+    }
+    let disk = LoopDisk::new("xfs")?;
+    let options = options(shape, &disk, 0).set("log.segment.bytes", "1048576");
+    let broker = Broker::start(options)?;
+    let mut raw = broker.raw()?;
+    raw.create_topic("load", 1)?;
+    let dir = disk.path().join("data/load-0");
+    let value = Bytes::from(vec![7; 100 << 10]);
+    let mut held = 0;
+    // A machine may be too slow to see one in time.
+    for _ in 0..20 {
+        let rolled = segments(&dir)?.len() + 1;
+        while segments(&dir)?.len() < rolled {
+            held = held.max(behind_its_end(segments(&dir)?.last())?);
+            let (error, _) = produce(&mut raw, "load", &value)?;
+            ensure!(error == 0, "error {error}");
+        }
+        let full = segments(&dir)?.into_iter().nth(rolled - 2);
+        let by = Instant::now() + Duration::from_millis(1500);
+        while Instant::now() < by {
+            if behind_its_end(full.as_ref())? == 0 {
+                ensure!(held > 0, "XFS allocated nothing ahead");
+                return Ok(());
+            }
+            std::thread::yield_now();
+        }
+    }
+    bail!("full segments keep what was allocated behind their ends");
+}
+
+/// The segments of a partition, the oldest first.
+fn segments(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten() {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "log") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Bytes that are allocated behind the last block of a file.
+fn behind_its_end(path: Option<&PathBuf>) -> Result<u64> {
+    let Some(path) = path else { return Ok(0) };
+    let meta = path.metadata()?;
+    Ok((meta.blocks() * 512).saturating_sub(meta.len().next_multiple_of(4096)))
 }
