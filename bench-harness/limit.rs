@@ -39,9 +39,9 @@ pub enum Kind {
     ReceiveCrcWrite,
     /// The same, with one sync of all written files before the answers
     ReceiveCrcWriteSync,
-    /// Serves fetches of what was produced by sendfile
+    /// Receives, checks the CRC and writes all to one file, and serves fetches from it by sendfile
     Sendfile,
-    /// Serves fetches of what was produced from memory
+    /// The same, and serves fetches from memory
     ServeCopy,
 }
 
@@ -76,6 +76,8 @@ pub struct Stored {
     pub log: Log,
     /// In memory.
     pub data: Vec<u8>,
+    /// Batches that are there in part: nobody reads meanwhile.
+    pub arriving: usize,
 }
 
 /// All logs by topic and partition.
@@ -120,17 +122,9 @@ impl Topics {
         self.logs.push(Stored {
             log,
             data: Vec::new(),
+            arriving: 0,
         });
         Ok(*place.insert(self.logs.len() - 1))
-    }
-
-    /// A partition's log.
-    ///
-    /// # Errors
-    /// As `index`.
-    pub fn log(&mut self, topic: usize, partition: i32) -> Result<&mut Log> {
-        let index = self.index(topic, partition)?;
-        Ok(&mut self.logs.get_mut(index).context("a log")?.log)
     }
 
     /// The end offset of a partition, 0 where there is none.
@@ -156,6 +150,8 @@ pub struct Server {
     helper: SyncSender<Removed>,
     syncer: Option<Syncer>,
     dirty: Vec<Arc<File>>,
+    /// Records have come in this turn.
+    appended: bool,
 }
 
 impl Server {
@@ -199,6 +195,7 @@ impl Server {
             helper: remover(),
             syncer,
             dirty: Vec::new(),
+            appended: false,
         })
     }
 
@@ -274,6 +271,9 @@ impl Server {
         if let Some(place) = self.peers.get_mut(n) {
             *place = Some(peer);
         }
+        if std::mem::take(&mut self.appended) {
+            self.wake();
+        }
         again
     }
 
@@ -315,20 +315,39 @@ impl Server {
         let done = peer.take(&mut self.input, filled, &mut shared)?;
         if !self.pieces.is_empty() {
             write(&self.pieces, &self.input)?;
-            self.pieces.clear();
             if self.kind == Kind::ServeCopy {
-                for stored in &mut self.topics.logs {
-                    let from = stored.data.len();
-                    if (from as u64) < stored.log.filled() {
-                        stored.log.read(from, &mut stored.data)?;
-                    }
-                }
+                self.keep()?;
             }
+            self.pieces.clear();
+            self.appended = true;
         }
         peer.partial.clear();
         let rest = self.input.get(done..filled).unwrap_or_default();
         peer.partial.extend_from_slice(rest);
         Ok(())
+    }
+
+    /// Keeps what was written in memory, too: each log is one file here.
+    fn keep(&mut self) -> Result<()> {
+        for piece in &self.pieces {
+            let mut logs = self.topics.logs.iter_mut();
+            let stored = logs.find(|stored| piece.slot.is_in(&stored.log));
+            let bytes = self.input.get(piece.from..piece.from + piece.bytes);
+            let data = &mut stored.context("a log")?.data;
+            data.extend_from_slice(bytes.context("inside the input")?);
+        }
+        Ok(())
+    }
+
+    /// Sends what has come to those who wait for it.
+    fn wake(&mut self) {
+        for place in &mut self.peers {
+            if let Some(peer) = place
+                && peer.wake(&self.topics).is_err()
+            {
+                *place = None;
+            }
+        }
     }
 
     /// Answers what the last sync made durable and begins the next one. While it is under way the

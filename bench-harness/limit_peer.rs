@@ -26,6 +26,8 @@ struct Arriving {
     crc: crc_fast::Digest,
     expected: u32,
     slot: Option<Slot>,
+    /// Index of its log.
+    log: Option<usize>,
 }
 
 /// The Produce request that is arriving.
@@ -35,6 +37,16 @@ struct Request {
     batch: Option<Arriving>,
     /// Bytes of it that are still to come, for one that is not looked into.
     skip: usize,
+}
+
+/// A fetch that found nothing yet.
+#[derive(Clone, Copy)]
+struct Waiting {
+    partition: i32,
+    log: usize,
+    correlation: i32,
+    offset: i64,
+    bytes: usize,
 }
 
 /// A fetch answer being sent: position in head and records together.
@@ -69,6 +81,7 @@ pub struct Peer {
     /// See `unsynced`.
     pub syncing: Vec<u8>,
     serving: VecDeque<Serving>,
+    waiting: Option<Waiting>,
     head: Option<FetchHead>,
 }
 
@@ -99,6 +112,7 @@ impl Peer {
             unsynced: Vec::new(),
             syncing: Vec::new(),
             serving: VecDeque::new(),
+            waiting: None,
             head: None,
         }
     }
@@ -246,8 +260,12 @@ impl Peer {
             batch.left -= taken;
             if batch.left == 0 {
                 let crc = batch.crc.finalize();
-                let right = batch.slot.is_none() || crc == u64::from(batch.expected);
+                let right = batch.log.is_none() || crc == u64::from(batch.expected);
                 ensure!(right, "a batch with a wrong checksum");
+                let log = batch.log.and_then(|n| shared.topics.logs.get_mut(n));
+                if let Some(stored) = log {
+                    stored.arriving -= 1;
+                }
                 request.batch = None;
             }
             taken
@@ -274,12 +292,14 @@ impl Peer {
         if self.canned.is_empty() {
             self.seen.push(index);
         }
-        let mut slot = None;
+        let (mut slot, mut log) = (None, None);
         if self.kind.stores() {
             let topic = self.topic.context("a topic")?;
-            let log = shared.topics.log(topic, index)?;
-            let (mut begin, base) =
-                log.reserve(u64::try_from(length)?, i64::from(records), shared.helper)?;
+            let n = *log.insert(shared.topics.index(topic, index)?);
+            let stored = shared.topics.logs.get_mut(n).context("a log")?;
+            stored.arriving += 1;
+            let (length, records) = (u64::try_from(length)?, i64::from(records));
+            let (mut begin, base) = stored.log.reserve(length, records, shared.helper)?;
             frames::patch(bytes, 8, &base.to_be_bytes());
             let head = begin.advance(UNCOVERED_BYTES);
             let from = at + 8;
@@ -296,6 +316,7 @@ impl Peer {
             crc: crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi),
             expected,
             slot,
+            log,
         });
         Ok(8 + UNCOVERED_BYTES)
     }
@@ -323,7 +344,8 @@ impl Peer {
         Ok(())
     }
 
-    /// Plans the answer to a Fetch of one partition.
+    /// Plans the answer to a Fetch of one partition, or has it wait until there is something. It
+    /// waits for as long as that takes: who reads the end of a log is driven by who writes it.
     fn fetch(&mut self, request: &[u8], correlation: i32, topics: &mut Topics) -> Result<()> {
         let mut fields = Fields(request);
         fields.take(8)?;
@@ -343,20 +365,46 @@ impl Peer {
             self.topic = Some(topics.topic(name));
         }
         let log = topics.index(self.topic.context("a topic")?, partition)?;
-        let (from, bytes) = topics
-            .logs
-            .get(log)
-            .context("a log")?
-            .log
-            .find(offset, bytes);
-        self.serving.push_back(Serving {
+        self.waiting = Some(Waiting {
             partition,
             log,
             correlation,
-            from,
+            offset,
             bytes,
-            sent: 0,
         });
+        self.plan_waiting(topics)
+    }
+
+    /// Plans the answer to the fetch that waits, if there is something now.
+    fn plan_waiting(&mut self, topics: &Topics) -> Result<()> {
+        let Some(waiting) = self.waiting else {
+            return Ok(());
+        };
+        let stored = topics.logs.get(waiting.log).context("a log")?;
+        let (from, bytes) = stored.log.find(waiting.offset, waiting.bytes);
+        if bytes > 0 && stored.arriving == 0 {
+            self.waiting = None;
+            self.serving.push_back(Serving {
+                partition: waiting.partition,
+                log: waiting.log,
+                correlation: waiting.correlation,
+                from,
+                bytes,
+                sent: 0,
+            });
+        }
+        Ok(())
+    }
+
+    /// Sends what came to a log whose end was read.
+    ///
+    /// # Errors
+    /// The connection ended.
+    pub fn wake(&mut self, topics: &Topics) -> Result<()> {
+        if self.waiting.is_some() {
+            self.plan_waiting(topics)?;
+            self.send(topics)?;
+        }
         Ok(())
     }
 

@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::IoSlice;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -50,6 +49,11 @@ impl Slot {
         let place = self.clone();
         self.at += bytes as u64;
         place
+    }
+
+    /// Whether it is in the present segment of this log.
+    pub fn is_in(&self, log: &Log) -> bool {
+        Arc::ptr_eq(&self.file, &log.file)
     }
 }
 
@@ -204,23 +208,6 @@ impl Log {
     /// The file that holds all of a kept log.
     pub fn file(&self) -> &File {
         &self.file
-    }
-
-    /// All bytes of a kept log.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub fn read(&self, from: usize, into: &mut Vec<u8>) -> Result<()> {
-        let end = usize::try_from(self.filled)?;
-        into.resize(end, 0);
-        let place = into.get_mut(from..).unwrap_or_default();
-        self.file.read_exact_at(place, from as u64)?;
-        Ok(())
-    }
-
-    /// Bytes of the present segment.
-    pub fn filled(&self) -> u64 {
-        self.filled
     }
 }
 

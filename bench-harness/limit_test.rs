@@ -1,18 +1,23 @@
 //! The load generator drives each probe over 127.0.0.1.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use kafka_protocol::records::RecordBatchDecoder;
 
+use crate::batch::batch;
 use crate::frames;
 use crate::limit::{Kind, LimitArgs, Server};
 use crate::report::{LoadCurve, Report, from_hex};
+use crate::setup::{Admin, resolve};
 use crate::testing::workload;
 
 /// Client and probe both want a CPU of their own: one pair at a time.
@@ -282,6 +287,38 @@ fn a_tail_reader_sees_each_record_and_its_latency() {
     ];
     let report = probe.report(&[&args[..], &["--topic", "m"]].concat());
     assert!(report.second.unwrap().bytes > report.bytes);
+}
+
+#[test]
+fn a_fetch_at_the_end_waits_for_what_comes() {
+    for kind in [Kind::Sendfile, Kind::ServeCopy] {
+        let probe = Probe::start(kind, false);
+        let address = resolve(&probe.address).unwrap();
+        let mut writer = Admin::connect(address).unwrap();
+        writer.create_topic("t", 1, &[]).unwrap();
+        let mut reader = TcpStream::connect(address).unwrap();
+        reader
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        let made = batch(3, 100_000, 1_700_000_000_000).unwrap();
+        for offset in [0i64, 3, 6] {
+            let (mut fetch, at) = frames::fetch("t", 0, 1 << 20, 500).unwrap();
+            frames::patch(&mut fetch, at, &offset.to_be_bytes());
+            reader.write_all(&fetch).unwrap();
+            let produce = frames::produce("t", &[0], &made.bytes, -1).unwrap();
+            frames::check_produced(&writer.exchange(&produce).unwrap()).unwrap();
+            let mut length = [0; 4];
+            reader.read_exact(&mut length).unwrap();
+            let mut answer = vec![0; u32::from_be_bytes(length) as usize];
+            reader.read_exact(&mut answer).unwrap();
+            let records = frames::fetched(&answer).unwrap();
+            let all: Vec<_> = frames::batches(records).collect();
+            assert_eq!(all.len(), 1, "{kind:?}");
+            assert_eq!((all[0].0, all[0].1), (offset, offset + 3));
+            // But for the base offset and the leader's epoch.
+            assert_eq!(all[0].2.get(16..), made.bytes.get(16..));
+        }
+    }
 }
 
 #[test]

@@ -106,7 +106,7 @@ impl Plan {
             rounds: args.rounds.unwrap_or(if quick { 2 } else { 5 }),
             seconds: args.seconds.unwrap_or(if quick { 2.0 } else { 5.0 }),
             seconds_once: args.seconds,
-            warm_max: if quick { 12.0 } else { 90.0 },
+            warm_max: if quick { 11.0 } else { 90.0 },
             quick,
             prefix: "",
         };

@@ -235,6 +235,7 @@ pub const SCENARIOS: &[Scenario] = &[
             "fan-out", "--batch-bytes", "16384", "--partitions", "1", "--rate", "1000",
             "--consumers", "1",
         ]),
+        limit: &["serve-copy"],
         main: Measure::PerCpu,
         floors: FAN_OUT,
         ..SOUND
@@ -246,6 +247,7 @@ pub const SCENARIOS: &[Scenario] = &[
             "fan-out", "--batch-bytes", "16384", "--partitions", "1", "--rate", "500",
             "--consumers", "10",
         ]),
+        limit: &["serve-copy"],
         main: Measure::PerCpu,
         floors: FAN_OUT,
         ..SOUND
@@ -257,6 +259,7 @@ pub const SCENARIOS: &[Scenario] = &[
             "fan-out", "--batch-bytes", "16384", "--partitions", "1", "--rate", "100",
             "--consumers", "100",
         ]),
+        limit: &["serve-copy"],
         main: Measure::PerCpu,
         floors: FAN_OUT,
         ..SOUND
@@ -275,6 +278,7 @@ pub const SCENARIOS: &[Scenario] = &[
         run: Run::Load(&[
             "end-to-end", "--record-bytes", "1024", "--rate", "1000", "--partitions", "1",
         ]),
+        limit: &["serve-copy"], // what waking an idle CPU costs is in both
         main: Measure::P50,
         floors: &[
             below(Measure::P50, 0.6),
