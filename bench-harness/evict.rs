@@ -1,11 +1,14 @@
 //! Takes a partition's files out of the page cache, so that the next read of them is cold.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::{Advice, fadvise};
@@ -13,6 +16,12 @@ use rustix::fs::{Advice, fadvise};
 /// A folio goes if all of it is in the part to be evicted: one that ended behind the part before
 /// goes with the next.
 const FOLIO_BYTES_MAX: u64 = 4 << 20;
+/// What a call evicts while the client is at work: some 10 us.
+const PIECE_BYTES: u64 = 256 << 10;
+/// Pause behind such a call: the client's thread, which may share its CPU, has its turn then.
+const PAUSE: Duration = Duration::from_micros(50);
+/// With more than so many parts to be evicted there are no pauses: the next pass must find none.
+const WAITING_MAX: usize = 64;
 
 /// Drops the files of one partition from the page cache, what is dirty after writing it.
 ///
@@ -27,7 +36,9 @@ pub fn evict(broker_dir: &Path, topic: &str, partition: i32) -> Result<()> {
 }
 
 /// Base offset and log file of each segment.
-fn segments(broker_dir: &Path, topic: &str, partition: i32) -> Result<Vec<(i64, File)>> {
+type Segments = Vec<(i64, File)>;
+
+fn segments(broker_dir: &Path, topic: &str, partition: i32) -> Result<Segments> {
     let dir = broker_dir.join(format!("{topic}-{partition}"));
     let mut found = Vec::new();
     for entry in fs::read_dir(&dir).with_context(|| dir.display().to_string())? {
@@ -71,6 +82,7 @@ pub struct ReadOnce {
 #[derive(Debug, Clone)]
 pub struct Evictor {
     wanted: Sender<ReadOnce>,
+    waiting: Arc<AtomicUsize>,
     failed: Arc<OnceLock<String>>,
 }
 
@@ -82,18 +94,28 @@ impl Evictor {
     pub fn start(broker_dir: PathBuf) -> Result<Self> {
         let (wanted, all) = channel::<ReadOnce>();
         let failed = Arc::new(OnceLock::new());
-        let why = Arc::clone(&failed);
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let (why, left) = (Arc::clone(&failed), Arc::clone(&waiting));
         let work = move || {
-            let done = all
-                .iter()
-                .try_for_each(|read| evict_part(&broker_dir, &read));
+            let mut parts = Parts {
+                broker_dir,
+                known: HashMap::new(),
+            };
+            let done = all.iter().try_for_each(|read| {
+                let before = left.fetch_sub(1, Ordering::Relaxed);
+                parts.evict(read, before <= WAITING_MAX)
+            });
             if let Err(e) = done {
                 let _ = why.set(format!("{e:#}")); // set only here
             }
         };
         let thread = std::thread::Builder::new().name("evictor".to_owned());
         thread.spawn(work)?;
-        Ok(Self { wanted, failed })
+        Ok(Self {
+            wanted,
+            waiting,
+            failed,
+        })
     }
 
     /// Evicts this soon.
@@ -101,6 +123,7 @@ impl Evictor {
     /// # Errors
     /// Something earlier could not be evicted.
     pub fn evict(&self, read: ReadOnce) -> Result<()> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         if self.wanted.send(read).is_err() {
             let why = self.failed.get().map_or("it ended", String::as_str);
             bail!("what is read may not be cold: {why}");
@@ -109,18 +132,45 @@ impl Evictor {
     }
 }
 
-fn evict_part(broker_dir: &Path, read: &ReadOnce) -> Result<()> {
-    let (topic, partition) = &read.partition;
-    for (base, file) in segments(broker_dir, topic, *partition)? {
-        let part = place(&read.offsets, base, file.metadata()?.len(), read.batch);
-        let from = part.start.saturating_sub(FOLIO_BYTES_MAX);
-        if let Some(bytes) = NonZeroU64::new(part.end.saturating_sub(from))
-            && !part.is_empty()
-        {
-            fadvise(&file, from, Some(bytes), Advice::DontNeed)?;
+/// Partitions whose files have been found: to look for them each time would take longer than to
+/// evict what was read.
+struct Parts {
+    broker_dir: PathBuf,
+    known: HashMap<(String, i32), Segments>,
+}
+
+impl Parts {
+    fn evict(&mut self, read: ReadOnce, with_pauses: bool) -> Result<()> {
+        let (topic, partition) = &read.partition;
+        let last = self.known.get(&read.partition).and_then(|all| all.last());
+        let whole = match last {
+            Some((base, file)) => {
+                let len = file.metadata()?.len();
+                place(&read.offsets, *base, u64::MAX, read.batch).end <= len
+            }
+            None => false,
+        };
+        if !whole {
+            let mut all = segments(&self.broker_dir, topic, *partition)?;
+            all.sort_unstable_by_key(|(base, _)| *base);
+            self.known.insert(read.partition.clone(), all);
         }
+        let files = self.known.get(&read.partition).into_iter().flatten();
+        for (base, file) in files {
+            let part = place(&read.offsets, *base, file.metadata()?.len(), read.batch);
+            let mut at = part.start;
+            while at < part.end {
+                let end = part.end.min(at + PIECE_BYTES);
+                let from = at.saturating_sub(FOLIO_BYTES_MAX);
+                fadvise(file, from, NonZeroU64::new(end - from), Advice::DontNeed)?;
+                if with_pauses {
+                    std::thread::sleep(PAUSE);
+                }
+                at = end;
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 #[cfg(test)]
