@@ -14,8 +14,8 @@ use std::ptr::NonNull;
 
 /// The unit of the page cache that is looked at.
 const PAGE_BYTES: usize = 4096;
-/// Most bytes that are looked at in one call.
-const LOOK_BYTES: usize = 256 << 10;
+/// Most bytes that are looked at in one call: a share of a turn, which may begin within a page.
+const LOOK_BYTES: usize = crate::send::TURN_BYTES + PAGE_BYTES;
 
 /// A file in the address space.
 pub(crate) struct Mapping {

@@ -60,6 +60,10 @@ pub(crate) struct Reactor<C: ShardCore> {
     pub(crate) dirty: Vec<u32>,
     /// Connections that have used up what they may send in one turn.
     pub(crate) dirty_later: Vec<u32>,
+    /// Connections that the turn had nothing left for.
+    pub(crate) unserved: Vec<u32>,
+    /// Bytes of files that may still leave in this turn.
+    pub(crate) turn_left: usize,
     /// Log files in the address space.
     pub(crate) mapped: Vec<Weak<LogHandle>>,
     /// When one of them was used last.
@@ -125,6 +129,8 @@ impl<C: ShardCore> Reactor<C> {
             conns: Conns::default(),
             dirty: Vec::new(),
             dirty_later: Vec::new(),
+            unserved: Vec::new(),
+            turn_left: 0,
             mapped: Vec::new(),
             mapped_at: Mono(0),
             pipes: Pipes::default(),
@@ -201,13 +207,14 @@ impl<C: ShardCore> Reactor<C> {
             if !self.step_core()? {
                 break;
             }
-            self.drive_sends();
+            // What the core is to do next may be an answer: a write has ended.
+            self.drive_sends(self.inputs.is_empty());
             // Written while the caches have it, so that the next round receives into its memory.
             if came && std::mem::take(&mut self.writes_queued) {
                 self.submit(None)?;
             }
         }
-        self.drive_sends();
+        self.drive_sends(true);
         self.run_timers();
         self.mesh.flush(&self.shared);
         for peer in self.mesh.take_bells() {
@@ -479,7 +486,9 @@ impl<C: ShardCore> Reactor<C> {
         let own = &self.shared.shards[self.shard.index()];
         let jobs_due = self.jobs.needs_turn() || self.jobs.has_ended();
         let inputs_due = !self.inputs.is_empty() || self.has_undelivered() || self.has_readable();
-        let sends_due = !self.dirty.is_empty() || !self.dirty_later.is_empty();
+        let sends_due = [&self.dirty, &self.dirty_later, &self.unserved]
+            .iter()
+            .any(|list| !list.is_empty());
         let busy = inputs_due || sends_due || jobs_due;
         let wait = if busy || self.ring.has_completions() {
             None

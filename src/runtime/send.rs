@@ -6,7 +6,8 @@
 //! the page cache inline, else by the ring); above, it goes file -> pipe -> socket, by the ring
 //! where the disk is needed, so that the disk never holds up the shard. A connection moves at most
 //! [`TURN_BYTES`] per turn, and holds at most about that much in memory of ours, however slow its
-//! peer.
+//! peer; all of them together move at most [`TURN_BYTES_OF_ALL`], and answers without files go
+//! before them: a request that comes beside catch-up readers waits for no more than that.
 //!
 //! A sendmsg is made at once, where it never waits, unless many connections have answers in memory
 //! in the same turn: those leave in one submission of the ring. Made at once, its result is known
@@ -32,6 +33,10 @@ use std::sync::Arc;
 
 /// Bytes that one connection splices or reads from files in one turn.
 pub(crate) const TURN_BYTES: usize = 256 << 10;
+/// Bytes of files that leave in one turn, of all connections, more or less a share: those that get
+/// none are the first of the next turn. As much is read for several connections before the first
+/// send: it stays in the cache.
+pub(crate) const TURN_BYTES_OF_ALL: usize = 512 << 10;
 /// Bytes in memory that one sendmsg takes.
 const SEND_BYTES: usize = 1 << 20;
 /// From here on the pages of a file themselves go into the socket; below, copying them is quicker
@@ -39,8 +44,6 @@ const SEND_BYTES: usize = 1 << 20;
 const PAGES_BYTES_MIN: usize = 128 << 10;
 /// Buffers that one sendmsg takes.
 pub(crate) const SEND_BUFS: usize = 128;
-/// Bytes that are read for several connections before the first send: they stay in the cache.
-const READ_AHEAD_BYTES: usize = 512 << 10;
 /// Answers of a connection that leave together with the ring are copied into one buffer up to so
 /// many bytes.
 const JOIN_BYTES_MAX: usize = 4 << 10;
@@ -281,7 +284,14 @@ impl Outgoing {
             Piece::Mapped(part) => part.len,
             _ => 0,
         });
-        of_files.sum()
+        let in_pipe = self.pipe.as_ref().map_or(0, |pipe| pipe.filled);
+        of_files.sum::<usize>() + in_pipe
+    }
+
+    /// Whether a part of a file is still to be sent.
+    fn has_file(&self) -> bool {
+        let mut pieces = self.pieces.iter();
+        pieces.any(|piece| !matches!(piece, Piece::Bytes(_) | Piece::End))
     }
 
     pub(crate) fn front(&self, splice_above: usize) -> Front {
@@ -318,25 +328,31 @@ impl<C: ShardCore> Reactor<C> {
         }
     }
 
-    /// Starts or goes on with the sends of all connections that have something new.
-    pub(crate) fn drive_sends(&mut self) {
+    /// Starts or goes on with the sends of all connections that have something new, with `files`
+    /// or only where none is to be sent.
+    pub(crate) fn drive_sends(&mut self, files: bool) {
         let mut dirty = std::mem::take(&mut self.dirty);
         let together = dirty.len() > INLINE_SENDS_MAX;
+        dirty.retain(|&index| !self.drive_small(index, together));
+        if files {
+            self.drive_files(&mut dirty, together);
+        }
+        dirty.append(&mut self.dirty);
+        self.dirty = dirty;
+    }
+
+    /// As far as the turn's rest goes.
+    fn drive_files(&mut self, dirty: &mut Vec<u32>, together: bool) {
         if dirty.len() > 1 {
             // First all reads, then all sends: a client with several connections is woken once.
-            let mut left = READ_AHEAD_BYTES;
-            for &index in &dirty {
+            let mut left = self.turn_left;
+            for &index in &*dirty {
                 self.read_ahead(index, &mut left);
             }
         }
         for index in dirty.drain(..) {
-            if let Some(conn) = self.conns.get(index) {
-                conn.dirty = false;
-                self.drive_send(index, together);
-            }
+            self.drive_large(index, together);
         }
-        dirty.append(&mut self.dirty);
-        self.dirty = dirty;
     }
 
     /// Has the next turn's [`Self::drive_sends`] go on with this connection.
@@ -344,19 +360,55 @@ impl<C: ShardCore> Reactor<C> {
         self.dirty_later.push(index);
     }
 
-    /// The connections whose turn was over have one again.
+    /// A new turn: connections that the last one was too short for go on, those that had no share
+    /// of it first.
     pub(crate) fn go_on_sending(&mut self) {
-        while let Some(index) = self.dirty_later.pop() {
+        self.turn_left = TURN_BYTES_OF_ALL;
+        let mut again = std::mem::take(&mut self.unserved);
+        again.append(&mut self.dirty_later);
+        for index in again.drain(..) {
             self.mark_dirty(index);
         }
+        self.unserved = again;
     }
 
-    fn drive_send(&mut self, index: u32, together: bool) {
-        let splice_above = self.config.splice_above_bytes;
+    /// Drives a connection without files; false if it has some.
+    fn drive_small(&mut self, index: u32, together: bool) -> bool {
+        let Some(conn) = self.conns.get(index) else {
+            return true;
+        };
+        if conn.out.has_file() {
+            return false;
+        }
+        conn.dirty = false;
+        self.drive_send(index, together, &mut 0);
+        true
+    }
+
+    /// Drives a connection with files if the turn has something left.
+    fn drive_large(&mut self, index: u32, together: bool) {
         let Some(conn) = self.conns.get(index) else {
             return;
         };
-        let mut budget = TURN_BYTES.saturating_sub(conn.out.at_hand());
+        conn.dirty = false;
+        if conn.out.busy {
+            return;
+        }
+        if self.turn_left == 0 {
+            return self.unserved.push(index);
+        }
+        let at_hand = conn.out.at_hand();
+        let share = TURN_BYTES.saturating_sub(at_hand);
+        let mut budget = share;
+        self.drive_send(index, together, &mut budget);
+        let conn = self.conns.get(index);
+        let left = conn.map_or(0, |conn| conn.out.at_hand());
+        let gone = at_hand.saturating_add(share - budget).saturating_sub(left);
+        self.turn_left = self.turn_left.saturating_sub(gone);
+    }
+
+    fn drive_send(&mut self, index: u32, together: bool, budget: &mut usize) {
+        let splice_above = self.config.splice_above_bytes;
         loop {
             let Some(conn) = self.conns.get(index) else {
                 return;
@@ -375,10 +427,10 @@ impl<C: ShardCore> Reactor<C> {
                     }
                     return;
                 }
-                Front::Copy if together => self.send_by_ring(index, &mut budget),
-                Front::Copy => self.send_now(index, &mut budget),
-                Front::Splice => match self.map_front(index, &mut budget) {
-                    Ok(None) => self.step_splice(index, &mut budget),
+                Front::Copy if together => self.send_by_ring(index, budget),
+                Front::Copy => self.send_now(index, budget),
+                Front::Splice => match self.map_front(index, budget) {
+                    Ok(None) => self.step_splice(index, budget),
                     Ok(Some(go_on)) => Ok(go_on),
                     Err(e) => Err(e),
                 },

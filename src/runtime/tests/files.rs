@@ -8,6 +8,8 @@ use common::*;
 use flumen_base::Prng;
 use flumen_runtime::{RuntimeConfig, WriteStrategy};
 use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::SeqCst;
 
 /// Asks for slices of random sizes on both sides of the threshold, pipelined, and reads the answers
@@ -124,6 +126,40 @@ fn a_reader_that_leaves_frees_everything() {
     // What is left in the rings: one wake per shard and the accept.
     assert_eq!(rig.metric("flumen_ring_operations"), 3.0);
     assert_eq!(rig.client().ask(b'E', b"alive"), b"alive");
+    rig.stop();
+}
+
+/// More readers than one turn has shares for: nobody waits until others have everything.
+#[test]
+fn readers_of_large_slices_get_on_side_by_side() {
+    const SLICE: u32 = 8 << 20;
+    const SLICES: usize = 8;
+    let rig = Rig::new(on_one_cpu(1));
+    std::fs::write(rig.dir.path().join("data"), pattern(SLICE as usize, 6)).unwrap();
+    let got: Arc<Vec<AtomicUsize>> = Arc::new((0..6).map(|_| AtomicUsize::new(0)).collect());
+    let one = [0u64.to_be_bytes().as_slice(), &SLICE.to_be_bytes()].concat();
+    let clients: Vec<_> = got.iter().map(|_| rig.client()).collect();
+    let readers = clients.into_iter().enumerate().map(|(own, mut client)| {
+        let (got, one) = (Arc::clone(&got), one.clone());
+        std::thread::spawn(move || {
+            client.send(b'F', &one.repeat(SLICES));
+            let mut part = vec![0; 256 << 10];
+            let mut left = 4 + SLICES * (4 + SLICE as usize);
+            while left > 0 {
+                let want = part.len().min(left);
+                let n = client.0.read(&mut part[..want]).unwrap();
+                assert!(n > 0, "closed");
+                left -= n;
+                got[own].fetch_add(n, SeqCst);
+            }
+            got.iter().map(|n| n.load(SeqCst)).min().unwrap()
+        })
+    });
+    let readers: Vec<_> = readers.collect();
+    let least = readers.into_iter().map(|reader| reader.join().unwrap());
+    let least = least.min().unwrap();
+    let share = least * 100 / (SLICES * SLICE as usize);
+    assert!(share >= 25, "another had {share} % when the first had all");
     rig.stop();
 }
 
