@@ -347,6 +347,9 @@ impl<C: ShardCore> Reactor<C> {
             // First all reads, then all sends: a client with several connections is woken once.
             let mut left = self.turn_left;
             for &index in &*dirty {
+                if left == 0 {
+                    break;
+                }
                 self.read_ahead(index, &mut left);
             }
         }

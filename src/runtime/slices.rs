@@ -34,10 +34,10 @@ impl<C: ShardCore> Reactor<C> {
             && !conn.out.busy
             && conn.out.pipe.is_none()
         {
-            let mut budget = TURN_BYTES.saturating_sub(conn.out.at_hand()).min(*left);
+            let mut budget = TURN_BYTES.saturating_sub(conn.out.at_hand());
             let before = budget;
             let result = self.read_slices(index, &mut budget);
-            *left -= before - budget;
+            *left = left.saturating_sub(before - budget);
             if let Err(e) = result {
                 self.close_conn(index, &e);
             }
