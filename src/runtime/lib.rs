@@ -45,6 +45,7 @@ mod slices;
 mod splice;
 mod start;
 mod sys;
+mod turns;
 mod writeback;
 
 pub use self::core::{In, Out, ShardCore};
