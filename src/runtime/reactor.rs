@@ -60,8 +60,8 @@ pub(crate) struct Reactor<C: ShardCore> {
     pub(crate) dirty: Vec<u32>,
     /// Connections that have used up what they may send in one turn.
     pub(crate) dirty_later: Vec<u32>,
-    /// Connections that the turn had nothing left for.
-    pub(crate) unserved: Vec<u32>,
+    /// Memory for those of `dirty` without files.
+    pub(crate) dirty_small: Vec<u32>,
     /// Bytes of files that may still leave in this turn.
     pub(crate) turn_left: usize,
     /// Log files in the address space.
@@ -129,7 +129,7 @@ impl<C: ShardCore> Reactor<C> {
             conns: Conns::default(),
             dirty: Vec::new(),
             dirty_later: Vec::new(),
-            unserved: Vec::new(),
+            dirty_small: Vec::new(),
             turn_left: 0,
             mapped: Vec::new(),
             mapped_at: Mono(0),
@@ -486,9 +486,7 @@ impl<C: ShardCore> Reactor<C> {
         let own = &self.shared.shards[self.shard.index()];
         let jobs_due = self.jobs.needs_turn() || self.jobs.has_ended();
         let inputs_due = !self.inputs.is_empty() || self.has_undelivered() || self.has_readable();
-        let sends_due = [&self.dirty, &self.dirty_later, &self.unserved]
-            .iter()
-            .any(|list| !list.is_empty());
+        let sends_due = !self.dirty.is_empty() || !self.dirty_later.is_empty();
         let busy = inputs_due || sends_due || jobs_due;
         let wait = if busy || self.ring.has_completions() {
             None

@@ -10,7 +10,7 @@ use crate::send::TURN_BYTES;
 /// none are the first of the next turn. As much is read for several connections before the first
 /// send: it stays in the cache.
 const TURN_BYTES_OF_ALL: usize = 512 << 10;
-/// Connections with something to send above which the sends of a turn go through the ring together.
+/// Connections with answers in memory above which those go through the ring together.
 const INLINE_SENDS_MAX: usize = 4;
 
 impl<C: ShardCore> Reactor<C> {
@@ -24,33 +24,50 @@ impl<C: ShardCore> Reactor<C> {
         }
     }
 
-    /// Starts or goes on with the sends of all connections that have something new, with `files`
-    /// or only where none is to be sent.
+    /// Starts or goes on with the sends of all connections that have something new: where no file
+    /// is to be sent, then with `files` the others, as far as the turn's rest goes. Those that it
+    /// is too short for stay, and are the first of the next turn.
     pub(crate) fn drive_sends(&mut self, files: bool) {
         let mut dirty = std::mem::take(&mut self.dirty);
-        let together = dirty.len() > INLINE_SENDS_MAX;
-        dirty.retain(|&index| !self.drive_small(index, together));
+        let mut small = std::mem::take(&mut self.dirty_small);
+        dirty.retain(|&index| {
+            let has_file = self.has_file(index);
+            if !has_file {
+                small.push(index);
+            }
+            has_file
+        });
+        let together = small.len() > INLINE_SENDS_MAX;
+        for index in small.drain(..) {
+            if let Some(conn) = self.conns.get(index) {
+                conn.dirty = false;
+                self.drive_send(index, together, &mut 0);
+            }
+        }
+        self.dirty_small = small;
         if files {
-            self.drive_files(&mut dirty, together);
+            if dirty.len() > 1 {
+                self.read_all_ahead(&dirty);
+            }
+            dirty.retain(|&index| !self.drive_files(index));
         }
         dirty.append(&mut self.dirty);
         self.dirty = dirty;
     }
 
-    /// As far as the turn's rest goes.
-    fn drive_files(&mut self, dirty: &mut Vec<u32>, together: bool) {
-        if dirty.len() > 1 {
-            // First all reads, then all sends: a client with several connections is woken once.
-            let mut left = self.turn_left;
-            for &index in &*dirty {
-                if left == 0 {
-                    break;
-                }
-                self.read_ahead(index, &mut left);
+    fn has_file(&mut self, index: u32) -> bool {
+        let conn = self.conns.get(index);
+        conn.is_some_and(|conn| conn.out.has_file())
+    }
+
+    /// First all reads, then all sends: a client with several connections is woken once.
+    fn read_all_ahead(&mut self, dirty: &[u32]) {
+        let mut left = self.turn_left;
+        for &index in dirty {
+            if left == 0 {
+                break;
             }
-        }
-        for index in dirty.drain(..) {
-            self.drive_large(index, together);
+            self.read_ahead(index, &mut left);
         }
     }
 
@@ -59,50 +76,34 @@ impl<C: ShardCore> Reactor<C> {
         self.dirty_later.push(index);
     }
 
-    /// A new turn: connections that the last one was too short for go on, those that had no share
-    /// of it first.
+    /// A new turn: the connections that had a share of the last one go on, behind those that had
+    /// none.
     pub(crate) fn go_on_sending(&mut self) {
         self.turn_left = TURN_BYTES_OF_ALL;
-        let mut again = std::mem::take(&mut self.unserved);
-        again.append(&mut self.dirty_later);
-        for index in again.drain(..) {
+        let mut later = std::mem::take(&mut self.dirty_later);
+        for index in later.drain(..) {
             self.mark_dirty(index);
         }
-        self.unserved = again;
+        self.dirty_later = later;
     }
 
-    /// Drives a connection without files; false if it has some.
-    fn drive_small(&mut self, index: u32, together: bool) -> bool {
+    /// Drives a connection with files; false if the turn has nothing left for it.
+    fn drive_files(&mut self, index: u32) -> bool {
         let Some(conn) = self.conns.get(index) else {
             return true;
         };
-        if conn.out.has_file() {
+        if self.turn_left == 0 && !conn.out.busy {
             return false;
         }
         conn.dirty = false;
-        self.drive_send(index, together, &mut 0);
-        true
-    }
-
-    /// Drives a connection with files if the turn has something left.
-    fn drive_large(&mut self, index: u32, together: bool) {
-        let Some(conn) = self.conns.get(index) else {
-            return;
-        };
-        conn.dirty = false;
-        if conn.out.busy {
-            return;
-        }
-        if self.turn_left == 0 {
-            return self.unserved.push(index);
-        }
         let at_hand = conn.out.at_hand();
         let share = TURN_BYTES.saturating_sub(at_hand);
         let mut budget = share;
-        self.drive_send(index, together, &mut budget);
+        self.drive_send(index, false, &mut budget);
         let conn = self.conns.get(index);
         let left = conn.map_or(0, |conn| conn.out.at_hand());
         let gone = at_hand.saturating_add(share - budget).saturating_sub(left);
         self.turn_left = self.turn_left.saturating_sub(gone);
+        true
     }
 }
