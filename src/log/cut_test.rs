@@ -122,7 +122,7 @@ fn a_seal_without_room_comes_again_and_staged_writes_can_be_taken_back() {
     assert_eq!(rig.log.log_end_offset(), Offset(1));
     rig.append(batch(1, 2, 1, 3000)).unwrap();
     let job = rig.log.take_seal_job(now.plus_ms(SEAL_RETRY_MS)).unwrap();
-    rig.log.seal_done(job.run(&rig.disk));
+    rig.run_seal(job);
     rig.write();
     assert_eq!(rig.consume(0, 1 << 20).len(), 2);
 }

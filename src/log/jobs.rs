@@ -40,6 +40,8 @@ pub struct SealJob {
     /// Base of the segment that follows: its file is made, so that the log's end survives without
     /// records in it.
     next_base: i64,
+    /// That file is to be made, and its name to be on disk, before all else: a synced write waits.
+    name_first: bool,
     /// [`SizeCheck::retired`], if no retirement was running.
     retired: Option<u64>,
 }
@@ -93,21 +95,36 @@ pub struct Sealed {
     retired: Option<u64>,
 }
 
+/// How far a [`SealJob`] has come.
+#[derive(Debug)]
+pub enum SealStep {
+    /// The name of the segment that follows is on disk: [`Log::seal_named`]. The rest is to be run.
+    Named(SealJob),
+    /// It is done.
+    Sealed(Sealed),
+}
+
 impl SealJob {
-    /// Does it.
-    pub fn run(self, disk: &dyn Disk) -> io::Result<Sealed> {
+    /// Does it, or its first step.
+    pub fn run(mut self, disk: &dyn Disk) -> io::Result<SealStep> {
+        let next = segment_path(&self.dir, self.next_base, LOG_SUFFIX);
+        if std::mem::take(&mut self.name_first) {
+            ensure_file(disk, &next)?;
+            disk.sync_dir(&self.dir)?;
+            return Ok(SealStep::Named(self));
+        }
         self.files.write(disk, &self.dir, self.base_offset)?;
         if let Some((offset, bytes)) = &self.snapshot {
             let path = segment_path(&self.dir, *offset, SNAPSHOT_SUFFIX);
             replace(disk, &path, bytes)?;
         }
-        ensure_file(disk, &segment_path(&self.dir, self.next_base, LOG_SUFFIX))?;
+        ensure_file(disk, &next)?;
         disk.sync_dir(&self.dir)?;
-        Ok(Sealed {
+        Ok(SealStep::Sealed(Sealed {
             base_offset: self.base_offset,
             next_base: self.next_base,
             retired: self.retired,
-        })
+        }))
     }
 }
 
@@ -242,7 +259,11 @@ impl Log {
         if due > now || self.epochs_behind() {
             return None; // the recovery point must not pass an epoch that is not on disk
         }
-        let next_base = self.segments.get(index + 1)?.base_offset;
+        let next = self.segments.get(index + 1)?;
+        let next_base = next.base_offset;
+        // Where all before it is on disk, nothing but its name is missing for a synced write.
+        let awaited = self.config.flush_messages < i64::MAX && !next.named;
+        let name_first = awaited && self.synced_end >= next_base;
         let segment = self.segments.get_mut(index)?;
         segment.state = SegmentState::Sealing;
         // Kept until it is written: there may be no room.
@@ -256,8 +277,23 @@ impl Log {
             files: SegmentFiles::of(segment),
             snapshot: snapshot.map(|bytes| (next_base, bytes)),
             next_base,
+            name_first,
             retired: (!self.size_check.retiring).then_some(self.size_check.retired),
         })
+    }
+
+    /// The first step of a seal job has ended: writes may have waited for the name
+    /// ([`Log::take_write`]).
+    pub fn seal_named(&mut self, job: &SealJob) {
+        self.name(job.next_base);
+    }
+
+    /// The name of the segment that begins here is on disk.
+    fn name(&mut self, base_offset: i64) {
+        let index = self.segment_index(base_offset);
+        if let Some(segment) = index.and_then(|index| self.segments.get_mut(index)) {
+            segment.named = true;
+        }
     }
 
     /// The seal job has ended. A failure fails the log.
@@ -274,11 +310,7 @@ impl Log {
             segment.times = Vec::new();
             self.thin_indexes();
         }
-        // Writes may have waited for the name: [`Log::take_write`].
-        let next = self.segment_index(sealed.next_base);
-        if let Some(segment) = next.and_then(|index| self.segments.get_mut(index)) {
-            segment.named = true;
-        }
+        self.name(sealed.next_base);
         if sealed.retired == Some(self.size_check.retired) {
             self.size_check.unsealed = false; // it has synced the directory
         }

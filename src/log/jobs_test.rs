@@ -156,7 +156,7 @@ fn segments_in_work_are_not_deleted() {
         "one at a time"
     );
     assert_eq!(retain(&mut rig, 1), 0, "it is being sealed");
-    rig.log.seal_done(job.run(&rig.disk));
+    rig.run_seal(job);
     assert_eq!(retain(&mut rig, 1), 1);
     assert!(
         rig.log.take_seal_job(rig.later()).is_none(),
@@ -202,11 +202,17 @@ fn a_synced_write_waits_for_the_name_of_its_file() {
     );
     rig.write_epochs();
     let job = rig.log.take_seal_job(rig.later()).unwrap();
-    rig.log.seal_done(job.run(&rig.disk));
+    let Ok(SealStep::Named(rest)) = job.run(&rig.disk) else {
+        panic!("all before it is on disk: its name comes first");
+    };
+    assert!(rig.log.take_write().is_none());
+    rig.log.seal_named(&rest);
     let second = rig.log.take_write().unwrap();
     assert_ne!(second.file.path(), first.file.path());
     rig.carry_out(&second);
     rig.log.write_done(true);
+    assert_eq!(rig.log.recovery_point(), Offset(0), "not sealed yet");
+    rig.run_seal(rest);
 
     // Retention that lets all go names the new segment itself.
     rig.append(batch(3, 2, 1, 800)).unwrap();
@@ -217,6 +223,31 @@ fn a_synced_write_waits_for_the_name_of_its_file() {
     assert!(rig.log.take_write().is_none());
     rig.log.retire_done(&job.run(&rig.disk));
     assert!(rig.log.take_write().is_some());
+}
+
+#[test]
+fn a_synced_write_waits_for_what_is_not_synced_before_it() {
+    let config = LogConfig {
+        flush_messages: 2,
+        ..config()
+    };
+    let mut rig = Rig::new(config);
+    rig.append(batch(1, 0, 1, 800)).unwrap();
+    let first = rig.log.take_write().unwrap();
+    assert!(!first.sync);
+    rig.carry_out(&first);
+    rig.append(batch(2, 1, 1, 800)).unwrap();
+    rig.log.write_done(true);
+    assert!(rig.log.take_write().is_none());
+    rig.write_epochs();
+    let job = rig.log.take_seal_job(rig.later()).unwrap();
+    assert!(!rig.disk.is_synced(first.file.path()));
+    let Ok(SealStep::Sealed(sealed)) = job.run(&rig.disk) else {
+        panic!("the name came before the records that the write promises");
+    };
+    assert!(rig.disk.is_synced(first.file.path()));
+    rig.log.seal_done(Ok(sealed));
+    assert!(rig.log.take_write().is_some_and(|write| write.sync));
 }
 
 #[test]

@@ -117,7 +117,7 @@ pub use codec::Compression;
 pub use config::{CleanupPolicy, LogConfig, TargetCompression, TimestampType};
 pub use cut::CutJob;
 pub use epoch_job::EpochJob;
-pub use jobs::{CloseJob, Closed, SEAL_DELAY_MS, SealJob, Sealed};
+pub use jobs::{CloseJob, Closed, SEAL_DELAY_MS, SealJob, SealStep, Sealed};
 pub use log::Log;
 pub use marker::Marker;
 pub use ops::{AppendError, AppendInfo, FileIds, SyncOp, WriteDone, WriteOp};

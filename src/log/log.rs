@@ -39,7 +39,7 @@ pub struct Log {
     pub(crate) written_end: i64,
     pub(crate) recovery_point: i64,
     /// Everything written to the active segment below this offset was synced.
-    synced_end: i64,
+    pub(crate) synced_end: i64,
     unflushed_records: i64,
     last_flush: Option<Mono>,
     sync_in_flight: bool,
@@ -310,7 +310,11 @@ impl Log {
     /// Whether [`Log::take_write`] holds a synced write back until a job has put the name of its
     /// file on disk: [`Log::take_seal_job`], if none runs.
     pub fn waits_for_name(&self) -> bool {
-        self.in_flight.is_none() && !self.staging.is_empty() && !self.failed
+        let first = self.staging.front();
+        let index = first.and_then(|first| self.segment_index(first.segment));
+        let segment = index.and_then(|index| self.segments.get(index));
+        let unnamed = segment.is_some_and(|segment| !segment.named);
+        self.in_flight.is_none() && unnamed && !self.failed
     }
 
     /// The write in flight has ended. More may be staged: call [`Log::take_write`] again.

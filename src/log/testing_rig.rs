@@ -6,7 +6,7 @@ use crate::recovery::{LoadParams, LoadReport, load};
 use crate::testing::MemDisk;
 use crate::{
     AppendError, AppendInfo, CloseJob, FileIds, Log, LogConfig, Origin, ReadPlan, ReadRequest,
-    WriteDone, WriteOp, validate,
+    SealJob, SealStep, WriteDone, WriteOp, validate,
 };
 use bytes::{Bytes, BytesMut};
 use flumen_base::{Disk, Mono, Now, Offset, OpenMode, Uuid};
@@ -148,7 +148,7 @@ impl Rig {
             if self.log.has_pending_writes() {
                 self.write_epochs();
                 let job = self.log.take_seal_job(self.later()).unwrap();
-                self.log.seal_done(job.run(&self.disk));
+                self.run_seal(job);
             }
         }
         assert_eq!(self.log.log_end_offset(), self.log.written_end_offset());
@@ -163,7 +163,19 @@ impl Rig {
     pub(crate) fn seal(&mut self) {
         self.write_epochs();
         while let Some(job) = self.log.take_seal_job(self.later()) {
-            self.log.seal_done(job.run(&self.disk));
+            self.run_seal(job);
+        }
+    }
+
+    /// Both steps.
+    pub(crate) fn run_seal(&mut self, job: SealJob) {
+        match job.run(&self.disk) {
+            Ok(SealStep::Named(rest)) => {
+                self.log.seal_named(&rest);
+                self.run_seal(rest);
+            }
+            Ok(SealStep::Sealed(sealed)) => self.log.seal_done(Ok(sealed)),
+            Err(error) => self.log.seal_done(Err(error)),
         }
     }
 

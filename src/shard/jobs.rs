@@ -12,7 +12,7 @@ use flumen_log::lookup::{TimestampLookup, TimestampOffset};
 use flumen_log::recovery::{self, Load, LoadStep};
 use flumen_log::{
     CheckedTimes, CloseJob, Closed, Copied, CopyJob, CutJob, DeleteJob, Deleted, EpochJob,
-    LogConfig, Origin, ReindexJob, Reindexed, RelocateJob, Relocated, SealJob, Sealed, TimesJob,
+    LogConfig, Origin, ReindexJob, Reindexed, RelocateJob, Relocated, SealJob, SealStep, TimesJob,
     UnlinkJob, ValidBatch, ValidateError,
 };
 use std::io;
@@ -119,7 +119,7 @@ pub enum JobOutput {
     /// Of [`Job::Load`].
     Load(io::Result<LoadStep>),
     /// Of [`Job::Seal`].
-    Seal(io::Result<Sealed>),
+    Seal(io::Result<SealStep>),
     /// Of [`Job::Retire`].
     Retire(io::Result<Deleted>),
     /// Of [`Job::Close`].

@@ -58,6 +58,7 @@ mod reads;
 mod relocate;
 mod replay;
 mod request;
+mod seals;
 mod session;
 mod share_acquire;
 mod share_calls;

@@ -20,17 +20,15 @@ use crate::tails::TailUse;
 use crate::timers::TimerKey;
 use crate::turn::Turn;
 use flumen_base::limits::LOADS_IN_FLIGHT_MAX;
-use flumen_base::{DiskFault, ErrorCode, Mono, Offset, TopicPartition};
+use flumen_base::{DiskFault, ErrorCode, Offset, TopicPartition};
 use flumen_log::recovery::{Load, LoadParams, LoadedLog, Refused};
-use flumen_log::{Deleted, Log, Sealed, UnlinkJob};
+use flumen_log::{Deleted, Log, UnlinkJob};
 use std::io;
 
 /// A load that failed is tried again after this time (the directory of a deleted topic of the same
 /// name may still be there), so many times.
 const RELOAD_DELAY_MS: i64 = 50;
 const RELOADS_MAX: u32 = 100;
-/// The file of epochs could not be written: it is tried again after this time.
-const EPOCHS_RETRY_MS: i64 = 1000;
 /// Jobs that unlink at the same time at most; one more for so many that wait.
 const UNLINK_JOBS_MAX: usize = 4;
 const UNLINKS_PER_JOB: usize = 8;
@@ -167,45 +165,6 @@ impl Shard {
                 self.swap_ended(turn, tp, result)
             }
             (_, output) => tracing::error!(?output, "a job gave an output of another kind"),
-        }
-    }
-
-    fn sealed(&mut self, turn: &mut Turn<'_>, tp: TopicPartition, result: io::Result<Sealed>) {
-        let Some(log) = self.job_ended(turn, tp) else {
-            return;
-        };
-        match result {
-            Ok(sealed) => {
-                log.seal_done(Ok(sealed));
-                self.partitions.mark_dirty(tp); // writes may have waited for it
-                self.start_log_jobs(turn, tp);
-            }
-            Err(error) => self.seal_failed(turn, tp, &error),
-        }
-    }
-
-    /// The file of epochs has been written, for which a seal may have waited, or not.
-    fn epochs_written(&mut self, turn: &mut Turn<'_>, tp: TopicPartition, result: &io::Result<()>) {
-        warn_failed("epoch checkpoint", result);
-        let n = self.dir_of(tp);
-        let Some(log) = self.job_ended(turn, tp) else {
-            return;
-        };
-        log.epochs_written(result.is_ok());
-        match result {
-            Ok(()) => self.start_log_jobs(turn, tp),
-            Err(error) => {
-                self.arm_seal(tp, turn.now.mono.plus_ms(EPOCHS_RETRY_MS));
-                self.job_failed(turn, n, error);
-            }
-        }
-    }
-
-    fn arm_seal(&mut self, tp: TopicPartition, due: Mono) {
-        if let Some(p) = self.partitions.map.get_mut(&tp)
-            && !std::mem::replace(&mut p.seal_armed, true)
-        {
-            self.timers.arm(due, TimerKey::Seal(tp));
         }
     }
 
@@ -403,14 +362,6 @@ impl Shard {
         }
         if troubled {
             self.start_mending(turn, tp);
-        }
-    }
-
-    /// The delay of a rolled segment's seal is over.
-    pub(crate) fn seal_due(&mut self, turn: &mut Turn<'_>, tp: TopicPartition) {
-        if let Some(p) = self.partitions.map.get_mut(&tp) {
-            p.seal_armed = false;
-            self.start_log_jobs(turn, tp);
         }
     }
 
