@@ -260,11 +260,11 @@ impl Log {
             return None; // the recovery point must not pass an epoch that is not on disk
         }
         let next = self.segments.get(index + 1)?;
-        let next_base = next.base_offset;
-        // Where all before it is on disk, nothing but its name is missing for a synced write.
-        let awaited = self.config.flush_messages < i64::MAX && !next.named;
-        let name_first = awaited && self.synced_end >= next_base;
+        let (next_base, next_named) = (next.base_offset, next.named);
         let segment = self.segments.get_mut(index)?;
+        // Where all before it is on disk, nothing but its name is missing for a synced write. All
+        // segments before this one are sealed.
+        let name_first = !next_named && segment.synced == segment.mark.size;
         segment.state = SegmentState::Sealing;
         // Kept until it is written: there may be no room.
         let mut snapshot = segment.roll_snapshot.clone();

@@ -251,6 +251,32 @@ fn a_synced_write_waits_for_what_is_not_synced_before_it() {
 }
 
 #[test]
+fn a_sync_of_the_active_segment_says_nothing_of_those_before() {
+    let config = LogConfig {
+        flush_messages: 3,
+        flush_ms: 1,
+        ..config()
+    };
+    let mut rig = Rig::new(config);
+    for i in 0..2 {
+        rig.append(batch(1 + i, i as u64, 1, 800)).unwrap();
+        rig.write();
+    }
+    assert!(rig.log.take_sync(rig.now()).is_none(), "the time begins");
+    rig.now_ms += 1;
+    let sync = rig.log.take_sync(rig.now()).unwrap();
+    rig.disk
+        .open(sync.file.path(), OpenMode::Create)
+        .unwrap()
+        .sync()
+        .unwrap();
+    rig.log.sync_done(sync.end_offset, true);
+    rig.write_epochs();
+    let job = rig.log.take_seal_job(rig.later()).unwrap();
+    assert!(matches!(job.run(&rig.disk), Ok(SealStep::Sealed(_))));
+}
+
+#[test]
 fn without_sync_nobody_waits_for_a_name() {
     let mut rig = Rig::new(config());
     for i in 0..2 {

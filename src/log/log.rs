@@ -39,7 +39,7 @@ pub struct Log {
     pub(crate) written_end: i64,
     pub(crate) recovery_point: i64,
     /// Everything written to the active segment below this offset was synced.
-    pub(crate) synced_end: i64,
+    synced_end: i64,
     unflushed_records: i64,
     last_flush: Option<Mono>,
     sync_in_flight: bool,
@@ -332,6 +332,9 @@ impl Log {
             && let Some(segment) = self.segments.get_mut(index)
         {
             segment.written = write.end_pos;
+            if write.sync {
+                segment.synced = write.end_pos;
+            }
         }
         while self
             .undo

@@ -116,6 +116,8 @@ pub(crate) struct Segment {
     pub(crate) mark: SegmentMark,
     /// Bytes whose write has completed.
     pub(crate) written: u64,
+    /// Bytes that synced writes have put on disk.
+    pub(crate) synced: u64,
     /// Its name is on disk: what is synced in it will be found after a power loss.
     pub(crate) named: bool,
     pub(crate) index: OffsetIndex,
@@ -159,6 +161,7 @@ impl Segment {
             state: SegmentState::Active,
             mark: SegmentMark::empty(base_offset),
             written: 0,
+            synced: 0,
             named: false,
             index: OffsetIndex::new(),
             times: Vec::new(),
