@@ -15,7 +15,7 @@ use flumen_shard::mesh::Message;
 use flumen_shard::{LogDir, LogDirState, Shard, ShardConfig, ShardInit, settle_duplicates};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -112,6 +112,9 @@ fn load_dirs(
             // As clients are to name it.
             path: std::path::absolute(&dir.path)?,
         });
+        if dir.failed.is_none() {
+            spread(&dir.path);
+        }
     }
     for (n, e) in settle_duplicates(&FsDisk, &log_dirs, &mut states, image, node) {
         if let (Some(dir), Some(state)) = (dirs.get(n), states.get_mut(n)) {
@@ -128,6 +131,18 @@ fn load_dirs(
         tracing::error!(%reason, "log directory is offline");
     }
     Ok((log_dirs, states))
+}
+
+/// Nothing but speed depends on it.
+fn spread(dir: &Path) {
+    match flumen_runtime::spread_directories(dir) {
+        Ok(true) => {
+            let what = "ext4 without a journal: new partitions are spread over it (chattr +T)";
+            tracing::info!(dir = %dir.display(), "{what}");
+        }
+        Ok(false) => {}
+        Err(error) => tracing::debug!(dir = %dir.display(), %error, "partitions are not spread"),
+    }
 }
 
 fn load(args: &StartArgs) -> anyhow::Result<Loaded> {

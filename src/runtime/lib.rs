@@ -17,6 +17,7 @@
 //! http.rs     metrics and health                           probe.rs   what the kernel must have
 //! direct.rs   log writes with O_DIRECT                      logfile.rs  the open file of a log
 //! writeback.rs  whether the kernel's write-back is behind   files.rs  how many log files are open
+//! spread.rs   where directories of partitions are made
 //! ```
 //! What must not be here: anything that knows Kafka's protocol beyond the 4-byte size of a frame.
 
@@ -43,6 +44,7 @@ mod send;
 mod shared;
 mod slices;
 mod splice;
+mod spread;
 mod start;
 mod sys;
 mod turns;
@@ -54,4 +56,5 @@ pub use config::{Listen, RuntimeConfig, ShardStart, WriteStrategy};
 pub use framing::FrameError;
 pub use fsdisk::FsDisk;
 pub use probe::{ProbeError, probe};
+pub use spread::spread_directories;
 pub use start::{Prepared, Running, RuntimeError, Stopper, prepare, run, start};
