@@ -3,8 +3,9 @@
 //! Such an ext4 gives no inode again within a minute, and for every file it makes it looks at each
 //! one of the same block group that was removed meanwhile (`recently_deleted` in
 //! fs/ext4/ialloc.c). It puts a directory near its parent, and a file near its directory: so all
-//! partitions of a log directory pay for what any of them removes. With `FS_TOPDIR_FL` (`chattr +T`,
-//! ioctl_iflags(2)) what is made in a directory counts as unrelated and is spread over the disk.
+//! partitions of a log directory pay for what any of them removes. With `FS_TOPDIR_FL`
+//! (ioctl_iflags(2), `chattr +T`) the directories in a directory count as unrelated, and are spread
+//! over the disk.
 
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 use std::fs::{self, File};
