@@ -32,6 +32,7 @@ mod directories;
 mod dirs;
 mod forward;
 mod found;
+mod group_commit;
 mod group_metadata;
 mod group_ops;
 mod groups;
@@ -326,6 +327,7 @@ impl Shard {
                 TimerKey::ShareFetch(n) => self.share_fetch_timed_out(turn, n),
                 TimerKey::Verify(n) => self.verify_again(turn, n),
                 TimerKey::Seal(tp) => self.seal_due(turn, tp),
+                TimerKey::Gather(tp) => self.gather_due(tp),
                 TimerKey::Move(tp) => self.copy_slice(turn, tp),
                 TimerKey::Space => self.look_at_space(turn),
                 TimerKey::Retry(n) => self.retry_due(turn, n),

@@ -10,13 +10,14 @@
 //! created again starts afresh.
 
 use crate::answers::{ack, refuse, refused_batch};
+use crate::group_commit::GroupCommit;
 use crate::io::Segment;
 use crate::ops::{MarkerFor, OpFrom, OpResult, PartitionOp, ReadOp, ReadResult, WatchOp};
 use crate::relocate::Move;
 use crate::tails::TailUse;
 use crate::watch::{Watch, WatchList, Watches};
 use bytes::Bytes;
-use flumen_base::{ErrorCode, Now, Offset, ShardId, TopicPartition};
+use flumen_base::{ErrorCode, Mono, Now, Offset, ShardId, TopicPartition};
 use flumen_coordinator::WriteToken;
 use flumen_log::{AppendInfo, Log, LogConfig, ReadPlan, ReadRequest, Scan, ValidBatch};
 use smallvec::SmallVec;
@@ -49,6 +50,8 @@ pub(crate) struct Partition {
     pub(crate) watches: WatchList,
     /// In the shard's list of partitions to write at the end of the turn.
     pub(crate) dirty: bool,
+    /// When its next synced write begins.
+    pub(crate) group_commit: GroupCommit,
     /// A timer says when its next seal is due.
     pub(crate) seal_armed: bool,
     /// Loading takes long: reads do not wait for it.
@@ -186,6 +189,7 @@ impl Partition {
             validating: VecDeque::new(),
             watches: WatchList::default(),
             dirty: false,
+            group_commit: GroupCommit::default(),
             seal_armed: false,
             slow_load: false,
             load_failures: 0,
@@ -298,6 +302,16 @@ impl Partition {
         if !std::mem::replace(&mut self.dirty, true) {
             list.push(self.tp);
         }
+    }
+
+    /// Its write has ended; the appends in it are about to be answered.
+    pub(crate) fn write_ended(&mut self, now: Mono) {
+        self.group_commit.ended(now, self.acks.len());
+    }
+
+    /// Until when its next write is held back, so that more share its sync.
+    pub(crate) fn gathers_until(&mut self, now: Mono) -> Option<Mono> {
+        self.group_commit.holds(now, self.acks.len())
     }
 
     /// Whether its log is being loaded: appends wait.

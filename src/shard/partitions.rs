@@ -13,6 +13,7 @@ use crate::lookups::PendingLookup;
 use crate::ops::{AppendOp, OpFrom, OpResult, PartitionOp, ProducerLine, ReadOp, ReadResult};
 use crate::partition::{AckTo, Outcome, Partition, ReadStep, SpareResults, State, Validating};
 use crate::reads::SharedRead;
+use crate::timers::TimerKey;
 use crate::turn::Turn;
 use crate::watch::Watches;
 use bytes::Bytes;
@@ -438,6 +439,13 @@ impl Shard {
             if p.is_held() {
                 continue; // marked again when it is not
             }
+            let until = p.gathers_until(turn.now.mono);
+            let armed = until.filter(|_| p.log().is_some_and(Log::has_pending_writes));
+            let key = TimerKey::Gather(tp);
+            self.timers.rearm(&mut p.group_commit.armed, armed, key);
+            if until.is_some() {
+                continue; // marked again by the next append, or then
+            }
             let Some(write) = p.log_mut().and_then(Log::take_write) else {
                 if p.log().is_some_and(Log::waits_for_name) {
                     // The segment before was all written when the roll came.
@@ -446,6 +454,7 @@ impl Shard {
                 continue;
             };
             p.in_flight += 1;
+            p.group_commit.begins(turn.now.mono, write.sync);
             let bytes: usize = write.bufs.iter().map(Bytes::len).sum();
             self.metrics.log_bytes_written += bytes as u64;
             if let Some(full) = write.full {

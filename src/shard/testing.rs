@@ -363,7 +363,7 @@ impl Driver {
         self.shards.iter().filter_map(Shard::next_deadline).min()
     }
 
-    fn move_to(&mut self, at: Mono) {
+    pub(crate) fn move_to(&mut self, at: Mono) {
         let at = at.max(self.now.mono);
         let passed = at.nanos_since(self.now.mono);
         self.now.wall_ms += (passed / 1_000_000) as i64;

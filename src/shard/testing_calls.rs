@@ -166,6 +166,11 @@ impl Driver {
         assert_eq!(error, 0, "{message:?}");
     }
 
+    /// So many milliseconds of virtual time go by in which nothing is done.
+    pub fn pass_ms(&mut self, ms: i64) {
+        self.move_to(self.now.mono.plus_ms(ms));
+    }
+
     /// Produces with acks=-1 and waits; error code and base offset.
     pub fn produce(&mut self, client: Client, topic: &str, n: i32, records: &[u8]) -> (i16, i64) {
         let request = produce_request(topic, n, -1, records);

@@ -22,6 +22,8 @@ pub(crate) enum TimerKey {
     Unlink(u64),
     /// A rolled segment of this partition is to be sealed.
     Seal(TopicPartition),
+    /// A synced write of this partition has waited long enough for others.
+    Gather(TopicPartition),
     /// The cleaner looks for something to do, or goes on.
     Cleaner,
     /// A failed load to be tried again.

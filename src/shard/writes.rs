@@ -42,6 +42,7 @@ impl Shard {
         let done = log.write_done(true);
         log.reuse_bufs(bufs);
         let held = p.is_held();
+        p.write_ended(turn.now.mono);
         if let WriteDone::Advanced(end) = done {
             let woken = p.advanced(end, &mut self.partitions.watches, &mut out);
             if woken > 1 {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use flumen_log::BatchBuilder;
 use flumen_log::testing::MemDisk;
 use flumen_settings::BrokerConfig;
-use flumen_shard::testing::{Client, Driver};
+use flumen_shard::testing::{Client, Driver, produce_request};
 use flumen_wire::messages as wire;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -151,4 +151,57 @@ fn a_rolled_segments_name_is_on_disk_before_the_ack() {
         assert!(synced(&d), "batch {n}");
     }
     assert!(logs(&d).len() > 5);
+}
+
+/// Three producers, the first of which has been answered for a write that took 4 ms; the others'
+/// records came while it was under way.
+fn two_wait_behind_one() -> (Driver, [Client; 3]) {
+    let (mut d, c) = start(Driver::settings(), &[("flush.messages", "1")]);
+    produce(&mut d, c, 1);
+    d.run_until_idle();
+    let clients = [c, d.connect(0), d.connect(0)];
+    for client in clients {
+        send(&mut d, client);
+    }
+    d.pass_ms(4);
+    assert!(d.step());
+    assert!(d.take_answer(c).is_some());
+    (d, clients)
+}
+
+fn send(d: &mut Driver, c: Client) {
+    d.send(c, &produce_request("t", 0, -1, &batch(1)), 9);
+}
+
+#[test]
+fn those_who_are_answered_share_the_next_sync_with_those_who_wait() {
+    let (mut d, clients) = two_wait_behind_one();
+    assert!(!d.step(), "the next write has begun without the first");
+    send(&mut d, clients[0]);
+    assert!(d.step());
+    assert!(!d.step());
+    assert!(synced(&d));
+    for client in clients {
+        assert!(d.take_answer(client).is_some());
+    }
+}
+
+#[test]
+fn a_write_waits_for_others_only_a_moment() {
+    let (mut d, clients) = two_wait_behind_one();
+    d.run_for_ms(1);
+    assert!(synced(&d));
+    for client in &clients[1..] {
+        assert!(d.take_answer(*client).is_some());
+    }
+    // In vain: now it begins at once.
+    for client in clients {
+        send(&mut d, client);
+    }
+    d.pass_ms(4);
+    assert!(d.step());
+    assert!(d.step(), "the next write waits");
+    for client in clients {
+        assert!(d.take_answer(client).is_some());
+    }
 }
