@@ -174,6 +174,7 @@ pub struct LogFile {
     path: PathBuf,
     is_segment: bool,
     space: AtomicU64,
+    expected: AtomicU64,
     broken: AtomicBool,
     handle: Handle,
 }
@@ -242,6 +243,7 @@ impl LogFile {
             path,
             is_segment,
             space: AtomicU64::new(0),
+            expected: AtomicU64::new(0),
             broken: AtomicBool::new(false),
             handle: Handle::default(),
         })
@@ -260,6 +262,16 @@ impl LogFile {
     /// Bytes to allocate when it is made.
     pub fn space(&self) -> u64 {
         self.space.load(Ordering::Relaxed)
+    }
+
+    /// It may get as long as this: the segment before it did.
+    pub fn expect(&self, bytes: u64) {
+        self.expected.store(bytes, Ordering::Relaxed);
+    }
+
+    /// How long it may get, in bytes, as far as is known: zero where it is not.
+    pub fn expected(&self) -> u64 {
+        self.expected.load(Ordering::Relaxed)
     }
 
     /// What was written to it could not be synced, and may be gone: nobody opens it again.

@@ -26,6 +26,9 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Segments that end as they are full differ by less than this in length, or hardly ever by more.
+const EXPECTED_UNIT: u64 = 1 << 20;
+
 /// The log of one partition. See the module for its offsets.
 #[derive(Debug)]
 pub struct Log {
@@ -250,16 +253,19 @@ impl Log {
     /// Ends the active segment at the log end and begins the next. An empty one has nothing to end.
     pub(crate) fn roll(&mut self, now: Now) {
         let base = self.log_end;
+        let mut expected = 0;
         if let Some(active) = self.segments.back_mut() {
             if active.base_offset == base {
                 return;
             }
+            expected = active.mark.size.next_multiple_of(EXPECTED_UNIT);
             active.state = SegmentState::Rolled;
             active.rolled = now.mono;
             active.push_max_time();
             active.roll_snapshot = Some(self.producers.encode());
         }
         let (file, index_file) = self.ids.segment_files(&self.dir, base);
+        file.expect(expected);
         let segment = Segment::empty(base, file, index_file, &self.config, now.wall_ms);
         self.segments.push_back(segment);
     }

@@ -116,6 +116,8 @@ fn the_first_write_of_a_segment_says_that_the_one_before_is_full() {
         rig.log.write_done(true);
         assert!(!full.contains(&write.file.id()), "write {i}");
         full.extend(write.full.map(|file| file.id()));
+        let expected = if full.is_empty() { 0 } else { 1 << 20 };
+        assert_eq!(write.file.expected(), expected, "what the one before had");
     }
     assert_eq!(rig.log.segment_count(), full.len() + 1);
     full.dedup();

@@ -136,7 +136,7 @@ impl<C: ShardCore> Reactor<C> {
                 return; // there is one
             };
             write.fill(&piece, &log.handle.last_block(), buf.bytes_mut(piece.len));
-            self.reserve(&log, piece.at + piece.len as u64);
+            self.reserve(&log, piece.at, piece.len as u64);
             let op = Box::new(DirectPiece {
                 sync,
                 link: sync && write.is_last(&piece) && !log.handle.is_synced(),

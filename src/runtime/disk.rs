@@ -235,7 +235,7 @@ impl<C: ShardCore> Reactor<C> {
         }
         let (log, pos, bufs, sync) = write;
         if sync {
-            self.reserve(&log, pos + total as u64);
+            self.reserve(&log, pos, total as u64);
         }
         let (at, iov) = ((pos, total), &mut self.iov);
         let written = match way {
@@ -287,14 +287,15 @@ impl<C: ShardCore> Reactor<C> {
         self.ring.start(Owner::Disk(token), op);
     }
 
-    /// Has blocks allocated ahead of a write whose completion waits for the disk, so that its
-    /// fdatasync finds fewer changes of the file to write down.
-    pub(crate) fn reserve(&mut self, log: &OpenLog, end: u64) {
+    /// Has blocks allocated for a write at `pos` whose completion waits for the disk, and ahead of
+    /// it, so that its fdatasync finds fewer changes of the file to write down.
+    pub(crate) fn reserve(&mut self, log: &OpenLog, pos: u64, len: u64) {
+        let (end, most) = (pos + len, self.config.allocate_ahead_max);
         let wanted = match (log.file.is_segment(), log.fs) {
             // The metadata log: topics must be deletable where the disk is full.
             (false, _) => log.handle.keep_ahead(end),
             (true, FileSystem::Tmpfs) => None,
-            (true, _) => log.handle.reserve(end, self.config.allocate_ahead_max),
+            (true, _) => log.handle.reserve(pos..end, log.file.expected(), most),
         };
         if let Some((from, len)) = wanted {
             let log = log_again(log);

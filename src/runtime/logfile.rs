@@ -9,6 +9,7 @@ use flumen_base::{LogFile, sync_failed};
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -223,17 +224,20 @@ impl LogHandle {
         self.reserved.store(end, Ordering::Relaxed);
     }
 
-    /// What to allocate before a write up to `end`: from where, and how many bytes, about `most`.
-    pub(crate) fn reserve(&self, end: u64, most: u64) -> Option<(u64, u64)> {
-        if end <= self.reserved.load(Ordering::Relaxed) {
+    /// What to allocate for a write of these bytes, in a file that may get as long as `expected`:
+    /// from where, and how many bytes, about `most`. In few steps: an ext4 file of up to four
+    /// extents has them in its inode, one of more has a block to be synced beside it.
+    pub(crate) fn reserve(&self, at: Range<u64>, expected: u64, most: u64) -> Option<(u64, u64)> {
+        let reserved = self.reserved.load(Ordering::Relaxed);
+        if at.end <= reserved {
             return None;
         }
         // As much again as there is.
-        let len = end.clamp(RESERVE_MIN, most.max(RESERVE_MIN));
-        let from = self.reserved.load(Ordering::Relaxed);
-        self.reserved.store(end + len, Ordering::Relaxed);
-        let from = if from == 0 { end } else { from };
-        Some((from, end + len - from))
+        let ahead = at.end.max(expected.saturating_sub(at.end));
+        let to = at.end + ahead.clamp(RESERVE_MIN, most.max(RESERVE_MIN));
+        self.reserved.store(to, Ordering::Relaxed);
+        let from = if reserved == 0 { at.start } else { reserved };
+        Some((from, to - from))
     }
 }
 
@@ -381,15 +385,41 @@ mod tests {
     fn allocates_ahead_in_growing_steps() {
         let file = tempfile::tempfile().unwrap();
         let handle = LogHandle::new(file, &Arc::new(Files::new(100, 1))).unwrap();
-        assert_eq!(handle.reserve(4096, MOST), Some((4096, 1 << 20)));
-        assert_eq!(handle.reserve(1 << 20, MOST), None);
+        let reserve = |at, most| handle.reserve(at, 0, most);
+        assert_eq!(reserve(0..4096, MOST), Some((0, 4096 + (1 << 20))));
+        assert_eq!(reserve(4096..1 << 20, MOST), None);
         let reserved = 4096 + (1 << 20);
-        let (from, len) = handle.reserve(reserved + 1, MOST).unwrap();
+        let (from, len) = reserve(1 << 20..reserved + 1, MOST).unwrap();
         assert_eq!((from, from + len), (reserved, 2 * (reserved + 1)));
-        let (from, len) = handle.reserve(1 << 30, MOST).unwrap();
+        let (from, len) = reserve(reserved..1 << 30, MOST).unwrap();
         assert_eq!(from + len, (1 << 30) + MOST);
-        let (from, len) = handle.reserve(2 << 30, 0).unwrap();
+        let (from, len) = reserve(1 << 30..2 << 30, 0).unwrap();
         assert_eq!(from + len, (2 << 30) + RESERVE_MIN);
+    }
+
+    #[test]
+    fn allocates_at_once_what_a_file_is_expected_to_have() {
+        let handle = || {
+            let file = tempfile::tempfile().unwrap();
+            LogHandle::new(file, &Arc::new(Files::new(100, 1))).unwrap()
+        };
+        let small = handle();
+        let at = 8192..12288;
+        assert_eq!(
+            small.reserve(at, MOST / 2, MOST),
+            Some((8192, MOST / 2 - 8192))
+        );
+        assert_eq!(small.reserve(12288..MOST / 2, MOST / 2, MOST), None);
+        let large = handle();
+        assert_eq!(
+            large.reserve(0..4096, 1 << 40, MOST),
+            Some((0, 4096 + MOST))
+        );
+        let (from, len) = large.reserve(MOST..2 * MOST, 1 << 40, MOST).unwrap();
+        assert_eq!((from, from + len), (4096 + MOST, 3 * MOST));
+        // It became longer than that.
+        let (from, len) = small.reserve(MOST / 2..MOST, MOST / 2, MOST).unwrap();
+        assert_eq!((from, from + len), (MOST / 2, 2 * MOST));
     }
 
     #[test]
