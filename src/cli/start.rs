@@ -332,6 +332,10 @@ impl ShardCore for Core {
         job.run(disk)
     }
 
+    fn is_awaited(job: &Job) -> bool {
+        job.is_awaited()
+    }
+
     fn step(&mut self, now: Now, input: In<Self>, effects: &mut Out<Self>) {
         self.0.step(now, input, effects);
     }

@@ -105,6 +105,11 @@ pub enum SealStep {
 }
 
 impl SealJob {
+    /// Whether its next step is the one that a synced write waits for.
+    pub fn is_awaited(&self) -> bool {
+        self.name_first
+    }
+
     /// Does it, or its first step.
     pub fn run(mut self, disk: &dyn Disk) -> io::Result<SealStep> {
         let next = segment_path(&self.dir, self.next_base, LOG_SUFFIX);

@@ -21,8 +21,12 @@ pub trait ShardCore: 'static {
     /// What it gives.
     type JobOutput: Send + 'static;
 
-    /// Does blocking work, on a helper thread.
+    /// Does blocking work, on a thread beside the shard's.
     fn run_job(job: Self::Job, disk: &dyn Disk) -> Self::JobOutput;
+    /// Whether it is short and a client waits for it: it is not to wait for what helpers do.
+    fn is_awaited(_job: &Self::Job) -> bool {
+        false
+    }
     /// Takes one input.
     fn step(&mut self, now: Now, input: In<Self>, effects: &mut Out<Self>);
     /// Ends a turn in which inputs were taken.
@@ -43,6 +47,10 @@ impl ShardCore for Shard {
 
     fn run_job(job: Job, disk: &dyn Disk) -> JobOutput {
         job.run(disk)
+    }
+
+    fn is_awaited(job: &Job) -> bool {
+        job.is_awaited()
     }
 
     fn step(&mut self, now: Now, input: Input, effects: &mut Effects) {

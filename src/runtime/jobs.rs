@@ -3,6 +3,9 @@
 //! to be started. The helper thread puts the output where the shard finds it and wakes the shard:
 //! glommio itself would notice only when its preemption timer ends, 100 ms later while the loop is
 //! busy, and what it has to tidy up then can wait for any later turn.
+//!
+//! Short jobs that clients wait for go to a thread of their own: it has its turns like a shard, and
+//! neither glommio's turn nor a long job is before them.
 
 use crate::core::{In, ShardCore};
 use crate::sched;
@@ -16,10 +19,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
+use std::thread;
 
 /// Jobs handed to the helper threads at a time; the rest wait in the shard.
 const RUNNING_MAX: usize = 64;
+/// Jobs that clients wait for, behind the one that runs on their thread; more go to the helpers.
+const AWAITED_MAX: usize = 8;
+/// What top and perf call that thread.
+const AWAITED_NAME: &str = "flumen-prompt";
 /// Ended tasks that glommio may not have noticed; its helper threads would wait at 4,096.
 const UNTIDIED_MAX: u64 = 1024;
 /// Shares of the background queue; the shard's own queue has 1000.
@@ -57,6 +65,52 @@ impl HelperCpus {
 /// A job's output; `None` if it panicked.
 type Ended<C> = (Token, Option<<C as ShardCore>::JobOutput>);
 
+/// What a thread needs that does a shard's jobs.
+struct Worker<C: ShardCore> {
+    disk: Arc<dyn Disk>,
+    cpus: Arc<HelperCpus>,
+    shared: Arc<Shared>,
+    shard: ShardId,
+    end: Sender<Ended<C>>,
+}
+
+impl<C: ShardCore> Clone for Worker<C> {
+    fn clone(&self) -> Self {
+        Self {
+            disk: Arc::clone(&self.disk),
+            cpus: Arc::clone(&self.cpus),
+            shared: Arc::clone(&self.shared),
+            shard: self.shard,
+            end: self.end.clone(),
+        }
+    }
+}
+
+impl<C: ShardCore> Worker<C> {
+    fn run(&self, token: Token, job: C::Job) {
+        let run = || C::run_job(job, &*self.disk);
+        let output = catch_unwind(AssertUnwindSafe(run)).ok();
+        let _ = self.end.send((token, output)); // the shard may have ended
+        let shard = &self.shared.shards[self.shard.index()];
+        shard.jobs_finished.fetch_add(1, Ordering::SeqCst);
+        shard.wake();
+    }
+
+    /// Starts the thread of those that are waited for. It ends with the sender.
+    fn awaited(self) -> Option<SyncSender<(Token, C::Job)>> {
+        let (sender, jobs) = sync_channel(AWAITED_MAX);
+        let work = move || {
+            self.cpus.pin_current();
+            sched::prefer_current();
+            while let Ok((token, job)) = jobs.recv() {
+                self.run(token, job);
+            }
+        };
+        let thread = thread::Builder::new().name(AWAITED_NAME.to_owned());
+        thread.spawn(work).is_ok().then_some(sender)
+    }
+}
+
 /// The jobs of one shard. Lives on a glommio executor.
 pub(crate) struct Jobs<C: ShardCore> {
     waiting: VecDeque<(Token, C::Job)>,
@@ -67,12 +121,10 @@ pub(crate) struct Jobs<C: ShardCore> {
     tidied: Rc<Cell<u64>>,
     collected: u64,
     ended: Receiver<Ended<C>>,
-    end: Sender<Ended<C>>,
     queue: TaskQueueHandle,
-    disk: Arc<dyn Disk>,
-    cpus: Arc<HelperCpus>,
-    shared: Arc<Shared>,
-    shard: ShardId,
+    worker: Worker<C>,
+    /// To the thread of those that are waited for, once there was one.
+    awaited: Option<SyncSender<(Token, C::Job)>>,
 }
 
 impl<C: ShardCore> Jobs<C> {
@@ -96,12 +148,15 @@ impl<C: ShardCore> Jobs<C> {
             tidied: Rc::default(),
             collected: 0,
             ended,
-            end,
             queue,
-            disk,
-            cpus,
-            shared,
-            shard,
+            worker: Worker {
+                disk,
+                cpus,
+                shared,
+                shard,
+                end,
+            },
+            awaited: None,
         }
     }
 
@@ -112,8 +167,29 @@ impl<C: ShardCore> Jobs<C> {
 
     /// Takes a job.
     pub(crate) fn add(&mut self, token: Token, job: C::Job) -> Result<(), String> {
-        self.waiting.push_back((token, job));
+        let rest = match C::is_awaited(&job) {
+            true => self.start_awaited(token, job),
+            false => Some((token, job)),
+        };
+        self.waiting.extend(rest);
         self.spawn()
+    }
+
+    /// Has it done at once; gives it back where too many others wait for that.
+    fn start_awaited(&mut self, token: Token, job: C::Job) -> Option<(Token, C::Job)> {
+        if self.awaited.is_none() {
+            self.awaited = self.worker.clone().awaited();
+        }
+        let Some(awaited) = &self.awaited else {
+            return Some((token, job));
+        };
+        match awaited.try_send((token, job)) {
+            Ok(()) => {
+                self.running += 1;
+                None
+            }
+            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => Some(job),
+        }
     }
 
     fn spawn(&mut self) -> Result<(), String> {
@@ -122,21 +198,14 @@ impl<C: ShardCore> Jobs<C> {
         {
             self.running += 1;
             self.spawned += 1;
-            let (started, end) = (Rc::clone(&self.started), self.end.clone());
-            let tidied = Rc::clone(&self.tidied);
-            let (disk, cpus) = (Arc::clone(&self.disk), Arc::clone(&self.cpus));
-            let (shared, shard) = (Arc::clone(&self.shared), self.shard.index());
+            let (started, tidied) = (Rc::clone(&self.started), Rc::clone(&self.tidied));
+            let worker = self.worker.clone();
             let task = async move {
                 started.set(started.get() + 1);
                 let work = move || {
-                    cpus.pin_current();
+                    worker.cpus.pin_current();
                     sched::defer_current();
-                    let output = catch_unwind(AssertUnwindSafe(|| C::run_job(job, &*disk))).ok();
-                    let _ = end.send((token, output)); // the shard may have ended
-                    shared.shards[shard]
-                        .jobs_finished
-                        .fetch_add(1, Ordering::SeqCst);
-                    shared.shards[shard].wake();
+                    worker.run(token, job);
                 };
                 glommio::executor().spawn_blocking(work).await;
                 tidied.set(tidied.get() + 1);
@@ -156,7 +225,7 @@ impl<C: ShardCore> Jobs<C> {
 
     /// Whether outputs wait to be collected.
     pub(crate) fn has_ended(&self) -> bool {
-        let finished = &self.shared.shards[self.shard.index()].jobs_finished;
+        let finished = &self.worker.shared.shards[self.worker.shard.index()].jobs_finished;
         self.collected != finished.load(Ordering::SeqCst)
     }
 

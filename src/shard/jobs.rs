@@ -213,6 +213,11 @@ impl Job {
         }
     }
 
+    /// Whether it is short, and appends wait for it.
+    pub fn is_awaited(&self) -> bool {
+        matches!(self, Self::Seal(job) if job.is_awaited())
+    }
+
     /// A word for logs and metrics.
     pub fn name(&self) -> &'static str {
         match self {

@@ -8,6 +8,7 @@ use common::*;
 use flumen_runtime::{Listen, RuntimeConfig};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -53,6 +54,30 @@ fn jobs_run_beside_and_answer() {
             assert_eq!(client.receive(), i.to_be_bytes());
         }
     }
+    assert_eq!(rig.metric("flumen_jobs_pending"), 0.0);
+    rig.stop();
+}
+
+/// What clients wait for has a thread of its own, and eight places to wait there; what finds none
+/// goes behind the others.
+#[test]
+fn jobs_that_clients_wait_for_do_not_wait_for_helpers() {
+    let rig = Rig::new(RuntimeConfig {
+        job_threads: 2,
+        ..on_one_cpu(1)
+    });
+    let run = || rig.stage.running_jobs.load(SeqCst);
+    let mut long = rig.client();
+    (0..70).for_each(|_| long.send(b'L', b""));
+    eventually("helpers are busy", || run() == 2);
+    let mut awaited = rig.client();
+    (0..20).for_each(|_| awaited.send(b'A', b""));
+    eventually("the first awaited job runs", || run() == 3);
+    assert_eq!(rig.metric("flumen_jobs_pending"), 90.0);
+    rig.stage.release.store(true, SeqCst);
+    (0..20).for_each(|_| assert_eq!(awaited.receive(), b"let go"));
+    (0..70).for_each(|_| assert_eq!(long.receive(), b"let go"));
+    assert_eq!(run(), 90);
     assert_eq!(rig.metric("flumen_jobs_pending"), 0.0);
     rig.stop();
 }

@@ -36,8 +36,10 @@ pub struct Stage {
     pub pause_at: usize,
     /// Answer nothing after Shutdown.
     pub never_stop: bool,
-    /// Set to let held requests go.
+    /// Set to let held requests go, and held jobs.
     pub release: std::sync::atomic::AtomicBool,
+    /// Held jobs that run.
+    pub running_jobs: std::sync::atomic::AtomicUsize,
     pub files: Mutex<BTreeMap<String, Arc<LogFile>>>,
     pub closed: std::sync::atomic::AtomicUsize,
     pub sent: std::sync::atomic::AtomicUsize,
@@ -68,6 +70,8 @@ pub enum Message {
 
 pub enum Job {
     WriteAndRead(PathBuf, Vec<u8>),
+    /// Waits until the stage's jobs are let go; whether clients wait for it.
+    Held(Arc<Stage>, bool),
     Panic,
 }
 
@@ -221,6 +225,11 @@ impl FakeCore {
                 let path = self.stage.dir.join(format!("job-{}-{}", self.me, token.0));
                 out.push(Effect::Job(token, Job::WriteAndRead(path, body.to_vec())));
             }
+            b'L' | b'A' => {
+                let token = self.wait(conn, slot, Waiting::Job);
+                let job = Job::Held(Arc::clone(&self.stage), op == b'A');
+                out.push(Effect::Job(token, job));
+            }
             b'X' => {
                 let token = self.wait(conn, slot, Waiting::Job);
                 out.push(Effect::Job(token, Job::Panic));
@@ -271,8 +280,18 @@ impl ShardCore for FakeCore {
                 file.sync().unwrap();
                 disk.read_all(&path, 1 << 20).unwrap()
             }
+            Job::Held(stage, _) => {
+                use std::sync::atomic::Ordering::SeqCst;
+                stage.running_jobs.fetch_add(1, SeqCst);
+                eventually("jobs are let go", || stage.release.load(SeqCst));
+                b"let go".to_vec()
+            }
             Job::Panic => panic!("a job that panics on purpose"),
         }
+    }
+
+    fn is_awaited(job: &Job) -> bool {
+        matches!(job, Job::Held(_, true))
     }
 
     fn step(&mut self, now: Now, input: In<Self>, out: &mut Out<Self>) {
