@@ -13,8 +13,9 @@ use flumen_settings::{BrokerConfig, Loaded};
 use flumen_shard::jobs::{Job, JobOutput};
 use flumen_shard::mesh::Message;
 use flumen_shard::{LogDir, LogDirState, Shard, ShardConfig, ShardInit, settle_duplicates};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -226,6 +227,7 @@ fn runtime_config(config: &BrokerConfig) -> anyhow::Result<RuntimeConfig> {
         idle_max: (idle > 0).then(|| Duration::from_millis(idle)),
         splice_above_bytes: config.flumen.fetch_splice_min_bytes as usize,
         write_strategy,
+        one_disk: are_on_one_disk(&config.log_dirs),
         // What is taken ahead is not there for what the reserve is for.
         allocate_ahead_max: match config.flumen.disk_reserve_bytes {
             0 => RuntimeConfig::default().allocate_ahead_max,
@@ -234,6 +236,12 @@ fn runtime_config(config: &BrokerConfig) -> anyhow::Result<RuntimeConfig> {
         metrics,
         ..RuntimeConfig::default()
     })
+}
+
+fn are_on_one_disk(dirs: &[PathBuf]) -> bool {
+    let disks = dirs.iter().map(|dir| Ok(std::fs::metadata(dir)?.dev()));
+    let disks: std::io::Result<BTreeSet<u64>> = disks.collect();
+    disks.is_ok_and(|disks| disks.len() == 1)
 }
 
 /// Loads the metadata log and makes this node its only voter.

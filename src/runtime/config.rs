@@ -64,6 +64,8 @@ pub struct RuntimeConfig {
     pub splice_above_bytes: usize,
     /// How log writes are done.
     pub write_strategy: WriteStrategy,
+    /// All logs are on one disk: writes may keep pace with it.
+    pub one_disk: bool,
     /// Most bytes that are allocated ahead of a segment's synced writes at a time, 1 MiB at least:
     /// room that nobody else finds until the segment is sealed.
     pub allocate_ahead_max: u64,
@@ -90,6 +92,7 @@ impl Default for RuntimeConfig {
             write_strategy: WriteStrategy::Auto,
             allocate_ahead_max: 64 << 20,
             metrics: None,
+            one_disk: false,
             job_threads: 8,
             shutdown_max: Duration::from_millis(4500),
         }

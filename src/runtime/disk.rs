@@ -23,6 +23,8 @@ enum Way {
     /// As `Inline` if it goes without waiting, else as `Ring`.
     InlineIfFree,
     Ring,
+    /// As `Ring`, once the pace lets it begin.
+    Paced,
     Uncached,
     Direct,
 }
@@ -30,14 +32,17 @@ enum Way {
 /// Where `auto` writes while the kernel's write-back is behind (docs/adr/0006).
 const WHEN_BEHIND: Way = Way::Direct;
 /// The same where direct writes have to wait for all that write-back has queued, or nobody knows
-/// yet: the kernel's throttle, which shares the disk between the two, then holds up a worker and
-/// not the shard.
-const WHEN_BEHIND_A_QUEUE: Way = Way::Ring;
+/// yet: no faster than the disk writes back (docs/adr/0023). Should the kernel's throttle be met all
+/// the same, it holds up a worker and not the shard.
+const WHEN_BEHIND_A_QUEUE: Way = Way::Paced;
 /// Where `auto` writes what is to be on disk before it is acked, if all before it was too.
 const WHEN_SYNCED: Way = Way::Direct;
 /// How often a file is tried to be opened while there is no descriptor left, and the pause between.
 const OPEN_TRIES: u32 = 2_000;
 const OPEN_PAUSE: Duration = Duration::from_millis(2);
+
+/// A write of these buffers at a position, and whether it is to be synced.
+pub(crate) type LogWrite = (OpenLog, u64, Vec<Bytes>, bool);
 
 pub(crate) fn failure(op: &'static str, file: &LogFile, e: &io::Error) -> IoFailure {
     IoFailure {
@@ -226,7 +231,40 @@ impl<C: ShardCore> Reactor<C> {
 
     fn start_write(&mut self, token: Token, log: OpenLog, pos: u64, bufs: Vec<Bytes>, sync: bool) {
         let total: usize = bufs.iter().map(Bytes::len).sum();
-        let (mut way, mut write) = (self.way(&log, total, sync), (log, pos, bufs, sync));
+        let way = self.way(&log, total, sync);
+        let write = (log, pos, bufs, sync);
+        if way == Way::Paced && self.shared.writeback.pace.follows() {
+            self.write_at_pace(token, write, total);
+        } else {
+            self.write_by(way, token, write);
+        }
+    }
+
+    /// Begins a write when its time has come. Write-back of what is before it is asked for in small
+    /// pieces, before the kernel does it in large ones.
+    fn write_at_pace(&mut self, token: Token, write: LogWrite, len: usize) {
+        let (log, pos, ..) = &write;
+        if let Some((from, len)) = log.handle.ask_writeback(*pos) {
+            let log = log_again(log);
+            let op = Op::StartWriteback { log, from, len };
+            self.ring.start(Owner::Nobody, op);
+        }
+        let at = self.shared.writeback.pace.slot(self.now.mono, len);
+        match at > self.now.mono {
+            true => self.held_writes.hold(at, (token, write)),
+            false => self.write_by(Way::Paced, token, write),
+        }
+    }
+
+    /// Begins the writes whose time has come.
+    pub(crate) fn begin_held_writes(&mut self) {
+        while let Some((token, write)) = self.held_writes.next_due(self.now.mono) {
+            self.write_by(Way::Paced, token, write);
+        }
+    }
+
+    fn write_by(&mut self, mut way: Way, token: Token, mut write: LogWrite) {
+        let total: usize = write.2.iter().map(Bytes::len).sum();
         if way == Way::Direct {
             match self.start_direct(token, write) {
                 Ok(()) => return,
@@ -241,7 +279,7 @@ impl<C: ShardCore> Reactor<C> {
         let written = match way {
             Way::Inline => write_here(&log, &bufs, at, iov, 0),
             Way::InlineIfFree => write_here(&log, &bufs, at, iov, libc::RWF_NOWAIT),
-            Way::Ring | Way::Uncached | Way::Direct => Ok(0),
+            Way::Ring | Way::Paced | Way::Uncached | Way::Direct => Ok(0),
         };
         match written {
             Err(e) => self.io_failed(token, "write", &log.file, &e),

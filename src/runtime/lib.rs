@@ -17,7 +17,7 @@
 //! http.rs     metrics and health                           probe.rs   what the kernel must have
 //! direct.rs   log writes with O_DIRECT                      logfile.rs  the open file of a log
 //! writeback.rs  whether the kernel's write-back is behind   files.rs  how many log files are open
-//! spread.rs   where directories of partitions are made
+//! pace.rs     how fast writes enter the page cache then    spread.rs where directories are made
 //! ```
 //! What must not be here: anything that knows Kafka's protocol beyond the 4-byte size of a frame.
 
@@ -35,6 +35,7 @@ mod logfile;
 mod mapped;
 mod mesh;
 mod net;
+mod pace;
 mod probe;
 mod reactor;
 mod receive;

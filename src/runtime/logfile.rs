@@ -17,6 +17,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+/// Bytes that are asked for at a time.
+const WRITEBACK_UNIT: u64 = 2 << 20;
 /// Least bytes that are allocated ahead of the writes at a time.
 const RESERVE_MIN: u64 = 1 << 20;
 /// Bytes that are kept allocated behind the end of the metadata log, half of them at least.
@@ -42,6 +44,8 @@ pub(crate) struct LogHandle {
     unsynced: AtomicBool,
     /// Blocks are allocated up to here.
     reserved: AtomicU64,
+    /// Up to here write-back was asked for; 0 is nowhere.
+    asked: AtomicU64,
     mapped: Mutex<Mapped>,
     /// The file is at least so long.
     len: AtomicU64,
@@ -77,6 +81,7 @@ impl LogHandle {
             // Whoever wrote it before may not have synced it.
             unsynced: AtomicBool::new(true),
             reserved: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
             mapped: Mutex::new(Mapped::NotYet),
             len: AtomicU64::new(0),
             changed_at: AtomicU64::new(0),
@@ -217,6 +222,16 @@ impl LogHandle {
             self.flushed.store(false, Ordering::SeqCst);
         }
         synced
+    }
+
+    /// What to ask write-back for before a write at `pos`, by those who do not leave it to the
+    /// kernel: from where, and how many bytes; no more than what was written since the last time.
+    pub(crate) fn ask_writeback(&self, pos: u64) -> Option<(u64, u32)> {
+        let end = pos & !(WRITEBACK_UNIT - 1);
+        let asked = self.asked.swap(end.max(1), Ordering::Relaxed);
+        let from = if asked == 0 { end } else { asked & !1 };
+        let len = u32::try_from(end.checked_sub(from)?).unwrap_or(u32::MAX);
+        (len > 0).then_some((from, len))
     }
 
     /// Blocks are allocated up to `end`.
@@ -395,6 +410,20 @@ mod tests {
         assert_eq!(from + len, (1 << 30) + MOST);
         let (from, len) = reserve(1 << 30..2 << 30, 0).unwrap();
         assert_eq!(from + len, (2 << 30) + RESERVE_MIN);
+    }
+
+    #[test]
+    fn write_back_is_asked_for_in_units() {
+        let file = tempfile::tempfile().unwrap();
+        let handle = LogHandle::new(file, &Arc::new(Files::new(100, 1))).unwrap();
+        let unit = WRITEBACK_UNIT;
+        let ask = |pos| handle.ask_writeback(pos);
+        assert_eq!((ask(3 * unit + 5), ask(4 * unit - 1)), (None, None));
+        assert_eq!(ask(4 * unit + 7), Some((3 * unit, unit as u32)));
+        assert_eq!(ask(7 * unit), Some((4 * unit, 3 * unit as u32)));
+        // It was cut off.
+        assert_eq!((ask(5), ask(unit - 1)), (None, None));
+        assert_eq!(ask(unit), Some((0, unit as u32)));
     }
 
     #[test]

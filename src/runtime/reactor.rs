@@ -6,11 +6,13 @@ use crate::clock::OsClock;
 use crate::config::RuntimeConfig;
 use crate::core::{In, Out, ShardCore};
 use crate::direct::DirectWrites;
+use crate::disk::LogWrite;
 use crate::framing::SharedBufs;
 use crate::jobs::Jobs;
 use crate::logfile::LogHandle;
 use crate::mesh::{Item, Mesh};
 use crate::net::Conns;
+use crate::pace::Held;
 use crate::ring::{Done, Op, Ring};
 use crate::send::{CopyBufs, Joined};
 use crate::shared::{Control, Shared};
@@ -84,6 +86,8 @@ pub(crate) struct Reactor<C: ShardCore> {
     /// Log files to be opened once there is room for them, and when to look.
     pub(crate) held_opens: Vec<(Owner, Op)>,
     pub(crate) open_at: Option<Mono>,
+    /// Writes that wait for their time, one per partition.
+    pub(crate) held_writes: Held<(Token, LogWrite)>,
     pub(crate) stopping: bool,
     core: C,
     clock: OsClock,
@@ -149,6 +153,7 @@ impl<C: ShardCore> Reactor<C> {
             accept_at: None,
             held_opens: Vec::new(),
             open_at: None,
+            held_writes: Held::default(),
             stopping: false,
             core: parts.core,
             clock: parts.clock,
@@ -471,6 +476,7 @@ impl<C: ShardCore> Reactor<C> {
         self.sweep_idle();
         self.unmap_idle();
         self.open_held();
+        self.begin_held_writes();
         if self.accept_at.is_some_and(|at| at <= self.now.mono) {
             self.accept_at = None;
             self.start_accepting();
@@ -518,6 +524,7 @@ impl<C: ShardCore> Reactor<C> {
             self.next_unmap(),
             self.accept_at,
             self.open_at,
+            self.held_writes.next_at(),
             self.stop_by,
         ];
         let Some(deadline) = deadlines.into_iter().flatten().min() else {

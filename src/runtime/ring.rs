@@ -102,6 +102,8 @@ pub(crate) enum Op {
     },
     /// Allocate blocks, the file's length as it is: nobody waits for it, and it may fail.
     Reserve { log: OpenLog, from: u64, len: u64 },
+    /// Has what is dirty in a range of the file written back; nobody waits for it.
+    StartWriteback { log: OpenLog, from: u64, len: u32 },
     /// fdatasync.
     Sync { log: OpenLog },
     /// Splice `len` bytes at `pos` into the pipe, waiting for the disk where needed.
@@ -533,6 +535,12 @@ fn build(
             .offset(*from)
             .mode(libc::FALLOC_FL_KEEP_SIZE)
             .build(),
+        Op::StartWriteback { log, from, len } => {
+            opcode::SyncFileRange::new(types::Fd(log.as_raw_fd()), *len)
+                .offset(*from)
+                .flags(libc::SYNC_FILE_RANGE_WRITE)
+                .build()
+        }
         Op::Sync { log } => datasync(log.as_raw_fd()),
         Op::SpliceIn {
             log,

@@ -278,7 +278,8 @@ impl Prepared {
         let cpus = Arc::clone(&helper_cpus);
         running.closer = Some(shared.files.start(cpus, connections)?);
         if self.config.write_strategy == WriteStrategy::Auto {
-            running.watcher = shared.writeback.watch(Arc::clone(&helper_cpus))?;
+            let (cpus, one_disk) = (Arc::clone(&helper_cpus), self.config.one_disk);
+            running.watcher = shared.writeback.watch(cpus, one_disk)?;
         }
         if let Some(socket) = self.endpoint {
             let cpus = Arc::clone(&helper_cpus);

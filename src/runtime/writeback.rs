@@ -12,10 +12,12 @@
 //! Some disks serve what comes in its order (a limit of the block layer's controller, a device with
 //! a long queue): a direct write then takes as long as write-back needs for what it has queued,
 //! seconds. So a thread tries one first, into a file without a name; until it is through, and for
-//! some minutes where it took long, log writes stay in the page cache.
+//! some minutes where it took long, log writes stay in the page cache, at the disk's pace
+//! (`pace.rs`), and what counts as full is less: the kernel is not to begin with write-back.
 
 use crate::direct::AlignedBuf;
 use crate::jobs::HelperCpus;
+use crate::pace::{Pace, Rate};
 use crate::sys;
 use flumen_base::aligned::BLOCK;
 use std::fs::File;
@@ -40,6 +42,10 @@ const CLOSE_AT: u64 = 10;
 /// but no more than this share in percent: with little memory that would be most of it.
 const MARGIN_PAGES: u64 = 16 << 10;
 const MARGIN_MAX: u64 = 20;
+/// Where direct writes wait behind write-back: percent of what the kernel begins at from which it
+/// counts as behind, and as through.
+const EARLY_FULL: u64 = 90;
+const EARLY_LOW: u64 = 20;
 /// How long it counts as behind at least: the first time, and at most when that comes again and
 /// again within the pause.
 const HOLD_MIN: Duration = Duration::from_secs(1);
@@ -59,11 +65,13 @@ const PAUSES_MAX: u32 = 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Dirty {
     /// Dirty or being written back.
-    unwritten: u64,
+    pub(crate) unwritten: u64,
+    /// Of that, being written back.
+    pub(crate) writeback: u64,
     /// Above this the kernel writes back in the background.
-    background: u64,
+    pub(crate) background: u64,
     /// Up to here writers are not held up.
-    free_run: u64,
+    pub(crate) free_run: u64,
 }
 
 impl Dirty {
@@ -76,20 +84,36 @@ impl Dirty {
         };
         let background = value("nr_dirty_background_threshold")?;
         let throttle = value("nr_dirty_threshold")?;
+        let writeback = value("nr_writeback")?;
         Some(Self {
-            unwritten: value("nr_dirty")? + value("nr_writeback")?,
+            unwritten: value("nr_dirty")? + writeback,
+            writeback,
             background,
             free_run: (background + throttle) / 2,
         })
     }
 
-    /// So much that a writer may be held up before the next look.
-    fn is_full(self) -> bool {
-        let margin = MARGIN_PAGES.min(self.free_run.saturating_mul(MARGIN_MAX) / 100);
-        self.unwritten.saturating_add(margin) >= self.free_run
+    /// The same where direct writes wait behind write-back: all happens before the kernel begins to
+    /// write back by itself, in pieces of hundreds of megabytes.
+    fn early(self) -> Self {
+        Self {
+            background: self.background * EARLY_LOW / 100,
+            free_run: self.background * EARLY_FULL / 100,
+            ..self
+        }
     }
 
-    fn has_caught_up(self) -> bool {
+    /// From here on a writer may be held up before the next look.
+    pub(crate) fn full(self) -> u64 {
+        let margin = MARGIN_PAGES.min(self.free_run.saturating_mul(MARGIN_MAX) / 100);
+        self.free_run.saturating_sub(margin)
+    }
+
+    fn is_full(self) -> bool {
+        self.unwritten >= self.full()
+    }
+
+    pub(crate) fn has_caught_up(self) -> bool {
         self.unwritten < self.background
     }
 
@@ -149,8 +173,12 @@ const WAIT: u8 = 3;
 pub(crate) struct Writeback {
     behind: AtomicBool,
     direct: AtomicU8,
+    /// When log writes that have to go behind what is queued may begin.
+    pub(crate) pace: Pace,
     /// Where a direct write is to be tried.
     try_in: Mutex<Option<PathBuf>>,
+    /// All logs are on one disk, which writes can keep pace with.
+    one_disk: AtomicBool,
     /// Bytes of writes that came since the last pause.
     written: AtomicU64,
     asleep: AtomicBool,
@@ -208,7 +236,12 @@ impl Writeback {
     }
 
     /// Starts the thread. Without `/proc/vmstat` there is none, and nothing is ever behind.
-    pub(crate) fn watch(self: &Arc<Self>, cpus: Arc<HelperCpus>) -> io::Result<Option<Watcher>> {
+    pub(crate) fn watch(
+        self: &Arc<Self>,
+        cpus: Arc<HelperCpus>,
+        one_disk: bool,
+    ) -> io::Result<Option<Watcher>> {
+        self.one_disk.store(one_disk, Ordering::Relaxed);
         let Ok(file) = File::open(VMSTAT) else {
             tracing::warn!("{VMSTAT} can't be read: log writes don't follow write-back");
             return Ok(None);
@@ -230,7 +263,7 @@ impl Writeback {
 
     fn run(self: &Arc<Self>, file: &File, cpus: &Arc<HelperCpus>) {
         let start = Instant::now();
-        let mut judge = Judge::default();
+        let (mut judge, mut rate) = (Judge::default(), Rate::default());
         let mut buf = vec![0; VMSTAT_LEN_MAX];
         let (mut idle, mut pauses, mut bytes) = (0, 0, 0);
         let (mut behind, mut calm, mut slow_since) = (false, false, None);
@@ -241,7 +274,12 @@ impl Writeback {
                     let why = "log writes don't follow write-back";
                     tracing::warn!("{VMSTAT} can't be understood: {why}");
                     self.behind.store(false, Ordering::Relaxed);
+                    self.pace.stop();
                     return;
+                };
+                let dirty = match self.pace.follows() {
+                    true => dirty.early(),
+                    false => dirty,
                 };
                 behind = judge.look(start.elapsed(), dirty);
                 if self.behind.swap(behind, Ordering::Relaxed) != behind {
@@ -250,6 +288,7 @@ impl Writeback {
                     // Another time the queue may be another.
                     self.becomes(PASS, UNTRIED);
                 }
+                self.pace.look(&mut rate, start.elapsed(), dirty, behind);
                 self.forget_slow(&mut slow_since, start.elapsed());
                 calm = !behind && dirty.percent() < CLOSE_AT;
             }
@@ -291,6 +330,9 @@ impl Writeback {
 
     /// Tries a direct write in a thread that nobody waits for: it may take seconds.
     fn start_trial(self: &Arc<Self>, dir: PathBuf, cpus: Arc<HelperCpus>) {
+        if self.one_disk.load(Ordering::Relaxed) {
+            self.pace.follow(&dir);
+        }
         let own = Arc::clone(self);
         let spawned = std::thread::Builder::new()
             .name("flumen-trial".to_owned())
@@ -301,6 +343,7 @@ impl Writeback {
             });
         if let Err(e) = spawned {
             tracing::warn!(error = %e, "no thread to try a direct write");
+            self.pace.stop();
             self.becomes(TRYING, PASS);
         }
     }
@@ -312,6 +355,9 @@ impl Writeback {
             Ok(_) | Err(_) => PASS,
         };
         tracing::info!(dir = %dir.display(), ?took, "direct write while write-back is behind");
+        if known == PASS {
+            self.pace.stop();
+        }
         self.becomes(TRYING, known);
     }
 }
@@ -358,6 +404,7 @@ mod tests {
     fn dirty(unwritten: u64) -> Dirty {
         Dirty {
             unwritten,
+            writeback: 0,
             background: BACKGROUND,
             free_run: FREE_RUN,
         }
@@ -369,6 +416,7 @@ mod tests {
                     nr_dirty_threshold 3000\nnr_dirty_background_threshold 1000\n";
         let expected = Dirty {
             unwritten: 120,
+            writeback: 20,
             background: 1000,
             free_run: 2000,
         };
@@ -394,6 +442,7 @@ mod tests {
     fn with_little_memory_it_is_not_always_behind() {
         let little = |unwritten| Dirty {
             unwritten,
+            writeback: 0,
             background: 6_000,
             free_run: 9_000,
         };
@@ -491,7 +540,7 @@ mod tests {
     #[test]
     fn a_write_wakes_it_and_it_ends() {
         let writeback = Arc::new(Writeback::default());
-        let watcher = writeback.watch(Arc::default()).unwrap().unwrap();
+        let watcher = writeback.watch(Arc::default(), true).unwrap().unwrap();
         let by = Instant::now() + Duration::from_secs(20);
         while !writeback.asleep.load(Ordering::SeqCst) {
             assert!(Instant::now() < by, "it does not fall asleep");
