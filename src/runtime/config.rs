@@ -39,6 +39,8 @@ pub enum WriteStrategy {
     Uncached,
     /// O_DIRECT through the ring, in aligned copies; `Ring` where the file system refuses it.
     Direct,
+    /// `Ring`, so many bytes per second: what `Auto` does on a disk that it keeps pace with.
+    Paced(u32),
 }
 
 /// Everything that the runtime needs to know.

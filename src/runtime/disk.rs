@@ -32,8 +32,8 @@ enum Way {
 /// Where `auto` writes while the kernel's write-back is behind (docs/adr/0006).
 const WHEN_BEHIND: Way = Way::Direct;
 /// The same where direct writes have to wait for all that write-back has queued, or nobody knows
-/// yet: no faster than the disk writes back (docs/adr/0023). Should the kernel's throttle be met all
-/// the same, it holds up a worker and not the shard.
+/// yet: no faster than the disk writes (docs/adr/0023). Should the kernel's throttle be met all the
+/// same, it holds up a worker and not the shard.
 const WHEN_BEHIND_A_QUEUE: Way = Way::Paced;
 /// Where `auto` writes what is to be on disk before it is acked, if all before it was too.
 const WHEN_SYNCED: Way = Way::Direct;
@@ -110,6 +110,7 @@ impl<C: ShardCore> Reactor<C> {
             WriteStrategy::Ring => Way::Ring,
             WriteStrategy::Uncached => Way::Uncached,
             WriteStrategy::Direct => Way::Direct,
+            WriteStrategy::Paced(_) => Way::Paced,
             // Nothing is ever written back there.
             WriteStrategy::Auto if log.fs == FileSystem::Tmpfs => Way::Inline,
             WriteStrategy::Auto => match (log.fs, self.is_behind(bytes)) {

@@ -55,6 +55,12 @@ impl Pace {
         *self.disk() = counts.ok();
     }
 
+    /// Lets so many bytes per second in from now on.
+    pub(crate) fn fix(&self, bytes_per_second: u32) {
+        self.set(Some(f64::from(bytes_per_second)));
+        self.follows.store(true, Ordering::Relaxed);
+    }
+
     /// Follows no disk.
     pub(crate) fn stop(&self) {
         self.follows.store(false, Ordering::Relaxed);
@@ -65,7 +71,7 @@ impl Pace {
         self.follows.load(Ordering::Relaxed)
     }
 
-    /// Takes a look into account; true `behind` is what writes are held for.
+    /// Takes a look into account; writes are held while write-back is behind.
     pub(crate) fn look(&self, rate: &mut Rate, now: Duration, dirty: Dirty, behind: bool) {
         let written = match self.follows() {
             true => self.disk().as_ref().and_then(disk_written),

@@ -277,9 +277,13 @@ impl Prepared {
         let connections = move || counted.connections();
         let cpus = Arc::clone(&helper_cpus);
         running.closer = Some(shared.files.start(cpus, connections)?);
-        if self.config.write_strategy == WriteStrategy::Auto {
-            let (cpus, one_disk) = (Arc::clone(&helper_cpus), self.config.one_disk);
-            running.watcher = shared.writeback.watch(cpus, one_disk)?;
+        match self.config.write_strategy {
+            WriteStrategy::Auto => {
+                let (cpus, one_disk) = (Arc::clone(&helper_cpus), self.config.one_disk);
+                running.watcher = shared.writeback.watch(cpus, one_disk)?;
+            }
+            WriteStrategy::Paced(bytes_per_second) => shared.writeback.pace.fix(bytes_per_second),
+            _ => {}
         }
         if let Some(socket) = self.endpoint {
             let cpus = Arc::clone(&helper_cpus);

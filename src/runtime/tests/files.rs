@@ -11,6 +11,7 @@ use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
 
 /// Asks for slices of random sizes on both sides of the threshold, pipelined, and reads the answers
 /// in small steps.
@@ -222,12 +223,16 @@ fn a_file_that_is_cut_while_it_is_sent_closes_the_connection() {
     }
 }
 
-const STRATEGIES: [WriteStrategy; 5] = [
+/// 100 MB/s.
+const PACED: WriteStrategy = WriteStrategy::Paced(100_000_000);
+
+const STRATEGIES: [WriteStrategy; 6] = [
     WriteStrategy::Auto,
     WriteStrategy::Inline,
     WriteStrategy::Ring,
     WriteStrategy::Uncached,
     WriteStrategy::Direct,
+    PACED,
 ];
 
 #[test]
@@ -281,6 +286,7 @@ fn small_appends_are_whole_whatever_the_strategy() {
         std::fs::write(rig.dir.path().join("written"), &expected).unwrap();
         let mut client = rig.client();
         let mut prng = Prng::new(22);
+        let (begun, mut last) = (Instant::now(), 0);
         for n in 0..60 {
             let len = match prng.below(3) {
                 0 => 1 + prng.below(200),
@@ -294,12 +300,16 @@ fn small_appends_are_whole_whatever_the_strategy() {
             assert_eq!(client.ask(b'W', &args), b"done");
             let from = expected.len() - expected.len().min(3000);
             expected.extend_from_slice(&data);
+            last = data.len();
             let wanted = &expected[from..];
             let mut args = (from as u64).to_be_bytes().to_vec();
             args.extend_from_slice(&(wanted.len() as u32).to_be_bytes());
             args.extend_from_slice(b"written");
             assert!(client.ask(b'R', &args) == wanted, "{write_strategy:?} {n}");
         }
+        // The last one does not hold up itself; a turn may have begun before the first came.
+        let paced = Duration::from_nanos((expected.len() - 105_000 - last) as u64 * 10);
+        assert!(write_strategy != PACED || begun.elapsed() >= paced);
         let on_disk = std::fs::read(rig.dir.path().join("written")).unwrap();
         let (data, padding) = on_disk.split_at(expected.len());
         assert!(data == expected, "{write_strategy:?}");
