@@ -61,6 +61,12 @@ impl Pace {
         self.follows.store(true, Ordering::Relaxed);
     }
 
+    /// Follows the last disk again.
+    pub(crate) fn resume(&self) {
+        let known = self.disk().is_some();
+        self.follows.store(known, Ordering::Relaxed);
+    }
+
     /// Follows no disk.
     pub(crate) fn stop(&self) {
         self.follows.store(false, Ordering::Relaxed);
@@ -310,6 +316,13 @@ mod tests {
         assert_eq!(disk_written(&counts), None);
         let pace = Pace::default();
         pace.follow(Path::new("/proc"));
+        assert!(!pace.follows());
+        pace.resume();
+        assert!(!pace.follows());
+        *pace.disk() = Some(counts);
+        pace.resume();
+        assert!(pace.follows());
+        pace.stop();
         assert!(!pace.follows());
     }
 }

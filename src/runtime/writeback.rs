@@ -113,7 +113,7 @@ impl Dirty {
         self.unwritten >= self.full()
     }
 
-    pub(crate) fn has_caught_up(self) -> bool {
+    fn has_caught_up(self) -> bool {
         self.unwritten < self.background
     }
 
@@ -318,6 +318,7 @@ impl Writeback {
         match *since {
             None if self.direct.load(Ordering::Relaxed) == WAIT => {
                 tracing::info!("direct writes wait behind write-back: not used for a while");
+                self.pace.resume();
                 *since = Some(now);
             }
             Some(then) if now >= then + DIRECT_AGAIN => {
@@ -355,10 +356,9 @@ impl Writeback {
             Ok(_) | Err(_) => PASS,
         };
         tracing::info!(dir = %dir.display(), ?took, "direct write while write-back is behind");
-        if known == PASS {
+        if self.becomes(TRYING, known) && known == PASS {
             self.pace.stop();
         }
-        self.becomes(TRYING, known);
     }
 }
 
