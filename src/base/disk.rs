@@ -265,7 +265,7 @@ impl LogFile {
     }
 
     /// It may get as long as this: the segment before it did.
-    pub fn expect(&self, bytes: u64) {
+    pub fn set_expected(&self, bytes: u64) {
         self.expected.store(bytes, Ordering::Relaxed);
     }
 

@@ -265,7 +265,7 @@ impl Log {
             active.roll_snapshot = Some(self.producers.encode());
         }
         let (file, index_file) = self.ids.segment_files(&self.dir, base);
-        file.expect(expected);
+        file.set_expected(expected);
         let segment = Segment::empty(base, file, index_file, &self.config, now.wall_ms);
         self.segments.push_back(segment);
     }

@@ -237,7 +237,7 @@ impl<C: ShardCore> Reactor<C> {
         if way == Way::Paced && self.shared.writeback.pace.follows() {
             self.write_at_pace(token, write, total);
         } else {
-            self.write_by(way, token, write);
+            self.write_by(way, token, write, total);
         }
     }
 
@@ -252,20 +252,19 @@ impl<C: ShardCore> Reactor<C> {
         }
         let at = self.shared.writeback.pace.slot(self.now.mono, len);
         match at > self.now.mono {
-            true => self.held_writes.hold(at, (token, write)),
-            false => self.write_by(Way::Paced, token, write),
+            true => self.held_writes.hold(at, (token, write, len)),
+            false => self.write_by(Way::Paced, token, write, len),
         }
     }
 
     /// Begins the writes whose time has come.
     pub(crate) fn begin_held_writes(&mut self) {
-        while let Some((token, write)) = self.held_writes.next_due(self.now.mono) {
-            self.write_by(Way::Paced, token, write);
+        while let Some((token, write, len)) = self.held_writes.next_due(self.now.mono) {
+            self.write_by(Way::Paced, token, write, len);
         }
     }
 
-    fn write_by(&mut self, mut way: Way, token: Token, mut write: LogWrite) {
-        let total: usize = write.2.iter().map(Bytes::len).sum();
+    fn write_by(&mut self, mut way: Way, token: Token, mut write: LogWrite, total: usize) {
         if way == Way::Direct {
             match self.start_direct(token, write) {
                 Ok(()) => return,

@@ -44,7 +44,7 @@ pub(crate) struct LogHandle {
     unsynced: AtomicBool,
     /// Blocks are allocated up to here.
     reserved: AtomicU64,
-    /// Up to here write-back was asked for; 0 is nowhere.
+    /// Up to here write-back was asked for, or left to the kernel: all, at first.
     asked: AtomicU64,
     mapped: Mutex<Mapped>,
     /// The file is at least so long.
@@ -81,7 +81,7 @@ impl LogHandle {
             // Whoever wrote it before may not have synced it.
             unsynced: AtomicBool::new(true),
             reserved: AtomicU64::new(0),
-            asked: AtomicU64::new(0),
+            asked: AtomicU64::new(u64::MAX),
             mapped: Mutex::new(Mapped::NotYet),
             len: AtomicU64::new(0),
             changed_at: AtomicU64::new(0),
@@ -228,8 +228,7 @@ impl LogHandle {
     /// kernel: from where, and how many bytes; no more than what was written since the last time.
     pub(crate) fn ask_writeback(&self, pos: u64) -> Option<(u64, u32)> {
         let end = pos & !(WRITEBACK_UNIT - 1);
-        let asked = self.asked.swap(end.max(1), Ordering::Relaxed);
-        let from = if asked == 0 { end } else { asked & !1 };
+        let from = self.asked.swap(end, Ordering::Relaxed);
         let len = u32::try_from(end.checked_sub(from)?).unwrap_or(u32::MAX);
         (len > 0).then_some((from, len))
     }

@@ -5,6 +5,7 @@
 //! The disk's own count of what it has written is followed, not that of write-back: the kernel
 //! counts pages when a whole request has ended, and those of write-back have hundreds of megabytes.
 
+use crate::sys;
 use crate::writeback::Dirty;
 use flumen_base::Mono;
 use std::collections::VecDeque;
@@ -164,9 +165,8 @@ impl<T> Held<T> {
 
 /// Opens what the kernel counts of the disk under this directory.
 fn open_counts(dir: &Path) -> io::Result<File> {
-    let dev = std::fs::metadata(dir)?.dev();
-    let (major, minor) = (libc::major(dev), libc::minor(dev));
-    File::open(format!("/sys/dev/block/{major}:{minor}/stat"))
+    let device = std::fs::metadata(dir)?.dev();
+    File::open(sys::disk_dir(device).join("stat"))
 }
 
 /// Bytes that this disk has written (Documentation/block/stat.rst).

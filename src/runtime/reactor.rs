@@ -86,8 +86,8 @@ pub(crate) struct Reactor<C: ShardCore> {
     /// Log files to be opened once there is room for them, and when to look.
     pub(crate) held_opens: Vec<(Owner, Op)>,
     pub(crate) open_at: Option<Mono>,
-    /// Writes that wait for their time, one per partition.
-    pub(crate) held_writes: Held<(Token, LogWrite)>,
+    /// Writes that wait for their time, and their bytes; one per partition.
+    pub(crate) held_writes: Held<(Token, LogWrite, usize)>,
     pub(crate) stopping: bool,
     core: C,
     clock: OsClock,

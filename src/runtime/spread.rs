@@ -7,6 +7,7 @@
 //! (ioctl_iflags(2), `chattr +T`) the directories in a directory count as unrelated, and are spread
 //! over the disk.
 
+use crate::sys;
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 use std::fs::{self, File};
 use std::io;
@@ -33,8 +34,7 @@ pub fn spread_directories(dir: &Path) -> io::Result<bool> {
 
 /// What the kernel says of the ext4 on a device; `None` where there is none.
 fn options_of_ext4(device: u64) -> Option<String> {
-    let (major, minor) = (libc::major(device), libc::minor(device));
-    let device = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+    let device = fs::canonicalize(sys::disk_dir(device)).ok()?;
     let name = device.file_name()?.to_str()?;
     fs::read_to_string(format!("/proc/fs/ext4/{name}/options")).ok()
 }

@@ -37,6 +37,12 @@ pub(crate) fn eventfd_wake(fd: BorrowedFd<'_>) {
     unsafe { libc::write(fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
 }
 
+/// Where the kernel keeps what it knows of the disk with this number (`st_dev`).
+pub(crate) fn disk_dir(device: u64) -> std::path::PathBuf {
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    format!("/sys/dev/block/{major}:{minor}").into()
+}
+
 /// The kinds of file system that are treated differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FileSystem {

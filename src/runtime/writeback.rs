@@ -177,8 +177,6 @@ pub(crate) struct Writeback {
     pub(crate) pace: Pace,
     /// Where a direct write is to be tried.
     try_in: Mutex<Option<PathBuf>>,
-    /// All logs are on one disk, which writes can keep pace with.
-    one_disk: AtomicBool,
     /// Bytes of writes that came since the last pause.
     written: AtomicU64,
     asleep: AtomicBool,
@@ -235,13 +233,13 @@ impl Writeback {
         }
     }
 
-    /// Starts the thread. Without `/proc/vmstat` there is none, and nothing is ever behind.
+    /// Starts the thread. Without `/proc/vmstat` there is none, and nothing is ever behind. Writes
+    /// can keep pace with a disk where all logs are on one.
     pub(crate) fn watch(
         self: &Arc<Self>,
         cpus: Arc<HelperCpus>,
         one_disk: bool,
     ) -> io::Result<Option<Watcher>> {
-        self.one_disk.store(one_disk, Ordering::Relaxed);
         let Ok(file) = File::open(VMSTAT) else {
             tracing::warn!("{VMSTAT} can't be read: log writes don't follow write-back");
             return Ok(None);
@@ -252,7 +250,7 @@ impl Writeback {
             .stack_size(256 << 10)
             .spawn(move || {
                 cpus.pin_current();
-                own.run(&file, &cpus);
+                own.run(&file, &cpus, one_disk);
             })?;
         let _ = self.thread.set(thread.thread().clone()); // watched once
         Ok(Some(Watcher {
@@ -261,7 +259,7 @@ impl Writeback {
         }))
     }
 
-    fn run(self: &Arc<Self>, file: &File, cpus: &Arc<HelperCpus>) {
+    fn run(self: &Arc<Self>, file: &File, cpus: &Arc<HelperCpus>, one_disk: bool) {
         let start = Instant::now();
         let (mut judge, mut rate) = (Judge::default(), Rate::default());
         let mut buf = vec![0; VMSTAT_LEN_MAX];
@@ -293,6 +291,9 @@ impl Writeback {
                 calm = !behind && dirty.percent() < CLOSE_AT;
             }
             if let Some(dir) = self.try_in().take() {
+                if one_disk {
+                    self.pace.follow(&dir);
+                }
                 self.start_trial(dir, Arc::clone(cpus));
             }
             pauses += 1;
@@ -331,9 +332,6 @@ impl Writeback {
 
     /// Tries a direct write in a thread that nobody waits for: it may take seconds.
     fn start_trial(self: &Arc<Self>, dir: PathBuf, cpus: Arc<HelperCpus>) {
-        if self.one_disk.load(Ordering::Relaxed) {
-            self.pace.follow(&dir);
-        }
         let own = Arc::clone(self);
         let spawned = std::thread::Builder::new()
             .name("flumen-trial".to_owned())
